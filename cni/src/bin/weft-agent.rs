@@ -1,0 +1,2 @@
+//! `weft-agent`: see the library.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `weft-cni`: see the library.
+fn main() {}

@@ -1,0 +1,18 @@
+//! The protocols between Weft's programs.
+//!
+//! * [`delta`]: the config stream between controller and proxy, as state machines without I/O.
+//! * [`proto`]: its messages and those of the certificate service, generated from `proto/weft.proto`
+//!   (`cargo xtask codegen`). Protobuf types stop at this crate.
+//! * [`node`]: the messages between agent and proxy on one node, with the descriptors that travel beside them.
+//! * [`cni`]: the messages between the CNI plugin and the agent.
+#![forbid(unsafe_code)]
+
+pub mod cni;
+pub mod delta;
+pub mod node;
+
+/// Generated from `proto/weft.proto`.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod proto {
+    include!("generated/weft.v1.rs");
+}

@@ -1,0 +1,129 @@
+//! What agent and proxy of one node tell each other: JSON messages over a `SOCK_SEQPACKET` Unix socket, one message
+//! per packet, descriptors beside them as `SCM_RIGHTS`. The agent listens, the proxy connects.
+//!
+//! Order: the proxy says [`ToAgent::Hello`], then [`ToAgent::Held`] for every pod it still serves (so that a restarted
+//! agent gets its duplicates back), then [`ToAgent::HeldEnd`]. The agent answers with [`ToProxy::Add`] for every
+//! enrolled pod (adding one that is known is no error and gives a fresh ack) and [`ToProxy::SnapshotEnd`], and from
+//! then on with single changes. Every `Add` and `Remove` is answered by one [`ToAgent::Ack`] with its `id`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use weft_model::{ObjectName, Text};
+
+/// Version of this protocol. A different one on the other side is an error that says so.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Where an enrolled pod's outbound TCP is redirected to.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Where plaintext TCP for an enrolled pod is redirected to.
+pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
+/// Where peers' tunnels arrive.
+pub const TUNNEL_PORT: u16 = 15008;
+
+/// A pod as the agent enrolled it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolledPod {
+    /// The pod's UID.
+    pub uid: Text,
+    /// Its namespace and name.
+    pub pod: ObjectName,
+    /// Its service account's name.
+    pub service_account: Text,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `SO_MARK` of every socket the proxy opens in the pod's namespace: such traffic is not captured.
+    pub bypass_mark: u32,
+    /// `SO_MARK` of the proxy's sockets to the application that carry the caller's address: routed to `lo`.
+    pub inbound_mark: u32,
+    /// The namespace's `lo` has IPv6.
+    pub ipv6: bool,
+}
+
+/// Which descriptor is at which place beside an [`ToProxy::Add`] or [`ToAgent::Held`].
+/// The listening sockets are non-blocking, dual-stack where the pod has IPv6, listening already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PodDescriptor {
+    /// The pod's network namespace.
+    NetworkNamespace,
+    /// The listening socket on [`OUTBOUND_PORT`].
+    OutboundListener,
+    /// The listening socket on [`INBOUND_PLAINTEXT_PORT`].
+    InboundPlaintextListener,
+    /// The listening socket on [`TUNNEL_PORT`].
+    TunnelListener,
+}
+
+impl PodDescriptor {
+    /// All four, in the order they travel in.
+    pub const ALL: [Self; 4] =
+        [Self::NetworkNamespace, Self::OutboundListener, Self::InboundPlaintextListener, Self::TunnelListener];
+}
+
+/// From agent to proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum ToProxy {
+    /// The agent's greeting.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+        /// The node's name.
+        node: Text,
+    },
+    /// Serve this pod; four descriptors as in [`PodDescriptor::ALL`]. The ack means: listeners adopted.
+    Add {
+        /// Comes back in the ack.
+        id: u64,
+        /// The pod.
+        pod: EnrolledPod,
+    },
+    /// All enrolled pods have been sent.
+    SnapshotEnd,
+    /// The pod is ending or is no longer enrolled: finish its connections, then close every descriptor of its
+    /// namespace. The ack means: closed.
+    Remove {
+        /// Comes back in the ack.
+        id: u64,
+        /// The pod's UID.
+        uid: Text,
+        /// Why.
+        cause: RemoveCause,
+    },
+}
+
+/// Why a pod is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RemoveCause {
+    /// CNI DEL: the pod's network goes away; flush and close at once (at most 2 s).
+    PodEnd,
+    /// The pod is no longer enrolled: close the listeners, let live connections end.
+    Unenrolled,
+}
+
+/// From proxy to agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum ToAgent {
+    /// The proxy's greeting, first.
+    Hello {
+        /// [`PROTOCOL_VERSION`].
+        version: u32,
+    },
+    /// A pod that the proxy serves, with its four descriptors.
+    Held {
+        /// The pod.
+        pod: EnrolledPod,
+    },
+    /// All held pods have been sent.
+    HeldEnd,
+    /// Answer to `Add` or `Remove`.
+    Ack {
+        /// The `id` answered.
+        id: u64,
+        /// What went wrong, in words; `None`: done.
+        error: Option<String>,
+    },
+}

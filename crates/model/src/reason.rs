@@ -1,0 +1,81 @@
+//! Why a request or a connection ended as it did: one closed list of words, used alike in the access log,
+//! in metrics, in refusals sent to the caller (`weft-reason` is never sent outside the mesh) and in the docs.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+        /// Why a request or a connection ended as it did.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Reason { $($(#[$doc])* #[serde(rename = $word)] $name,)* }
+
+        impl Reason {
+            /// Every reason, for documentation and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word for logs, metrics and docs.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $word,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Carried to its end.
+    Ok = "ok",
+    /// Routes cover this Service port and none matches: 404 or gRPC UNIMPLEMENTED.
+    NoRouteMatch = "no_route_match",
+    /// A filter answered (redirect, CORS preflight).
+    AnsweredByFilter = "answered_by_filter",
+    /// The chosen rule has no backend, or the chosen backend cannot be used: 500 or UNAVAILABLE.
+    InvalidBackend = "invalid_backend",
+    /// The route was accepted by the API but Weft cannot carry it out: it refuses what it would have matched.
+    InvalidRoute = "invalid_route",
+    /// The backend has no endpoint that could be chosen: 503 or UNAVAILABLE.
+    NoEndpoints = "no_endpoints",
+    /// No connection to the endpoint could be established: 503.
+    ConnectFailed = "connect_failed",
+    /// The endpoint's certificate was not of the expected identity, or the TLS handshake failed: 503.
+    TlsFailed = "tls_failed",
+    /// The connection ended after the request was sent and before its response: 502.
+    UpstreamReset = "upstream_reset",
+    /// The caller went away.
+    DownstreamReset = "downstream_reset",
+    /// `timeouts.request` ran out: 504.
+    RequestTimeout = "request_timeout",
+    /// `timeouts.backendRequest` ran out: 504.
+    BackendTimeout = "backend_timeout",
+    /// The caller has no mutual TLS and the callee is strict.
+    PlaintextRefused = "plaintext_refused",
+    /// The original destination was missing or one of Weft's own ports.
+    Loop = "loop",
+    /// An address inside the cluster's ranges that the snapshot does not know.
+    UnknownDestination = "unknown_destination",
+    /// No certificate for the pod yet.
+    NoCertificate = "no_certificate",
+    /// The proxy has no configuration yet.
+    NoConfiguration = "no_configuration",
+    /// The peer's `weft-meta` header, CONNECT authority or ALPN made no sense.
+    BadTunnelRequest = "bad_tunnel_request",
+    /// Not valid HTTP, or HTTP that could be read in two ways (request smuggling): 400.
+    BadRequest = "bad_request",
+    /// Header section larger than the limit: 431.
+    HeadersTooLarge = "headers_too_large",
+    /// TLS traffic whose server name no TLSRoute knows, or without one.
+    NoSniMatch = "no_sni_match",
+    /// A limit of the pod's budget was reached.
+    Overloaded = "overloaded",
+    /// The proxy is stopping.
+    Draining = "draining",
+    /// A defect of Weft itself: the connection was ended, the process goes on.
+    Internal = "internal",
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,66 @@
+//! What a controller publishes to proxies: one resource per user resource.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::identity::TrustDomain;
+use crate::name::Text;
+use crate::route::Route;
+use crate::service::{Endpoints, Service};
+use crate::workload::Workload;
+
+/// One published resource.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+pub enum Resource {
+    /// Facts about the whole mesh; exactly one.
+    MeshConfig(MeshConfig),
+    /// One per Service.
+    Service(Service),
+    /// One per Service with endpoints. Apart from [`Service`], since it changes far more often.
+    Endpoints(Endpoints),
+    /// One per live pod.
+    Workload(Workload),
+    /// One per route that has a Service parent.
+    Route(Route),
+}
+
+/// A resource's key, unique over all kinds, for example `Route/HTTPRoute/shop/cart`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ResourceName(pub Text);
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Resource {
+    /// The resource's key.
+    pub fn name(&self) -> ResourceName {
+        let text = match self {
+            Self::MeshConfig(_) => "MeshConfig".to_owned(),
+            Self::Service(service) => format!("Service/{}", service.name),
+            Self::Endpoints(endpoints) => format!("Endpoints/{}", endpoints.service),
+            Self::Workload(workload) => format!("Workload/{}", workload.uid),
+            Self::Route(route) => format!("Route/{}", route.id),
+        };
+        ResourceName(text.into())
+    }
+}
+
+/// Facts about the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshConfig {
+    /// The trust domain of every identity in the mesh.
+    pub trust_domain: TrustDomain,
+    /// The cluster's DNS domain, for example `cluster.local`.
+    pub cluster_domain: Text,
+    /// Ranges that Service addresses are taken from.
+    pub service_ranges: Vec<IpNet>,
+    /// Ranges that pod addresses are taken from.
+    pub pod_ranges: Vec<IpNet>,
+}

@@ -1,0 +1,2 @@
+//! `weft-controller`: see the library.
+fn main() {}

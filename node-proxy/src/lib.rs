@@ -1,0 +1,23 @@
+//! `weft-proxy`: carries the traffic of one node's enrolled pods. Start at [`outbound`] for what happens to a caller's
+//! request, at [`inbound`] for what happens at the callee.
+//!
+//! A connection or request is a value that gains knowledge as it moves, one type per step:
+//! `Accepted → Captured → Detected → Routed → Selected → Sent` ([`call`]).
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod agent;
+pub mod app;
+pub mod body;
+pub mod call;
+pub mod certificates;
+pub mod config;
+pub mod inbound;
+pub mod listen;
+pub mod outbound;
+pub mod pod;
+pub mod send;
+pub mod state;
+pub mod telemetry;
+pub mod tunnel;
+pub mod worker;

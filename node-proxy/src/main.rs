@@ -1,0 +1,2 @@
+//! `weft-proxy`: see the library.
+fn main() {}

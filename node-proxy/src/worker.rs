@@ -1,0 +1,43 @@
+//! The workers: N single-threaded runtimes that carry traffic. What one worker uses alone is in [`Worker`]
+//! (no locks); what all share is in [`Shared`] (immutable snapshots and counters).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::certificates::Certificates;
+use crate::config::Config;
+use crate::pod::LocalPods;
+use crate::send::Pools;
+use crate::state::Snapshot;
+use crate::telemetry::Telemetry;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The process's configuration.
+    pub config: Config,
+    /// What the controller published last.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// The pods served here.
+    pub pods: ArcSwap<LocalPods>,
+    /// Certificates of their identities, and the trust bundle.
+    pub certificates: Certificates,
+    /// Counters and the access log.
+    pub telemetry: Telemetry,
+}
+
+/// What one worker uses alone. Cloned as `Rc<Worker>` into every task of its runtime.
+#[derive(Debug)]
+pub struct Worker {
+    /// 0 to N-1.
+    pub index: usize,
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Pooled connections to peers and applications.
+    pub pools: Pools,
+}
+
+/// How every task of a worker holds it.
+pub type WorkerRef = Rc<Worker>;
