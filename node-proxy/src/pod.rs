@@ -30,7 +30,11 @@ impl LocalPod {
     /// Connects to the pod's own application on `port` of `own` (one of the pod's addresses), with the caller's
     /// address as source (`dataplane.md` rules 16 and 17): IP_TRANSPARENT, `inbound_mark`; the source port is kept
     /// unless the caller is the pod itself or the port is taken.
-    pub async fn connect_application(&self, to: SocketAddr, source: SocketAddr) -> std::io::Result<TcpStream> {
+    pub async fn connect_application(
+        &self,
+        to: SocketAddr,
+        source: SocketAddr,
+    ) -> std::io::Result<TcpStream> {
         let _ = (to, source);
         todo!()
     }

@@ -57,8 +57,12 @@ pub enum PodDescriptor {
 
 impl PodDescriptor {
     /// All four, in the order they travel in.
-    pub const ALL: [Self; 4] =
-        [Self::NetworkNamespace, Self::OutboundListener, Self::InboundPlaintextListener, Self::TunnelListener];
+    pub const ALL: [Self; 4] = [
+        Self::NetworkNamespace,
+        Self::OutboundListener,
+        Self::InboundPlaintextListener,
+        Self::TunnelListener,
+    ];
 }
 
 /// From agent to proxy.

@@ -85,7 +85,9 @@ fn parse(uri: &str) -> Option<Identity> {
 /// The characters that the SPIFFE ID standard (§2.1, §2.2) allows in a trust domain and in the names Kubernetes allows.
 fn is_segment(segment: &str) -> bool {
     !segment.is_empty()
-        && segment.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
+        && segment
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_'))
 }
 
 #[cfg(test)]

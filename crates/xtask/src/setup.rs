@@ -1,0 +1,98 @@
+//! Installs what is missing on a Debian or Ubuntu machine, and says so before it does.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// Options of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Also what only the benches need.
+    #[arg(long)]
+    pub(crate) bench: bool,
+}
+
+/// A file that proves a package is there, and the package.
+type Need = (&'static str, &'static str);
+
+/// What the lab itself needs.
+const LAB: &[Need] = &[
+    ("/usr/sbin/nft", "nftables"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/lib/cni/ptp", "containernetworking-plugins"),
+    ("/usr/bin/nsenter", "util-linux"),
+];
+
+/// Programs that nobody here wrote, on one side of each test.
+const PEERS: &[Need] = &[
+    ("/usr/bin/curl", "curl"),
+    ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/bin/h2load", "nghttp2-client"),
+    ("/usr/bin/tcpdump", "tcpdump"),
+    ("/usr/bin/socat", "socat"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/lib/python3/dist-packages/grpc/__init__.py", "python3-grpcio"),
+];
+
+/// What only the benches need.
+const BENCH: &[Need] = &[("/usr/sbin/haproxy", "haproxy"), ("/usr/bin/wrk", "wrk")];
+
+/// `cargo xtask setup`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    install(&[LAB, PEERS, if options.bench { BENCH } else { &[] }].concat())
+}
+
+/// Installs what the demo and the tests need.
+pub(crate) fn for_tests() -> Result<()> {
+    install(&[LAB, PEERS].concat())
+}
+
+/// Installs what the benches need.
+pub(crate) fn for_benches() -> Result<()> {
+    install(&[LAB, PEERS, BENCH].concat())
+}
+
+fn install(needs: &[Need]) -> Result<()> {
+    let is_there = |file: &str| {
+        Path::new(file).exists()
+            || Path::new(file).strip_prefix("/usr").is_ok_and(|f| Path::new("/").join(f).exists())
+    };
+    let missing: Vec<&str> =
+        needs.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("== installing what is missing, with apt-get: {}", missing.join(" "));
+    if !Path::new("/usr/bin/apt-get").exists() {
+        bail!(
+            "this is no Debian or Ubuntu machine: install the equivalents of these packages yourself: {}",
+            missing.join(" ")
+        );
+    }
+    let elevate: &[&str] = if is_root()? { &[] } else { &["sudo", "--preserve-env=DEBIAN_FRONTEND"] };
+    apt(elevate, &["update", "-qq"])?;
+    apt(elevate, &[&["install", "-y", "-qq", "--no-install-recommends"], missing.as_slice()].concat())?;
+    let still: Vec<&str> = needs.iter().filter(|(file, _)| !is_there(file)).map(|(file, _)| *file).collect();
+    if !still.is_empty() {
+        bail!("still missing after the installation: {}", still.join(" "));
+    }
+    Ok(())
+}
+
+fn apt(elevate: &[&str], args: &[&str]) -> Result<()> {
+    let words = [elevate, &["apt-get"], args].concat();
+    let Some((program, rest)) = words.split_first() else { bail!("nothing to run") };
+    // Services that packages bring are not to be started: the tests run their own in network namespaces.
+    let mut command = Command::new(program);
+    command.args(rest).env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1");
+    command.stdout(std::process::Stdio::null());
+    run::step(&words.join(" "), &mut command)
+}
+
+fn is_root() -> Result<bool> {
+    Ok(run::read(Command::new("id").arg("-u"))?.trim() == "0")
+}

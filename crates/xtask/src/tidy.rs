@@ -1,0 +1,36 @@
+//! `cargo xtask tidy`: the rules that no compiler checks.
+
+mod dependencies;
+mod files;
+
+use anyhow::{Result, bail};
+
+use crate::run;
+
+/// Options of `cargo xtask tidy`.
+#[derive(clap::Args, Default)]
+pub(crate) struct Options {
+    /// Only the quick checks: no clippy.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// `cargo xtask tidy`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    println!("== checking files and dependencies");
+    let mut findings = files::check(&run::root())?;
+    findings.extend(dependencies::check()?);
+    for finding in &findings {
+        eprintln!("tidy: {finding}");
+    }
+    if !findings.is_empty() {
+        bail!("tidy found {} thing(s) to mend, listed above", findings.len());
+    }
+    run::step("checking the formatting", &mut run::cargo(&["fmt", "--all", "--check"]))?;
+    if !options.quick {
+        let mut clippy =
+            run::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+        run::step("linting", &mut clippy)?;
+    }
+    Ok(())
+}
