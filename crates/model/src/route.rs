@@ -349,7 +349,8 @@ pub struct Cors {
 pub struct TlsRule {
     /// `rules[].name`.
     pub name: Option<Text>,
-    /// The route's `hostnames`: exact, or `*.` and a suffix of any depth.
+    /// The route's `hostnames`, lower case: exact, or `*.` and a suffix of any depth. Empty: every name and none
+    /// (only with a refusal, for a route that did not decode).
     pub hostnames: Vec<Text>,
     /// `backendRefs`; filters stay empty.
     pub backends: Vec<Backend>,

@@ -47,3 +47,43 @@ pub enum MtlsMode {
     /// Plaintext callers are let in, without an identity.
     Permissive,
 }
+
+/// The label on a namespace or a pod that says whether it is part of the mesh: `enabled` or `disabled`; the pod's wins.
+pub const MESH_LABEL: &str = "weft-mesh.dev/mesh";
+
+/// The label on a namespace that lets plaintext callers in: `permissive`.
+pub const MTLS_LABEL: &str = "weft-mesh.dev/mtls";
+
+/// Namespaces whose pods are never enrolled, whatever their labels say (dataplane rule 25).
+pub const NEVER_ENROLLED: [&str; 2] = ["kube-system", "weft-system"];
+
+/// Whether a pod is to be part of the mesh, by the values of [`MESH_LABEL`] on its namespace and on itself.
+/// Controller and agent both judge by this one function. A value that is neither word counts as absent.
+pub fn is_enrolled(namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str>) -> bool {
+    let said = |label: Option<&str>| match label {
+        Some("enabled") => Some(true),
+        Some("disabled") => Some(false),
+        _ => None,
+    };
+    !NEVER_ENROLLED.contains(&namespace) && said(pod_label).or(said(namespace_label)).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_enrolled;
+
+    #[test]
+    fn pod_label_wins_over_namespace_label() {
+        for (namespace, namespace_label, pod_label, enrolled) in [
+            ("shop", None, None, false),
+            ("shop", Some("enabled"), None, true),
+            ("shop", Some("enabled"), Some("disabled"), false),
+            ("shop", None, Some("enabled"), true),
+            ("shop", Some("disabled"), Some("enabled"), true),
+            ("shop", Some("enabled"), Some("maybe"), true),
+            ("kube-system", Some("enabled"), Some("enabled"), false),
+        ] {
+            assert_eq!(is_enrolled(namespace, namespace_label, pod_label), enrolled, "{namespace} {pod_label:?}");
+        }
+    }
+}
