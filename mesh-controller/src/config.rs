@@ -36,7 +36,12 @@ pub struct Config {
     pub node_secrets: PathBuf,
 
     /// DNS name in the controller's serving certificate; the proxies' `--controller-name`.
-    #[arg(long, env = "WEFT_SERVING_NAME", value_name = "NAME", default_value = "weft-controller.weft-system.svc")]
+    #[arg(
+        long,
+        env = "WEFT_SERVING_NAME",
+        value_name = "NAME",
+        default_value = "weft-controller.weft-system.svc"
+    )]
     pub serving_name: String,
 
     /// Facts about the cluster.

@@ -83,7 +83,11 @@ mod tests {
             ("shop", Some("enabled"), Some("maybe"), true),
             ("kube-system", Some("enabled"), Some("enabled"), false),
         ] {
-            assert_eq!(is_enrolled(namespace, namespace_label, pod_label), enrolled, "{namespace} {pod_label:?}");
+            assert_eq!(
+                is_enrolled(namespace, namespace_label, pod_label),
+                enrolled,
+                "{namespace} {pod_label:?}"
+            );
         }
     }
 }
