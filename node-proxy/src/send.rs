@@ -1,13 +1,19 @@
 //! The last step: a request or connection goes to its [`Selected`] endpoint, by pool, tunnel or directly.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+
 use http::{Request, Response};
-use tokio::net::TcpStream;
 use weft_model::Reason;
 
 use crate::body::Body;
-use crate::call::{Captured, Claimed, Selected};
+use crate::call::{Claimed, Selected};
 use crate::pod::LocalPod;
 use crate::worker::WorkerRef;
+
+pub mod bytes;
+
+pub use bytes::ByteStream;
 
 /// Pooled connections of one worker.
 #[derive(Debug, Default)]
@@ -23,16 +29,21 @@ pub struct SendError {
     pub not_established: bool,
     /// Details for the log.
     pub message: String,
-    /// The request, where it was not consumed, so that it can be tried again elsewhere.
+    /// The request, unchanged, where it was not consumed, so that it can be tried again elsewhere. `None` although
+    /// `not_established`: the far proxy took it but could not connect to the application; the body is gone.
     pub request: Option<Box<Request<Body>>>,
 }
 
 /// Sends one HTTP request from `source` to `selected` and returns the response's head with its streaming body.
-/// Upgrades: the `hyper::upgrade::OnUpgrade` of both sides stay in the extensions.
+///
+/// `peer` is the caller's address and port. Hop-by-hop fields, `weft-meta` and `x-forwarded-client-cert` are removed here, in both
+/// directions. Upgrades: a 101 (or 2xx to CONNECT) holds the `hyper::upgrade::OnUpgrade` of its connection in
+/// its extensions; [`crate::http_server::serve`] joins it to the caller's. The version spoken follows
+/// `selected.protocol`, else the request's own.
 pub async fn send_http(
     worker: &WorkerRef,
-    source: &LocalPod,
-    peer: std::net::SocketAddr,
+    source: &Arc<LocalPod>,
+    peer: SocketAddr,
     selected: &Selected,
     claimed: Claimed,
     request: Request<Body>,
@@ -41,15 +52,15 @@ pub async fn send_http(
     todo!()
 }
 
-/// Opens a byte stream to `selected`: half-close and reset are carried exactly.
-pub async fn send_bytes(
+/// Opens a byte stream from `source` to `selected`: when it returns, the application has accepted the connection
+/// (or, for an endpoint outside the mesh, its host has). Failures are always `not_established`, so another endpoint
+/// may be tried. Relaying is the caller's: see [`ByteStream`] for how half-close and reset show.
+pub async fn connect_bytes(
     worker: &WorkerRef,
-    captured: Captured,
+    source: &Arc<LocalPod>,
+    peer: SocketAddr,
     selected: &Selected,
-) -> Result<(), SendError> {
-    let _ = (worker, captured, selected);
+) -> Result<ByteStream, SendError> {
+    let _ = (worker, source, peer, selected);
     todo!()
 }
-
-#[allow(dead_code)]
-fn _unused(_: TcpStream) {}
