@@ -101,7 +101,12 @@ pub(crate) fn namespace_kind(descriptor: BorrowedFd<'_>) -> io::Result<libc::c_i
 }
 
 /// Sets a socket option whose value is a C `int`.
-fn set_int(socket: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+fn set_int(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
     // SAFETY: the pointer and the length describe `value`, which lives for the call; the descriptor is open.
     let done = unsafe {
         libc::setsockopt(
@@ -161,7 +166,8 @@ fn receive_message(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<Ow
     let descriptors = take_descriptors(&header);
     if header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 || descriptors.len() > MAX_DESCRIPTORS {
         // `descriptors` closes here.
-        let problem = "a message was longer, or had more descriptors, than allowed or than this process may open";
+        let problem =
+            "a message was longer, or had more descriptors, than allowed or than this process may open";
         return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
     }
     if received == 0 && descriptors.is_empty() {
@@ -200,7 +206,9 @@ fn take_descriptors(header: &libc::msghdr) -> Vec<OwnedFd> {
                 // SAFETY: the kernel wrote `count` descriptors there and opened each for this process alone:
                 // nobody else owns them. CMSG_DATA may be unaligned for c_int, hence read_unaligned.
                 let owned = unsafe {
-                    OwnedFd::from_raw_fd(data.add(place * size_of::<RawFd>()).cast::<RawFd>().read_unaligned())
+                    OwnedFd::from_raw_fd(
+                        data.add(place * size_of::<RawFd>()).cast::<RawFd>().read_unaligned(),
+                    )
                 };
                 descriptors.push(owned);
             }

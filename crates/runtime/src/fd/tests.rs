@@ -62,16 +62,18 @@ fn unwelcome_descriptors_are_closed() {
         assert!(status.success());
         return;
     }
-    use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
-    let (one, other) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
+    use nix::sys::socket::{
+        AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair,
+    };
+    let (one, other) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
     let file = tempfile::tempfile().unwrap();
     let many = vec![file.as_raw_fd(); 253];
     let before = open_descriptors();
     for (bytes, count) in [(1, MAX_DESCRIPTORS + 1), (1, 253), (MAX_MESSAGE + 1, 2)] {
         let payload = vec![7; bytes];
         let rights = [ControlMessage::ScmRights(&many[..count])];
-        sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&payload)], &rights, MsgFlags::empty(), None).unwrap();
+        sendmsg::<()>(one.as_raw_fd(), &[io::IoSlice::new(&payload)], &rights, MsgFlags::empty(), None)
+            .unwrap();
         let error = receive_message(other.as_fd()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert_eq!(open_descriptors(), before);
