@@ -1,1 +1,4 @@
 //! Placeholder.
+
+pub mod balance;
+pub mod http;

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::outbound::balance::Balancer;
 use crate::pod::LocalPods;
 use crate::send::Pools;
 use crate::state::Snapshot;
@@ -37,6 +38,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Pooled connections to peers and applications.
     pub pools: Pools,
+    /// What it knows of the endpoints it called.
+    pub balancer: Balancer,
 }
 
 /// How every task of a worker holds it.

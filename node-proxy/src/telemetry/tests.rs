@@ -1,0 +1,1 @@
+//! What one outcome becomes in metrics and in the access log.
