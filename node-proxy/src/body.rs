@@ -15,8 +15,9 @@ pub enum Body {
     Full(Option<Bytes>),
     /// What hyper is receiving.
     Incoming(Incoming),
-    /// Anything else (a counted, mirrored or guarded body).
-    Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>),
+    /// Anything else (a counted, mirrored or guarded body). Not `Send`: a worker is one thread, and what is pooled with the
+    /// body stays on it.
+    Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
 }
 
 /// Why a body ended early.
@@ -29,7 +30,7 @@ impl Body {
     }
 
     /// Wraps another body.
-    pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+    pub fn boxed(body: impl http_body::Body<Data = Bytes, Error = BodyError> + 'static) -> Self {
         Self::Boxed(Box::pin(body))
     }
 }

@@ -1,10 +1,18 @@
 //! The one HTTP server of the proxy: outbound requests of applications, tunnels of peers and permitted plaintext all
 //! pass it, so that limits and the defence against requests that can be read in two ways are the same everywhere.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_model::Reason;
 
@@ -40,13 +48,23 @@ impl Default for Limits {
 }
 
 /// Why a connection ended other than by either side's orderly close.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}: {message}")]
 pub struct Ended {
     /// The word for log and metrics. The peer has had its 400 or 431 already, where HTTP allows one.
     pub reason: Reason,
     /// Details.
     pub message: String,
+}
+
+/// Runs hyper's background tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
 }
 
 /// Serves requests on `io` until it ends. `handler` is called once per request, concurrently for HTTP/2; it never fails:
@@ -67,6 +85,172 @@ where
     H: Fn(Request<Body>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
-    let _ = (io, version, limits, closing, handler);
-    Err(Ended { reason: Reason::Internal, message: "not built yet".to_owned() })
+    let refused = Rc::new(RefCell::new(None));
+    let seen = refused.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = match checked(request) {
+            Ok(request) => Ok(answer(&handler, request)),
+            Err(message) => {
+                *seen.borrow_mut() = Some(Ended { reason: Reason::BadRequest, message: message.to_owned() });
+                Err(refusal(message))
+            }
+        };
+        async move {
+            Ok::<_, Infallible>(match answer {
+                Ok(future) => future.await,
+                Err(response) => response,
+            })
+        }
+    });
+    let ended = match version {
+        HttpVersion::Http1 => serve_http1(io, limits, closing, service).await,
+        HttpVersion::Http2 => serve_http2(io, limits, closing, service).await,
+    };
+    match refused.take() {
+        Some(refusal) => Err(refusal),
+        None => ended.map_err(Ended::from),
+    }
+}
+
+type Served<S> = <S as hyper::service::Service<Request<Incoming>>>::Future;
+
+async fn serve_http1<I, S>(
+    io: I,
+    limits: &Limits,
+    closing: impl Future<Output = ()>,
+    service: S,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+{
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(limits.headers)
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(limits.header_bytes.max(64 * 1024))
+        .auto_date_header(false);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    tokio::select! {
+        result = &mut connection => return result,
+        () = closing => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+async fn serve_http2<I, S>(
+    io: I,
+    limits: &Limits,
+    closing: impl Future<Output = ()>,
+    service: S,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: hyper::service::Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + 'static,
+    Served<S>: 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .auto_date_header(false)
+        .enable_connect_protocol();
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    tokio::select! {
+        result = &mut connection => return result,
+        () = closing => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// What hyper lets through and a proxy must not (RFC 9112 §3.2: exactly one Host, RFC 9110 §4.2.3 and §7.2).
+fn checked(request: Request<Incoming>) -> Result<Request<Body>, &'static str> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err("more than one Host header");
+    }
+    if first.is_none() && request.version() == Version::HTTP_11 {
+        return Err("an HTTP/1.1 request without Host header");
+    }
+    if first.is_some_and(|host| !is_authority(host)) {
+        return Err("a Host header that is no host and port");
+    }
+    Ok(request.map(Body::Incoming))
+}
+
+fn is_authority(host: &HeaderValue) -> bool {
+    host.is_empty()
+        || http::uri::Authority::try_from(host.as_bytes())
+            .is_ok_and(|authority| !authority.as_str().contains('@'))
+}
+
+fn refusal(message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::text(format!("weft: {}: {message}\n", Reason::BadRequest)));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn answer<H, F>(handler: &H, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + use<H, F>
+where
+    H: Fn(Request<Body>) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let connect = request.method() == Method::CONNECT;
+    let response = handler(request);
+    async move {
+        let mut response = response.await;
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || (connect && response.status().is_success());
+        if switches {
+            match (upgrade, response.extensions_mut().remove::<OnUpgrade>()) {
+                (Some(ours), Some(theirs)) => {
+                    *response.body_mut() = Body::Empty;
+                    tokio::task::spawn_local(join(ours, theirs));
+                }
+                _ => return unasked_upgrade(),
+            }
+        }
+        response
+    }
+}
+
+/// The application switched protocols although nobody asked it to (RFC 9110 §15.2.2): bytes that follow could not
+/// be told apart from the next response.
+fn unasked_upgrade() -> Response<Body> {
+    let mut response =
+        Response::new(Body::text("weft: upstream_reset: the application switched protocols unasked\n"));
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response
+}
+
+async fn join(ours: OnUpgrade, theirs: OnUpgrade) {
+    if let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) {
+        // How it ends is up to both applications; an error on one side closes the other.
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await;
+    }
+}
+
+impl From<hyper::Error> for Ended {
+    fn from(error: hyper::Error) -> Self {
+        let reason = if error.is_parse_too_large() {
+            Reason::HeadersTooLarge
+        } else if error.is_parse() {
+            Reason::BadRequest
+        } else {
+            Reason::DownstreamReset
+        };
+        let cause = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+        Self { reason, message: format!("{error}{cause}") }
+    }
 }

@@ -1,5 +1,7 @@
 //! Between proxies: one port (15008), TLS 1.3 both ways, what is inside chosen by ALPN (design §3.3).
 
+pub mod meta;
+
 use crate::call::Accepted;
 use crate::worker::WorkerRef;
 
