@@ -1,9 +1,154 @@
 //! The proxy's command line and environment: one struct, no other place reads either.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
 /// The process's configuration.
-#[derive(Debug, clap::Parser)]
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "weft-proxy", version, about = "Carries the traffic of one node's enrolled pods.")]
 pub struct Config {
     /// Name of the node this proxy runs on.
     #[arg(long, env = "WEFT_NODE")]
     pub node: String,
+
+    /// The agent's Unix socket (SOCK_SEQPACKET).
+    #[arg(long, env = "WEFT_AGENT_SOCKET", default_value = "/run/weft/proxy.sock")]
+    pub agent_socket: PathBuf,
+
+    /// Where the controller listens, as host:port or address:port.
+    #[arg(long, env = "WEFT_CONTROLLER", default_value = "weft-controller.weft-system.svc:15010")]
+    pub controller: String,
+
+    /// File with the PEM roots that the controller's certificate is verified against.
+    #[arg(long, env = "WEFT_CONTROLLER_CA")]
+    pub controller_ca: PathBuf,
+
+    /// DNS name that the controller's certificate must bear.
+    #[arg(long, env = "WEFT_CONTROLLER_NAME", default_value = "weft-controller.weft-system.svc")]
+    pub controller_name: String,
+
+    /// File with this node's secret, sent as `authorization: Bearer <node>:<secret>`. Read anew for each connection.
+    #[arg(long, env = "WEFT_NODE_SECRET_FILE")]
+    pub node_secret_file: PathBuf,
+
+    /// Where the admin server listens: /metrics /config /certificates /healthz /readyz.
+    #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15000")]
+    pub admin: SocketAddr,
+
+    /// Threads that carry traffic; one per CPU if not given.
+    #[arg(long, env = "WEFT_WORKERS")]
+    pub workers: Option<usize>,
+
+    /// Connections that one pod may have open at a time; further ones are refused as `overloaded`.
+    #[arg(long, env = "WEFT_MAX_CONNECTIONS_PER_POD", default_value_t = 16_384)]
+    pub max_connections_per_pod: usize,
+
+    /// How calls between pods of this node travel.
+    #[arg(long, env = "WEFT_SAME_NODE", value_enum, default_value_t = SameNode::Direct)]
+    pub same_node: SameNode,
+
+    /// How long a connection to a cluster address nobody has told the proxy about waits for news of it.
+    #[arg(long, env = "WEFT_HOLD_UNKNOWN", value_parser = duration, default_value = "2s")]
+    pub hold_unknown: Duration,
+
+    /// How long a connection waits for its pod's first certificate.
+    #[arg(long, env = "WEFT_HOLD_CERTIFICATE", value_parser = duration, default_value = "5s")]
+    pub hold_certificate: Duration,
+
+    /// How long a port that declares nothing is given to show that it speaks HTTP before the upstream is dialled.
+    #[arg(long, env = "WEFT_PEEK", value_parser = duration, default_value = "100ms")]
+    pub peek: Duration,
+
+    /// Deadline of one connect to an endpoint.
+    #[arg(long, env = "WEFT_CONNECT_TIMEOUT", value_parser = duration, default_value = "5s")]
+    pub connect_timeout: Duration,
+
+    /// How long open connections may last after SIGTERM.
+    #[arg(long, env = "WEFT_DRAIN", value_parser = duration, default_value = "30s")]
+    pub drain: Duration,
+
+    /// What to log: error, warn, info, debug, trace, or directives such as `info,weft_proxy::agent=debug`.
+    #[arg(long, env = "WEFT_LOG", default_value = "info")]
+    pub log: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// How calls between pods of this node travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SameNode {
+    /// Inside this process.
+    Direct,
+    /// Over mutual TLS, as between nodes.
+    Tunnel,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Config {
+    /// How many threads carry traffic: as told, else one per CPU.
+    pub fn worker_count(&self) -> usize {
+        let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.workers.unwrap_or_else(cpus).max(1)
+    }
+}
+
+/// Reads `250ms`, `2s`, `5m` or a number of seconds.
+fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let wrong = || format!("{text:?} is no duration: write for example 250ms, 2s or 5m");
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "ms" => number / 1000.0,
+        "" | "s" => number,
+        "m" => number * 60.0,
+        "h" => number * 3600.0,
+        _ => return Err(wrong()),
+    };
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    const REQUIRED: [&str; 7] =
+        ["weft-proxy", "--node", "node-a", "--controller-ca", "ca.pem", "--node-secret-file", "secret"];
+
+    #[test]
+    fn durations_are_read_with_their_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("3"), Ok(Duration::from_secs(3)));
+        for wrong in ["", "s", "2 s", "-1s", "1d", "1e400s"] {
+            assert!(duration(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_required_flags_suffice() {
+        let config = Config::try_parse_from(REQUIRED).unwrap();
+        assert!(config.worker_count() >= 1);
+        assert_eq!(config.same_node, SameNode::Direct);
+    }
+
+    #[test]
+    fn zero_workers_still_carry_traffic() {
+        let config = Config::try_parse_from(REQUIRED.into_iter().chain(["--workers", "0"])).unwrap();
+        assert_eq!(config.worker_count(), 1);
+    }
 }

@@ -1,35 +1,193 @@
 //! What the proxy knows: one immutable [`Snapshot`], swapped atomically. A request reads one from start to end.
 
-use std::net::SocketAddr;
+mod index;
+mod shards;
+
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
-use weft_model::workload::Workload;
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::watch;
+use weft_model::route::{Route, RouteId};
+use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service};
+use weft_model::workload::{Workload, WorkloadProtocol};
+use weft_model::{MeshConfig, ObjectName, Text};
 
+pub use self::index::Change;
+use self::shards::Sharded;
 use crate::call::{Destination, Transport};
+use crate::config::SameNode;
+use crate::pod::LocalPods;
+
+/// The current snapshot, and a way to wait for the next one.
+#[derive(Debug)]
+pub struct State {
+    current: ArcSwap<Snapshot>,
+    version: watch::Sender<u64>,
+}
+
+impl State {
+    /// Starts with `first`.
+    pub fn new(first: Snapshot) -> Self {
+        let version = watch::Sender::new(first.version);
+        Self { current: ArcSwap::from_pointee(first), version }
+    }
+
+    /// The current snapshot, for a short look.
+    pub fn load(&self) -> Guard<Arc<Snapshot>> {
+        self.current.load()
+    }
+
+    /// The current snapshot, to be kept.
+    pub fn load_full(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// Puts `next` in force: what begins after this sees it.
+    pub fn swap(&self, next: Arc<Snapshot>) {
+        let version = next.version;
+        self.current.store(next);
+        self.version.send_replace(version);
+    }
+
+    /// Waits at most `patience` for a snapshot in which `find` finds something; the snapshot in force is asked first.
+    pub async fn find<T>(
+        &self,
+        patience: Duration,
+        mut find: impl FnMut(&Arc<Snapshot>) -> Option<T>,
+    ) -> Option<T> {
+        let mut changed = self.version.subscribe();
+        let search = async {
+            loop {
+                changed.borrow_and_update();
+                if let Some(found) = find(&self.load()) {
+                    return Some(found);
+                }
+                changed.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(patience, search).await.ok().flatten()
+    }
+}
 
 /// One consistent configuration, with the indexes that requests look things up in.
-#[derive(Debug, Default)]
+/// Cloning it is cheap: what is not changed is shared.
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     /// The version last applied; 0: none yet, everything is refused.
     pub version: u64,
+    mesh: Option<Arc<MeshConfig>>,
+    services: Sharded<ObjectName, Arc<Service>>,
+    services_by_address: Sharded<(IpAddr, u16), Arc<Service>>,
+    endpoints: Sharded<ObjectName, Arc<Endpoints>>,
+    workloads: Sharded<Text, Arc<Workload>>,
+    workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
+    routes: Sharded<RouteId, Arc<Route>>,
+    routes_by_port: Sharded<(ObjectName, u16), Arc<index::PortRoutes>>,
+    /// Resources that the controller sent and this proxy could not read: what they would govern is refused.
+    unreadable: Sharded<Text, Text>,
+    /// The pods served here: always the present ones, since they come and go by the agent's word.
+    pods: Arc<ArcSwap<LocalPods>>,
+    same_node: SameNode,
 }
 
 impl Snapshot {
-    /// What an original destination is.
+    /// Knows nothing yet, so that everything is refused.
+    pub fn empty(pods: Arc<ArcSwap<LocalPods>>, same_node: SameNode) -> Self {
+        Self {
+            version: 0,
+            mesh: None,
+            services: Sharded::default(),
+            services_by_address: Sharded::default(),
+            endpoints: Sharded::default(),
+            workloads: Sharded::default(),
+            workloads_by_address: Sharded::default(),
+            routes: Sharded::default(),
+            routes_by_port: Sharded::default(),
+            unreadable: Sharded::default(),
+            pods,
+            same_node,
+        }
+    }
+
+    /// Whether a controller has told this proxy anything; if not, every connection is refused.
+    pub fn is_configured(&self) -> bool {
+        self.version > 0 && self.mesh.is_some()
+    }
+
+    /// Facts about the whole mesh.
+    pub fn mesh(&self) -> Option<&Arc<MeshConfig>> {
+        self.mesh.as_ref()
+    }
+
+    /// What an original destination is (`dataplane.md` rule 8).
     pub fn destination(&self, original: SocketAddr) -> Destination {
-        let _ = original;
-        todo!()
+        let (ip, port) = (original.ip().to_canonical(), original.port());
+        if let Some(service) = self.services_by_address.get(&(ip, port)) {
+            let protocol = protocol_of(service, port);
+            return Destination::Service { service: service.clone(), port, protocol };
+        }
+        if let Some(workload) = self.workloads_by_address.get(&ip) {
+            return Destination::Workload { workload: workload.clone(), port };
+        }
+        if self.is_in_cluster(ip) { Destination::Unknown } else { Destination::External }
+    }
+
+    /// Without the mesh's facts every address may be the cluster's.
+    fn is_in_cluster(&self, ip: IpAddr) -> bool {
+        self.mesh.as_ref().is_none_or(|mesh| {
+            mesh.service_ranges.iter().chain(&mesh.pod_ranges).any(|range| range.contains(&ip))
+        })
+    }
+
+    /// The Service of this name.
+    pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
+        self.services.get(name)
+    }
+
+    /// The endpoints of a Service port, ready or not; none for a Service that is not known.
+    pub fn endpoints(&self, service: &ObjectName, port: u16) -> &[Endpoint] {
+        let known = self.endpoints.get(service).and_then(|endpoints| endpoints.ports.get(&port));
+        known.map_or(&[], Vec::as_slice)
     }
 
     /// The pod with this UID.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        let _ = uid;
-        todo!()
+        self.workloads.get(uid).cloned()
+    }
+
+    /// The pod that has this address.
+    pub fn workload_at(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
+        self.workloads_by_address.get(&ip.to_canonical())
     }
 
     /// The way to a pod (or to an address that is none).
     pub fn transport_to(&self, workload: Option<&Workload>) -> Transport {
-        let _ = workload;
-        todo!()
+        let Some(workload) = workload else { return Transport::Plaintext };
+        let local = || self.pods.load().by_uid(&workload.uid).cloned();
+        match (self.same_node, workload.protocol) {
+            (_, WorkloadProtocol::Plaintext) => Transport::Plaintext,
+            (SameNode::Direct, WorkloadProtocol::Tunnel) => {
+                local().map_or_else(|| Transport::Tunnel(workload.identity.clone()), Transport::SameNode)
+            }
+            (SameNode::Tunnel, WorkloadProtocol::Tunnel) => Transport::Tunnel(workload.identity.clone()),
+        }
     }
+
+    /// How many of each thing there are, for the admin server: kind and number.
+    pub fn counts(&self) -> [(&'static str, usize); 5] {
+        [
+            ("Service", self.services.len()),
+            ("Endpoints", self.endpoints.len()),
+            ("Workload", self.workloads.len()),
+            ("Route", self.routes.len()),
+            ("unreadable", self.unreadable.len()),
+        ]
+    }
+}
+
+fn protocol_of(service: &Service, port: u16) -> AppProtocol {
+    let port = service.ports.iter().find(|p| p.port == port);
+    port.map_or(AppProtocol::Unspecified, |p| p.protocol)
 }

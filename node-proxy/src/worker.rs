@@ -5,13 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::outbound::balance::Balancer;
 use crate::pod::LocalPods;
 use crate::send::Pools;
-use crate::state::Snapshot;
+use crate::state::State;
 use crate::telemetry::Telemetry;
 
 /// What all workers share.
@@ -20,13 +21,17 @@ pub struct Shared {
     /// The process's configuration.
     pub config: Config,
     /// What the controller published last.
-    pub snapshot: ArcSwap<Snapshot>,
+    pub snapshot: State,
     /// The pods served here.
-    pub pods: ArcSwap<LocalPods>,
+    pub pods: Arc<ArcSwap<LocalPods>>,
     /// Certificates of their identities, and the trust bundle.
     pub certificates: Certificates,
     /// Counters and the access log.
     pub telemetry: Telemetry,
+    /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.
+    pub draining: CancellationToken,
+    /// Cancelled when the drain has run out: every pod's `ended` follows.
+    pub ended: CancellationToken,
 }
 
 /// What one worker uses alone. Cloned as `Rc<Worker>` into every task of its runtime.
