@@ -117,9 +117,7 @@ impl LocalPod {
         let netns = self.netns()?;
         let domain = socket2::Domain::for_address(to);
         let kind = socket2::Type::STREAM.nonblocking().cloexec();
-        let socket = netns.run_in(|| {
-            socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))
-        })??;
+        let socket = netns.run_in(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP)))??;
         socket.set_tcp_nodelay(true)?;
         Ok(socket)
     }

@@ -1,7 +1,7 @@
 //! What the proxy knows: one immutable [`Snapshot`], swapped atomically. A request reads one from start to end.
 
-mod index;
-mod shards;
+pub mod index;
+pub mod shards;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -50,7 +50,9 @@ impl Answer {
                 body.push(b'\n');
                 Self { status: StatusCode::OK, content_type: "application/json", body: body.into() }
             }
-            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written: {error}\n")),
+            Err(error) => {
+                Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written: {error}\n"))
+            }
         }
     }
 }
@@ -85,7 +87,9 @@ impl Admin {
     /// Serves `metrics` at `/metrics`.
     pub fn serve_metrics(&mut self, metrics: Arc<Metrics>) {
         self.handle("/metrics", move |_| match metrics.encode() {
-            Ok(text) => Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() },
+            Ok(text) => {
+                Answer { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() }
+            }
             Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         });
     }
@@ -142,7 +146,8 @@ impl Admin {
 
     async fn serve_connection(&self, stream: TcpStream) {
         let service = service_fn(|request: Request<Incoming>| {
-            let answer = self.answer(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
+            let answer =
+                self.answer(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
             std::future::ready(Ok::<_, Infallible>(response(answer)))
         });
         let result = http1::Builder::new()
@@ -168,7 +173,8 @@ impl Admin {
     }
 
     fn readiness(&self) -> Answer {
-        let missing: Vec<_> = self.ready.iter().filter(|(_, is_so)| !is_so()).map(|(name, _)| *name).collect();
+        let missing: Vec<_> =
+            self.ready.iter().filter(|(_, is_so)| !is_so()).map(|(name, _)| *name).collect();
         if missing.is_empty() {
             return Answer::text(StatusCode::OK, "ok\n");
         }

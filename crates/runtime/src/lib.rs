@@ -1,9 +1,21 @@
 //! What every Weft program needs to be a process: see the modules.
 //!
+//! * [`admin`]: the admin HTTP server.
+//! * [`backoff`]: waits between tries.
 //! * [`fd`]: descriptors over Unix sockets, and socket options (the workspace's one module with `unsafe`).
+//! * [`logging`]: how a process logs.
+//! * [`metrics`]: the metrics registry.
 //! * [`netns`]: doing something inside another network namespace.
+//! * [`panic`]: what happens on a panic.
+//! * [`shutdown`]: signals that end a process.
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod backoff;
 #[allow(unsafe_code)]
 pub mod fd;
+pub mod logging;
+pub mod metrics;
 pub mod netns;
+pub mod panic;
+pub mod shutdown;

@@ -50,7 +50,9 @@ pub fn init(directives: &str, format: Format) -> Result<Level, LoggingError> {
     let output = fmt::layer().with_writer(std::io::stderr);
     let output = match format {
         Format::Text => output.with_ansi(std::io::stderr().is_terminal()).boxed(),
-        Format::Json => output.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+        Format::Json => {
+            output.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        }
     };
     tracing_subscriber::registry().with(filter).with(output).try_init().map_err(|_| LoggingError::Twice)?;
     Ok(Level { filter: handle })

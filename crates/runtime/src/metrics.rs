@@ -57,7 +57,8 @@ mod tests {
     #[test]
     fn a_registered_counter_is_in_the_text_with_its_prefix() {
         let mut metrics = Metrics::new("weft");
-        let pods: Counter = metrics.register("pods_added", "Pods taken over from the agent", Counter::default());
+        let pods: Counter =
+            metrics.register("pods_added", "Pods taken over from the agent", Counter::default());
         pods.inc_by(2);
         let text = metrics.encode().unwrap();
         assert!(text.contains("weft_pods_added_total 2\n"), "{text}");

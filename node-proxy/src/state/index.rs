@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use ahash::HashSet;
 use serde::Deserialize;
-use weft_model::route::{HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule};
+use weft_model::route::{
+    HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule,
+};
 use weft_model::service::Service;
 use weft_model::workload::Workload;
 use weft_model::{ObjectName, Resource, Text};
@@ -248,4 +250,3 @@ fn route_id(key: &str) -> Option<RouteId> {
         .find(|candidate| candidate.as_str() == kind)?;
     Some(RouteId { kind, name: name.parse().ok()? })
 }
-
