@@ -16,3 +16,39 @@ pub mod tcproutes;
 pub mod tlsroutes;
 #[path = "generated/udproutes.rs"]
 pub mod udproutes;
+
+/// The vendored CustomResourceDefinitions: file name and YAML text (Gateway API v1.7.0, experimental channel).
+pub const CRDS: &[(&str, &str)] = &[
+    crd!("gateway.networking.k8s.io_gatewayclasses.yaml"),
+    crd!("gateway.networking.k8s.io_gateways.yaml"),
+    crd!("gateway.networking.k8s.io_grpcroutes.yaml"),
+    crd!("gateway.networking.k8s.io_httproutes.yaml"),
+    crd!("gateway.networking.k8s.io_referencegrants.yaml"),
+    crd!("gateway.networking.k8s.io_tcproutes.yaml"),
+    crd!("gateway.networking.k8s.io_tlsroutes.yaml"),
+    crd!("gateway.networking.k8s.io_udproutes.yaml"),
+    crd!("gateway.networking.x-k8s.io_xmeshes.yaml"),
+];
+
+/// One entry of [`CRDS`].
+macro_rules! crd {
+    ($file:literal) => {
+        ($file, include_str!(concat!("../crds/", $file)))
+    };
+}
+use crd;
+
+#[cfg(test)]
+mod tests {
+    use super::httproutes::HttpRouteSpec;
+
+    #[test]
+    fn redirect_status_is_a_json_number_as_in_the_api() {
+        let spec: HttpRouteSpec = serde_json::from_value(serde_json::json!({
+            "rules": [{"filters": [{"type": "RequestRedirect", "requestRedirect": {"statusCode": 301}}]}]
+        }))
+        .unwrap();
+        let filters = spec.rules.unwrap().remove(0).filters.unwrap();
+        assert_eq!(filters[0].request_redirect.as_ref().unwrap().status_code, Some(301));
+    }
+}

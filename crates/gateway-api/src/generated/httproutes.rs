@@ -1487,24 +1487,6 @@ pub enum HttpRouteRulesBackendRefsFiltersRequestRedirectScheme {
     Https,
 }
 
-/// RequestRedirect defines a schema for a filter that responds to the
-/// request with an HTTP redirection.
-///
-/// Support: Core
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
-pub enum HttpRouteRulesBackendRefsFiltersRequestRedirectStatusCode {
-    #[serde(rename = "301")]
-    r#_301,
-    #[serde(rename = "302")]
-    r#_302,
-    #[serde(rename = "303")]
-    r#_303,
-    #[serde(rename = "307")]
-    r#_307,
-    #[serde(rename = "308")]
-    r#_308,
-}
-
 /// ResponseHeaderModifier defines a schema for a filter that modifies response
 /// headers.
 ///
@@ -2644,24 +2626,6 @@ pub enum HttpRouteRulesFiltersRequestRedirectScheme {
     Http,
     #[serde(rename = "https")]
     Https,
-}
-
-/// RequestRedirect defines a schema for a filter that responds to the
-/// request with an HTTP redirection.
-///
-/// Support: Core
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
-pub enum HttpRouteRulesFiltersRequestRedirectStatusCode {
-    #[serde(rename = "301")]
-    r#_301,
-    #[serde(rename = "302")]
-    r#_302,
-    #[serde(rename = "303")]
-    r#_303,
-    #[serde(rename = "307")]
-    r#_307,
-    #[serde(rename = "308")]
-    r#_308,
 }
 
 /// ResponseHeaderModifier defines a schema for a filter that modifies response
