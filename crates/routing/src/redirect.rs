@@ -1,0 +1,59 @@
+//! `RequestRedirect`: the `Location` it answers with.
+
+use weft_model::route::{Match, Redirect};
+
+use crate::path::modify_path;
+
+/// What was requested, as far as a redirect keeps it.
+#[derive(Clone, Copy, Debug)]
+pub struct Requested<'a> {
+    /// `http` or `https`, as the caller spoke it.
+    pub scheme: &'a str,
+    /// The `Host` header or `:authority`; a port in it does not count.
+    pub host: &'a str,
+    /// The port that was called: at a Service its port, at a Gateway the listener's.
+    pub port: u16,
+    /// Path and query.
+    pub path_and_query: &'a str,
+}
+
+/// The `Location` of a redirect.
+///
+/// Port: the filter's, else the well-known one of the filter's scheme, else the one called; left out where it is the
+/// well-known one of the resulting scheme. `None` as in [`modify_path`].
+pub fn redirect_location(redirect: &Redirect, matched: &Match, requested: &Requested<'_>) -> Option<String> {
+    let scheme = redirect.scheme.as_deref().unwrap_or(requested.scheme);
+    let host = redirect.hostname.as_deref().unwrap_or_else(|| without_port(requested.host));
+    let of_scheme = redirect.scheme.as_deref().and_then(well_known_port);
+    let port = redirect.port.or(of_scheme).unwrap_or(requested.port);
+    let path = match &redirect.path {
+        Some(modifier) => modify_path(modifier, matched, requested.path_and_query)?,
+        None => requested.path_and_query.to_owned(),
+    };
+    Some(if well_known_port(scheme) == Some(port) {
+        format!("{scheme}://{host}{path}")
+    } else {
+        format!("{scheme}://{host}:{port}{path}")
+    })
+}
+
+fn well_known_port(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
+/// A host without its port; the brackets of an IPv6 address stay.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !inside_brackets(name) => name,
+        _ => host,
+    }
+}
+
+/// The last `:` was part of an IPv6 address: its bracket is still open.
+fn inside_brackets(name: &str) -> bool {
+    name.starts_with('[') && !name.ends_with(']')
+}

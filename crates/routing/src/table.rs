@@ -1,0 +1,114 @@
+//! HTTPRoutes or GRPCRoutes of one Service port as one table: the rules of all routes, merged by the API's precedence.
+//!
+//! Order: exact path; regular expression (more characters first; the API leaves its place open, and after the
+//! prefixes a rule for `/` would hide every expression); longest prefix; then method, number of headers, number of
+//! query parameters, oldest route, namespace/name, rule order. GRPCRoutes: exact before expressions before rules for
+//! every method, then characters in the service, in the method, number of headers, oldest, name, rule order.
+
+mod conditions;
+mod expression;
+mod index;
+mod rank;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri};
+use weft_model::route::{Match, Route, RouteKind, Rules};
+
+use crate::rule::CompiledRule;
+use crate::validate;
+
+pub(crate) use conditions::{Conditions, Failed, Request, header_value};
+pub(crate) use expression::full_match;
+use index::Index;
+pub use rank::Criterion;
+pub(crate) use rank::Rank;
+
+/// The rules of one set of HTTPRoutes or GRPCRoutes on one Service port.
+#[derive(Debug, Default)]
+pub struct HttpTable {
+    /// One per match, those that win first.
+    pub(crate) entries: Vec<Entry>,
+    index: Index,
+    /// GRPCRoutes: only gRPC requests can match.
+    grpc: bool,
+}
+
+/// One match of one rule.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) rule: Arc<CompiledRule>,
+    pub(crate) matched: Match,
+    pub(crate) conditions: Conditions,
+    pub(crate) rank: Rank,
+}
+
+/// The rule that decides about a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Selection<'t> {
+    /// The rule, with its route and its place in it.
+    pub rule: &'t Arc<CompiledRule>,
+    /// Which of the rule's matches selected it (`ReplacePrefixMatch` replaces its prefix).
+    pub matched: &'t Match,
+}
+
+impl<'t> Selection<'t> {
+    /// The route that the rule is from.
+    pub fn route(&self) -> &'t Arc<Route> {
+        &self.rule.route
+    }
+}
+
+impl HttpTable {
+    /// The table of these routes, all HTTPRoutes or all GRPCRoutes; routes of other kinds are left out.
+    ///
+    /// A rule that cannot be carried out (see [`validate::validate`]) stays and refuses what it matches; a condition
+    /// that cannot be understood then counts as fulfilled.
+    pub fn compile(routes: &[Arc<Route>]) -> Self {
+        let mut entries = Vec::new();
+        for route in routes {
+            let Rules::Http(rules) = &route.rules else { continue };
+            for (index, spec) in rules.iter().enumerate() {
+                let rule = Arc::new(CompiledRule::new(route, index, spec, validate::fault_of(spec)));
+                // Never empty by the model; if it is, the rule refuses everything rather than nothing.
+                let all = [Match::default()];
+                let matches = if spec.matches.is_empty() { all.as_slice() } else { &spec.matches };
+                entries.extend(matches.iter().enumerate().map(|(place, matched)| {
+                    let conditions = Conditions::compile(matched);
+                    let rank = Rank::of(matched, &conditions, route, (index, place));
+                    Entry { rule: Arc::clone(&rule), matched: matched.clone(), conditions, rank }
+                }));
+            }
+        }
+        entries.sort_by(|a, b| a.rank.cmp(&b.rank));
+        let index = Index::build(entries.iter().map(|entry| &entry.conditions.path));
+        Self { entries, index, grpc: routes.iter().any(|route| route.id.kind == RouteKind::Grpc) }
+    }
+
+    /// The rule for a request; `None`: refuse (`no_route_match`, 404 or UNIMPLEMENTED).
+    pub fn select(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Option<Selection<'_>> {
+        let request = Request::new(method, uri, headers);
+        if !self.admits_protocol(&request) {
+            return None;
+        }
+        let entry = self.index.first(request.path, |place, path_holds| {
+            let entry = self.entries.get(place)?;
+            let path = path_holds || entry.conditions.path.holds(request.path);
+            (path && entry.conditions.check_rest(&request).is_ok()).then_some(entry)
+        })?;
+        Some(Selection { rule: &entry.rule, matched: &entry.matched })
+    }
+
+    /// GRPCRoutes see only gRPC requests.
+    pub(crate) fn admits_protocol(&self, request: &Request<'_>) -> bool {
+        !self.grpc || is_grpc(request.headers)
+    }
+}
+
+/// Whether a request is gRPC by its content type: `application/grpc`, also with `+codec` or parameters (not gRPC-Web).
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(http::header::CONTENT_TYPE) else { return false };
+    let bytes = content_type.as_bytes();
+    let (Some(kind), rest) = (bytes.get(..16), bytes.get(16)) else { return false };
+    kind.eq_ignore_ascii_case(b"application/grpc") && matches!(rest, None | Some(b'+' | b';' | b' '))
+}

@@ -1,0 +1,138 @@
+//! What is wrong with a rule: said by the controller in the route's status, and the reason why the rule refuses.
+
+use std::fmt;
+
+use http::{HeaderName, HeaderValue};
+use weft_model::route::{
+    Filter, HeaderModifier, HttpRule, Match, PathMatch, PathModifier, Refusal, Route, Rules, ValueMatch,
+};
+
+use crate::table::full_match;
+
+/// A field that cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The rule's place in the route, from 0.
+    pub rule: usize,
+    /// The field below the rule, for example `matches[0].path.value`.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rules[{}].{}: {}", self.rule, self.field, self.message)
+    }
+}
+
+/// Everything in a route's rules that cannot be carried out. The rules concerned refuse what they match.
+pub fn validate(route: &Route) -> Vec<Problem> {
+    let Rules::Http(rules) = &route.rules else { return Vec::new() };
+    rules
+        .iter()
+        .enumerate()
+        .flat_map(|(place, rule)| {
+            problems_of(rule).into_iter().map(move |(field, message)| Problem { rule: place, field, message })
+        })
+        .collect()
+}
+
+/// The refusal of a rule that cannot be carried out.
+pub(crate) fn fault_of(rule: &HttpRule) -> Option<Refusal> {
+    let (field, message) = problems_of(rule).into_iter().next()?;
+    Some(Refusal { message: format!("{field}: {message}").into() })
+}
+
+fn problems_of(rule: &HttpRule) -> Vec<(String, String)> {
+    let mut problems = Vec::new();
+    if rule.matches.is_empty() {
+        problems.push(("matches".to_owned(), "a rule needs at least one match".to_owned()));
+    }
+    for (place, matched) in rule.matches.iter().enumerate() {
+        of_match(matched, &format!("matches[{place}]"), &mut problems);
+    }
+    let only_prefixes = rule.matches.iter().all(|matched| matches!(matched.path, PathMatch::Prefix { .. }));
+    of_filters(&rule.filters, "filters", only_prefixes, &mut problems);
+    for (place, backend) in rule.backends.iter().enumerate() {
+        of_filters(&backend.filters, &format!("backendRefs[{place}].filters"), only_prefixes, &mut problems);
+    }
+    problems
+}
+
+fn of_match(matched: &Match, field: &str, problems: &mut Vec<(String, String)>) {
+    match &matched.path {
+        PathMatch::Regex { value } => expression(value, format!("{field}.path.value"), problems),
+        PathMatch::Grpc { service, method, regex: true } => {
+            for (name, part) in [("service", service), ("method", method)] {
+                if let Some(part) = part {
+                    expression(part, format!("{field}.method.{name}"), problems);
+                }
+            }
+        }
+        _ => {}
+    }
+    let of_value = |value: &ValueMatch, field: String, problems: &mut Vec<_>| {
+        if value.regex {
+            expression(&value.value, field, problems);
+        }
+    };
+    for (place, header) in matched.headers.iter().enumerate() {
+        name(&header.name, format!("{field}.headers[{place}].name"), problems);
+        of_value(header, format!("{field}.headers[{place}].value"), problems);
+    }
+    for (place, parameter) in matched.query.iter().enumerate() {
+        of_value(parameter, format!("{field}.queryParams[{place}].value"), problems);
+    }
+}
+
+fn of_filters(filters: &[Filter], field: &str, only_prefixes: bool, problems: &mut Vec<(String, String)>) {
+    for (place, filter) in filters.iter().enumerate() {
+        let field = format!("{field}[{place}]");
+        let path = match filter {
+            Filter::RequestHeaders(modifier) | Filter::ResponseHeaders(modifier) => {
+                of_modifier(modifier, &field, problems);
+                None
+            }
+            Filter::Redirect(redirect) => redirect.path.as_ref(),
+            Filter::UrlRewrite(rewrite) => rewrite.path.as_ref(),
+            Filter::Mirror(_) | Filter::Cors(_) => None,
+        };
+        if matches!(path, Some(PathModifier::Prefix(_))) && !only_prefixes {
+            let message =
+                "ReplacePrefixMatch needs PathPrefix matches only: change the matches or use ReplaceFullPath";
+            problems.push((format!("{field}.path"), message.to_owned()));
+        }
+    }
+}
+
+fn of_modifier(modifier: &HeaderModifier, field: &str, problems: &mut Vec<(String, String)>) {
+    for (verb, headers) in [("set", &modifier.set), ("add", &modifier.add)] {
+        for (place, (key, value)) in headers.iter().enumerate() {
+            name(key, format!("{field}.{verb}[{place}].name"), problems);
+            if HeaderValue::from_str(value).is_err() {
+                let message =
+                    format!("{value:?} cannot stand in a header: remove control and non-ASCII characters");
+                problems.push((format!("{field}.{verb}[{place}].value"), message));
+            }
+        }
+    }
+    for (place, key) in modifier.remove.iter().enumerate() {
+        name(key, format!("{field}.remove[{place}]"), problems);
+    }
+}
+
+fn name(name: &str, field: String, problems: &mut Vec<(String, String)>) {
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        problems.push((field, format!("{name:?} is no header name")));
+    }
+}
+
+fn expression(text: &str, field: String, problems: &mut Vec<(String, String)>) {
+    if let Err(error) = full_match(text) {
+        // The library's message spans lines and draws an arrow; the last line says what is wrong.
+        let error = error.to_string();
+        let reason = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
+        problems.push((field, format!("{text:?} is no valid regular expression: {reason}")));
+    }
+}
