@@ -11,7 +11,7 @@ pub mod config_request {
         /// first, once
         #[prost(message, tag = "1")]
         Hello(super::Hello),
-        /// one for each ConfigResponse
+        /// one for each `complete` ConfigResponse
         #[prost(message, tag = "2")]
         Ack(super::Ack),
     }
