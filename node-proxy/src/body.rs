@@ -1,11 +1,15 @@
 //! The one body type of every request and response in the proxy. Bodies stream; nothing here buffers one.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+
+use crate::telemetry::Recorded;
 
 /// A body.
 pub enum Body {
@@ -15,7 +19,11 @@ pub enum Body {
     Full(Option<Bytes>),
     /// What hyper is receiving.
     Incoming(Incoming),
-    /// Anything else (a counted, mirrored or guarded body). Not `Send`: a worker is one thread, and what is pooled with the
+    /// As `Incoming`, with its bytes counted.
+    Counted(Incoming, Rc<Cell<u64>>),
+    /// A response's body that tells what became of the request when it ends.
+    Recorded(Box<Recorded>),
+    /// Anything else (a copied, replayed or guarded body). Not `Send`: a worker is one thread, and what is pooled with the
     /// body stays on it.
     Boxed(Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError>>>),
 }
@@ -41,6 +49,8 @@ impl std::fmt::Debug for Body {
             Self::Empty => "Empty",
             Self::Full(_) => "Full",
             Self::Incoming(_) => "Incoming",
+            Self::Counted(..) => "Counted",
+            Self::Recorded(_) => "Recorded",
             Self::Boxed(_) => "Boxed",
         })
     }
@@ -58,6 +68,8 @@ impl http_body::Body for Body {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Self::Incoming(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Into::into),
+            Self::Counted(incoming, count) => poll_counted(incoming, count, cx),
+            Self::Recorded(body) => body.poll_frame(cx),
             Self::Boxed(body) => body.as_mut().poll_frame(cx),
         }
     }
@@ -66,7 +78,8 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_none(),
-            Self::Incoming(incoming) => incoming.is_end_stream(),
+            Self::Incoming(incoming) | Self::Counted(incoming, _) => incoming.is_end_stream(),
+            Self::Recorded(body) => body.is_end_stream(),
             Self::Boxed(body) => body.is_end_stream(),
         }
     }
@@ -75,8 +88,23 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Self::Incoming(incoming) => incoming.size_hint(),
+            Self::Incoming(incoming) | Self::Counted(incoming, _) => incoming.size_hint(),
+            Self::Recorded(body) => body.size_hint(),
             Self::Boxed(body) => body.size_hint(),
         }
     }
+}
+
+fn poll_counted(
+    incoming: &mut Incoming,
+    count: &Cell<u64>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    let polled = Pin::new(incoming).poll_frame(cx);
+    if let Poll::Ready(Some(Ok(frame))) = &polled
+        && let Some(data) = frame.data_ref()
+    {
+        count.set(count.get() + data.len() as u64);
+    }
+    polled.map_err(Into::into)
 }

@@ -3,12 +3,15 @@
 pub mod access_log;
 pub mod metrics;
 pub mod record;
+pub mod recorder;
 
 use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessLog, AccessLogTarget};
 pub use metrics::OpenConnection;
 pub use record::{HttpLine, Labels, Named, Outcome, Party, Protocol, Reporter, Security};
+
+pub use recorder::{Recorded, Recorder};
 
 use crate::call::Listener;
 use metrics::Metrics;
@@ -32,9 +35,14 @@ impl Telemetry {
     }
 
     /// Counts and logs what became of a request or connection.
-    pub fn record(&self, outcome: Outcome) {
-        self.metrics.count(&outcome);
+    pub fn record(&self, outcome: &Outcome) {
+        self.metrics.count(outcome);
         self.access_log.write(outcome);
+    }
+
+    /// Whether requests are logged one by one, so that [`Outcome::http`] is of use.
+    pub fn logs_requests(&self) -> bool {
+        self.access_log.is_on()
     }
 
     /// Counts a connection as open on `listener` until the guard is dropped.

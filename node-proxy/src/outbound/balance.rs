@@ -1,10 +1,9 @@
 //! Which endpoint: power of two choices on latency (peak EWMA) times requests in flight, among the ready ones.
 //! Every worker judges by what it saw itself, so nothing is shared or locked.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::rc::Rc;
 use std::time::Duration;
 
 use ahash::HashMap;
@@ -25,20 +24,19 @@ const SWEEP_AT: usize = 1_024;
 /// What one worker knows of the endpoints it called.
 #[derive(Debug)]
 pub struct Balancer {
-    loads: RefCell<HashMap<SocketAddr, Arc<Load>>>,
-    sweep_at: std::cell::Cell<usize>,
+    loads: RefCell<HashMap<SocketAddr, Rc<Load>>>,
+    sweep_at: Cell<usize>,
     random: RefCell<SmallRng>,
 }
 
-/// What is known of one endpoint. Atomics only because bodies may move between threads; one worker writes them.
+/// What is known of one endpoint.
 #[derive(Debug)]
 struct Load {
-    created: Instant,
-    in_flight: AtomicU32,
-    /// An `f64`, in microseconds.
-    latency: AtomicU64,
-    /// When `latency` was last renewed, in microseconds after `created`.
-    renewed: AtomicU64,
+    in_flight: Cell<u32>,
+    /// Microseconds.
+    latency: Cell<f64>,
+    /// When `latency` was last renewed.
+    renewed: Cell<Instant>,
 }
 
 /// An endpoint that was picked, and its being counted as busy until the guard is dropped.
@@ -53,7 +51,7 @@ pub struct Picked<'a> {
 /// Keeps a request or connection counted as in flight on its endpoint until dropped.
 #[derive(Debug)]
 pub struct InFlight {
-    load: Arc<Load>,
+    load: Rc<Load>,
 }
 
 impl Default for Balancer {
@@ -67,7 +65,7 @@ impl Balancer {
         use rand::SeedableRng;
         Self {
             loads: RefCell::default(),
-            sweep_at: std::cell::Cell::new(SWEEP_AT),
+            sweep_at: Cell::new(SWEEP_AT),
             random: RefCell::new(SmallRng::seed_from_u64(seed)),
         }
     }
@@ -93,7 +91,7 @@ impl Balancer {
                 }
             }
         };
-        load.in_flight.fetch_add(1, Ordering::Relaxed);
+        load.in_flight.set(load.in_flight.get() + 1);
         Some(Picked { endpoint, in_flight: InFlight { load } })
     }
 
@@ -115,38 +113,28 @@ impl Balancer {
         Some((eligible().nth(first)?, eligible().nth(second)))
     }
 
-    fn load(&self, address: SocketAddr, now: Instant) -> Arc<Load> {
+    fn load(&self, address: SocketAddr, now: Instant) -> Rc<Load> {
         let mut loads = self.loads.borrow_mut();
         if let Some(load) = loads.get(&address) {
-            return Arc::clone(load);
+            return Rc::clone(load);
         }
         if loads.len() >= self.sweep_at.get() {
-            loads.retain(|_, load| Arc::strong_count(load) > 1 || load.idle(now) < 6 * DECAY);
+            loads.retain(|_, load| Rc::strong_count(load) > 1 || load.idle(now) < 6 * DECAY);
             self.sweep_at.set(SWEEP_AT.max(2 * loads.len()));
         }
-        let load = Arc::new(Load::new(now));
-        loads.insert(address, Arc::clone(&load));
+        let load = Rc::new(Load::new(now));
+        loads.insert(address, Rc::clone(&load));
         load
     }
 }
 
 impl Load {
     fn new(now: Instant) -> Self {
-        Self {
-            created: now,
-            in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(UNKNOWN_LATENCY.to_bits()),
-            renewed: AtomicU64::new(0),
-        }
-    }
-
-    fn latency(&self) -> f64 {
-        f64::from_bits(self.latency.load(Ordering::Relaxed))
+        Self { in_flight: Cell::new(0), latency: Cell::new(UNKNOWN_LATENCY), renewed: Cell::new(now) }
     }
 
     fn idle(&self, now: Instant) -> Duration {
-        let renewed = self.created + Duration::from_micros(self.renewed.load(Ordering::Relaxed));
-        now.saturating_duration_since(renewed)
+        now.saturating_duration_since(self.renewed.get())
     }
 
     /// How much of the old value still counts.
@@ -156,17 +144,16 @@ impl Load {
 
     /// A slow endpoint's latency fades while nobody asks it, so that it is tried again.
     fn cost(&self, now: Instant) -> f64 {
-        let in_flight = f64::from(self.in_flight.load(Ordering::Relaxed));
-        (self.latency() * self.memory(now)).max(1.0) * (in_flight + 1.0)
+        let in_flight = f64::from(self.in_flight.get());
+        (self.latency.get() * self.memory(now)).max(1.0) * (in_flight + 1.0)
     }
 
     /// Worse news count at once, better news little by little.
     fn renew(&self, seen: f64, now: Instant) {
         let memory = self.memory(now);
-        let mixed = self.latency() * memory + seen * (1.0 - memory);
-        self.latency.store(seen.max(mixed).to_bits(), Ordering::Relaxed);
-        let renewed = now.saturating_duration_since(self.created).as_micros();
-        self.renewed.store(u64::try_from(renewed).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let mixed = self.latency.get() * memory + seen * (1.0 - memory);
+        self.latency.set(seen.max(mixed));
+        self.renewed.set(now);
     }
 }
 
@@ -184,7 +171,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.load.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.load.in_flight.set(self.load.in_flight.get().saturating_sub(1));
     }
 }
 

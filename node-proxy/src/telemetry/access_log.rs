@@ -84,10 +84,15 @@ impl AccessLog {
         Ok(Self { queue: Some(queue), dropped })
     }
 
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Queues the outcome's line, or counts it as dropped when the queue is full.
-    pub fn write(&self, outcome: Outcome) {
+    pub fn write(&self, outcome: &Outcome) {
         let Some(queue) = &self.queue else { return };
-        let entry = Entry { at: SystemTime::now(), outcome: Box::new(outcome) };
+        let entry = Entry { at: SystemTime::now(), outcome: Box::new(outcome.clone()) };
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = queue.try_send(entry) {
             self.dropped.inc();
         }
