@@ -5,11 +5,11 @@ mod cpu;
 mod topology;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
+use crate::lab::Lab;
 use crate::{run, setup};
 use cpu::Process;
 
@@ -45,6 +45,9 @@ struct PathUnderTest {
     processes: Vec<Process>,
 }
 
+/// One worker each, and the access log off as it is for the peers.
+const ENVIRONMENT: &[(&str, &str)] = &[("WEFT_WORKERS", "1"), ("WEFT_ACCESS_LOG", "off")];
+
 /// `cargo xtask bench`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_benches()?;
@@ -53,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("weft-bench-{}", std::process::id()));
     topology::write(&folder, envoy.as_deref())?;
     let lab = Lab { weft: binaries.join("weft"), name: format!("bench{}", std::process::id()) };
-    let result = lab.up(&folder).and_then(|()| measure(&lab, options, envoy.is_some()));
+    let result = lab.up(&folder, ENVIRONMENT).and_then(|()| measure(&lab, options, envoy.is_some()));
     lab.down();
     std::fs::remove_dir_all(&folder).ok();
     result
@@ -158,37 +161,6 @@ fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
         });
     }
     Ok(paths)
-}
-
-/// The lab that the bench runs in.
-struct Lab {
-    weft: PathBuf,
-    name: String,
-}
-
-impl Lab {
-    fn up(&self, folder: &Path) -> Result<()> {
-        let mut command = self.command("up");
-        // One worker each, and the access log off as it is for the peers.
-        command.arg("-f").arg(folder).env("WEFT_WORKERS", "1").env("WEFT_ACCESS_LOG", "off");
-        run::step("bringing up two nodes", &mut command)
-    }
-
-    fn exec(&self, pod: &str, words: &[&str]) -> Result<String> {
-        run::read(self.command("exec").arg(pod).arg("--").args(words))
-    }
-
-    fn down(&self) {
-        if let Err(error) = run::step("taking the nodes down", &mut self.command("down")) {
-            eprintln!("{error:#}");
-        }
-    }
-
-    fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(&self.weft);
-        command.args(["lab", verb, "--name", &self.name]);
-        command
-    }
 }
 
 fn find_in_path(program: &str) -> Option<PathBuf> {

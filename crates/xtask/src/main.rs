@@ -4,6 +4,7 @@
 mod bench;
 mod codegen;
 mod demo;
+mod lab;
 mod run;
 mod setup;
 mod test;

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use super::Lab;
+use crate::lab::Lab;
 
 /// `USER_HZ`: the unit of the times in `/proc/PID/stat`, the same on every Linux architecture that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
