@@ -1,0 +1,73 @@
+//! The translation: a pure function from objects to what proxies decide by and to what route statuses say.
+//!
+//! Read [`translate`] first; each step is a module. What cannot be expressed is published as a rule that refuses.
+
+mod backend;
+mod duration;
+mod fault;
+mod filter;
+mod grpc;
+mod http;
+mod parent;
+mod route;
+mod service;
+pub mod status;
+mod tcp;
+mod tls;
+mod workload;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_model::{Identity, Resource, ResourceName, Text};
+
+use crate::inputs::{Inputs, RouteName};
+use status::RouteStatus;
+
+/// What a set of objects means.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Translated {
+    /// What is published, before it is filtered by node.
+    pub resources: BTreeMap<ResourceName, Resource>,
+    /// Our part of the status of every route that has a Service parent.
+    pub statuses: BTreeMap<RouteName, RouteStatus>,
+    /// What runs where, by node.
+    pub nodes: BTreeMap<Text, Node>,
+    /// What was left out and no status can say, in words for the log.
+    pub notices: BTreeSet<String>,
+}
+
+/// What runs on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    /// The identities of the enrolled pods bound to the node: those its proxy may have certificates for.
+    pub identities: BTreeSet<Identity>,
+    /// The namespaces of the enrolled pods bound to the node.
+    pub namespaces: BTreeSet<Text>,
+}
+
+/// Translates everything.
+pub fn translate(inputs: &Inputs) -> Translated {
+    let mut out = Translated::default();
+    out.insert(Resource::MeshConfig(inputs.mesh.clone()));
+    let workloads = workload::convert(inputs, &mut out);
+    let services = service::convert(inputs, &workloads, &mut out);
+    route::convert(inputs, &services, &mut out);
+    for workload in workloads.into_workloads() {
+        out.insert(Resource::Workload(workload));
+    }
+    out
+}
+
+impl Translated {
+    fn insert(&mut self, resource: Resource) {
+        self.resources.insert(resource.name(), resource);
+    }
+
+    /// Whether any pod is enrolled, in `namespace` or (if `None`) anywhere.
+    fn has_clients(&self, namespace: Option<&str>) -> bool {
+        self.nodes.values().any(|node| match namespace {
+            Some(namespace) => node.namespaces.contains(namespace),
+            None => !node.namespaces.is_empty(),
+        })
+    }
+}

@@ -1,0 +1,123 @@
+//! References from routes to Services: what they lead to, or why they cannot be used.
+
+use weft_model::route::{Backend, BackendTarget, Filter};
+use weft_model::service::AppProtocol;
+use weft_model::{ObjectName, Text};
+
+use super::fault::{Unresolved, UnresolvedReason};
+use super::service::{Form, Port, Services};
+use crate::inputs::RouteKind;
+
+/// The fields that every generated backend reference has, whatever its position.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reference<'a> {
+    pub(crate) group: Option<&'a str>,
+    pub(crate) kind: Option<&'a str>,
+    pub(crate) namespace: Option<&'a str>,
+    pub(crate) name: &'a str,
+    pub(crate) port: Option<i32>,
+}
+
+/// Reads a generated backend reference.
+macro_rules! reference {
+    ($reference:expr) => {
+        $crate::translate::backend::Reference {
+            group: $reference.group.as_deref(),
+            kind: $reference.kind.as_deref(),
+            namespace: $reference.namespace.as_deref(),
+            name: &$reference.name,
+            port: $reference.port,
+        }
+    };
+}
+pub(crate) use reference;
+
+/// Resolves references of one route.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backends<'a> {
+    pub(crate) services: &'a Services,
+    pub(crate) kind: RouteKind,
+    /// The route's namespace, for references that name none.
+    pub(crate) namespace: &'a str,
+}
+
+impl Backends<'_> {
+    /// A backendRef with its weight (1 when absent) and its converted filters.
+    pub(crate) fn backend(
+        &self,
+        reference: Reference<'_>,
+        weight: Option<i32>,
+        filters: Vec<Filter>,
+        unresolved: &mut Vec<Unresolved>,
+    ) -> Backend {
+        let weight = u32::try_from(weight.unwrap_or(1)).unwrap_or(0);
+        Backend { weight, target: self.target(reference, unresolved), filters }
+    }
+
+    /// Where a reference leads. What cannot be used is noted and becomes a target that is answered with an error.
+    pub(crate) fn target(&self, reference: Reference<'_>, unresolved: &mut Vec<Unresolved>) -> BackendTarget {
+        self.resolve(reference).unwrap_or_else(|fault| {
+            let message = Text::from(fault.message.as_str());
+            unresolved.push(fault);
+            BackendTarget::Invalid { message }
+        })
+    }
+
+    /// Across namespaces a mesh route needs no ReferenceGrant: its clients could call that Service anyway (GEP-1294).
+    fn resolve(&self, reference: Reference<'_>) -> Result<BackendTarget, Unresolved> {
+        let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
+        let service =
+            ObjectName::new(reference.namespace.unwrap_or(self.namespace).to_owned(), reference.name);
+        if !matches!(group, "" | "core") || kind != "Service" {
+            let message = format!(
+                "backend {kind}.{group} {service} is of a kind that is not supported; name a Service"
+            );
+            return Err(Unresolved { reason: UnresolvedReason::InvalidKind, message });
+        }
+        let not_found = |message| Unresolved { reason: UnresolvedReason::BackendNotFound, message };
+        let facts = self
+            .services
+            .get(&service)
+            .ok_or_else(|| not_found(format!("backend Service {service} does not exist")))?;
+        if facts.form == Form::ExternalName {
+            return Err(not_found(format!(
+                "backend Service {service} is of type ExternalName, which has no endpoints; name a Service with endpoints"
+            )));
+        }
+        let number = reference
+            .port
+            .ok_or_else(|| not_found(format!("backend Service {service} is named without a port")))?;
+        let udp = self.kind == RouteKind::Udp;
+        let port = facts.port(i64::from(number), udp).ok_or_else(|| {
+            let transport = if udp { "UDP" } else { "TCP" };
+            not_found(format!("backend Service {service} has no {transport} port {number}"))
+        })?;
+        let protocol = self.protocol(port).ok_or_else(|| Unresolved {
+            reason: UnresolvedReason::UnsupportedProtocol,
+            message: format!(
+                "port {number} of backend Service {service} says appProtocol {}, to which a {} cannot send; correct the \
+                 one or the other",
+                port.declared.as_deref().unwrap_or_default(),
+                self.kind
+            ),
+        })?;
+        Ok(BackendTarget::Service { service, port: port.number, protocol })
+    }
+
+    /// What the application is spoken to in. `None`: the port declares something that a route of this kind cannot
+    /// send (GEP-1911). A port's name alone never makes a backend unusable.
+    fn protocol(&self, port: &Port) -> Option<AppProtocol> {
+        use AppProtocol::{H2c, Http, Tcp, Tls, Unspecified, WebSocket};
+        let declared = port.declared.is_some();
+        match (self.kind, port.protocol) {
+            // gRPC is HTTP/2: known from the route, whether or not the port says so.
+            (RouteKind::Grpc, H2c | Unspecified) => Some(H2c),
+            (RouteKind::Grpc, _) => (!declared).then_some(H2c),
+            (RouteKind::Http, Http | H2c | WebSocket | Unspecified) => Some(port.protocol),
+            (RouteKind::Http, Tls | Tcp) => (!declared).then_some(Unspecified),
+            (RouteKind::Tls, Tls | Tcp | Unspecified) => Some(Tcp),
+            (RouteKind::Tls, Http | H2c | WebSocket) => (!declared).then_some(Tcp),
+            (RouteKind::Tcp | RouteKind::Udp, _) => Some(Tcp),
+        }
+    }
+}

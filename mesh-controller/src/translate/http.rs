@@ -1,0 +1,191 @@
+//! HTTPRoute rules. Hostnames do not count on a Service: its address chose the route (GEP-1294).
+
+use weft_gateway_api::httproutes::{
+    HttpRouteRules as RouteRule, HttpRouteRulesBackendRefs as RouteBackendRef,
+    HttpRouteRulesFilters as RouteFilter, HttpRouteRulesMatches as RouteMatch,
+    HttpRouteRulesMatchesHeadersType as HeaderType, HttpRouteRulesMatchesPathType as PathType,
+    HttpRouteRulesMatchesQueryParamsType as QueryType, HttpRouteRulesRetry as RouteRetry,
+    HttpRouteRulesTimeouts as RouteTimeouts, HttpRouteSpec,
+};
+use weft_model::route::{
+    Backend, Filter, HttpRule, Match, PathMatch, PathModifier, Retry, Rules, ValueMatch,
+};
+use weft_model::{Text, route::UrlRewrite};
+
+use super::backend::{Backends, reference};
+use super::duration;
+use super::fault::{Fault, Findings};
+use super::filter::{self, Level};
+
+/// Converts the rules of an HTTPRoute. Without any it has the CRD's default: one that matches all.
+pub(crate) fn convert(spec: &HttpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
+    let default = [RouteRule::default()];
+    let rules = spec.rules.as_deref().unwrap_or(&default);
+    Rules::Http(rules.iter().map(|rule| convert_rule(rule, backends, findings)).collect())
+}
+
+/// Converts a rule. A rule of which any part cannot be carried out keeps its matches and refuses what they admit.
+fn convert_rule(rule: &RouteRule, backends: &Backends<'_>, findings: &mut Findings) -> HttpRule {
+    let mut fault = None;
+    let mut converted = HttpRule {
+        name: rule.name.as_deref().map(Text::from),
+        matches: convert_matches(rule.matches.as_deref().unwrap_or_default(), &mut fault),
+        ..HttpRule::default()
+    };
+    if let Err(error) = convert_actions(rule, backends, findings, &mut converted) {
+        fault.get_or_insert(error);
+    }
+    converted.refusal = findings.rule(rule.name.as_deref(), fault);
+    converted
+}
+
+/// What is done with a request that matched. References are resolved also in a rule that refuses, for its status.
+fn convert_actions(
+    rule: &RouteRule,
+    backends: &Backends<'_>,
+    findings: &mut Findings,
+    to: &mut HttpRule,
+) -> Result<(), Fault> {
+    let (converted, fault) =
+        convert_backends(rule.backend_refs.as_deref().unwrap_or_default(), backends, findings);
+    to.backends = converted;
+    let filters = rule.filters.as_deref().unwrap_or_default();
+    to.filters = filter::convert(filters, Level::Rule, backends, &mut findings.unresolved)?;
+    fault.map_or(Ok(()), Err)?;
+    let by_backend = to.backends.iter().flat_map(|backend| &backend.filters);
+    check_prefix_modifiers(&to.matches, to.filters.iter().chain(by_backend))?;
+    (to.request_timeout, to.backend_request_timeout) = convert_timeouts(rule.timeouts.as_ref())?;
+    to.retry = rule.retry.as_ref().map(convert_retry).transpose()?;
+    if rule.session_persistence.is_some() {
+        return Err(Fault::unsupported("sessionPersistence is not supported; remove it"));
+    }
+    Ok(())
+}
+
+/// Converts backendRefs with their filters. The first fault of a filter is given back: the rule refuses for it.
+pub(crate) fn convert_backends(
+    refs: &[RouteBackendRef],
+    backends: &Backends<'_>,
+    findings: &mut Findings,
+) -> (Vec<Backend>, Option<Fault>) {
+    let mut fault = None;
+    let mut converted = Vec::new();
+    for of in refs {
+        let filters = of.filters.as_deref().unwrap_or_default();
+        let filters = filter::read(filters).and_then(|filters: Vec<RouteFilter>| {
+            filter::convert(&filters, Level::Backend, backends, &mut findings.unresolved)
+        });
+        let filters = filters.unwrap_or_else(|error| {
+            fault.get_or_insert(error);
+            Vec::new()
+        });
+        let unresolved = &mut findings.unresolved;
+        converted.push(backends.backend(reference!(of), of.weight, filters, unresolved));
+    }
+    (converted, fault)
+}
+
+fn convert_matches(matches: &[RouteMatch], fault: &mut Option<Fault>) -> Vec<Match> {
+    if matches.is_empty() {
+        return vec![Match::default()];
+    }
+    matches.iter().map(|m| convert_match(m, fault)).collect()
+}
+
+/// A part that cannot be evaluated admits everything: the rule refuses, and must refuse all that the part might have
+/// admitted.
+fn convert_match(of: &RouteMatch, fault: &mut Option<Fault>) -> Match {
+    let mut checked = |value: &str| match check_regex(value) {
+        Ok(()) => true,
+        Err(error) => {
+            fault.get_or_insert(error);
+            false
+        }
+    };
+    let path = of.path.as_ref().map_or_else(PathMatch::default, |path| {
+        let value = Text::from(path.value.as_deref().unwrap_or("/"));
+        match path.r#type {
+            Some(PathType::Exact) => PathMatch::Exact { value },
+            None | Some(PathType::PathPrefix) => PathMatch::Prefix { value },
+            Some(PathType::RegularExpression) if checked(&value) => PathMatch::Regex { value },
+            Some(PathType::RegularExpression) => PathMatch::default(),
+        }
+    });
+    let headers = of.headers.iter().flatten().map(|header| ValueMatch {
+        name: header.name.to_ascii_lowercase().into(),
+        value: header.value.as_str().into(),
+        regex: header.r#type == Some(HeaderType::RegularExpression),
+    });
+    let headers: Vec<ValueMatch> = headers.filter(|m| !m.regex || checked(&m.value)).collect();
+    let query = of.query_params.iter().flatten().map(|param| ValueMatch {
+        name: param.name.as_str().into(),
+        value: param.value.as_str().into(),
+        regex: param.r#type == Some(QueryType::RegularExpression),
+    });
+    let query = query.filter(|m| !m.regex || checked(&m.value)).collect();
+    Match { path, method: of.method.as_ref().and_then(word), headers, query }
+}
+
+/// The word of a generated enum without fields, as it is written in YAML.
+fn word<T: serde::Serialize>(value: &T) -> Option<Text> {
+    serde_json::to_value(value).ok()?.as_str().map(Text::from)
+}
+
+/// Whether an expression compiles by itself and as the proxy uses it, anchored at both ends.
+pub(crate) fn check_regex(expression: &str) -> Result<(), Fault> {
+    regex::Regex::new(expression)
+        .and_then(|_| regex::Regex::new(&format!("^(?:{expression})$")))
+        .map(|_| ())
+        .map_err(|error| {
+            Fault::unsupported(format!("the regular expression {expression:?} is not valid: {error}"))
+        })
+}
+
+/// `ReplacePrefixMatch` needs a prefix that matched (HTTPRoute, HTTPPathModifier).
+fn check_prefix_modifiers<'a>(
+    matches: &[Match],
+    mut filters: impl Iterator<Item = &'a Filter>,
+) -> Result<(), Fault> {
+    let replaces = filters.any(|filter| match filter {
+        Filter::UrlRewrite(UrlRewrite { path, .. }) => matches!(path, Some(PathModifier::Prefix(_))),
+        Filter::Redirect(redirect) => matches!(redirect.path, Some(PathModifier::Prefix(_))),
+        _ => false,
+    });
+    if replaces && !matches.iter().all(|m| matches!(m.path, PathMatch::Prefix { .. })) {
+        return Err(Fault::unsupported(
+            "ReplacePrefixMatch needs matches of path type PathPrefix only; use ReplaceFullPath or change the matches",
+        ));
+    }
+    Ok(())
+}
+
+type Limits = (Option<std::time::Duration>, Option<std::time::Duration>);
+
+fn convert_timeouts(timeouts: Option<&RouteTimeouts>) -> Result<Limits, Fault> {
+    let Some(timeouts) = timeouts else { return Ok((None, None)) };
+    let request = duration::parse_limit("timeouts.request", timeouts.request.as_deref())?;
+    let backend = duration::parse_limit("timeouts.backendRequest", timeouts.backend_request.as_deref())?;
+    match (request, backend) {
+        (Some(request), Some(backend)) if backend > request => Err(Fault::unsupported(
+            "timeouts.backendRequest is longer than timeouts.request; it must be at most as long",
+        )),
+        limits => Ok(limits),
+    }
+}
+
+fn convert_retry(retry: &RouteRetry) -> Result<Retry, Fault> {
+    let attempts = retry.attempts.unwrap_or(1);
+    let code = |code: &i64| {
+        u16::try_from(*code)
+            .ok()
+            .filter(|code| (400..600).contains(code))
+            .ok_or_else(|| Fault::unsupported(format!("retry.codes: {code} is no status from 400 to 599")))
+    };
+    Ok(Retry {
+        attempts: u32::try_from(attempts).map_err(|_| {
+            Fault::unsupported(format!("retry.attempts: {attempts} is not a number of tries"))
+        })?,
+        codes: retry.codes.iter().flatten().map(code).collect::<Result<_, _>>()?,
+        backoff: retry.backoff.as_deref().map(|text| duration::parse("retry.backoff", text)).transpose()?,
+    })
+}

@@ -1,0 +1,86 @@
+//! Routes of all kinds: where they are in force, what they do there, and what their status says.
+
+use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rules, TcpRule, TlsRule};
+use weft_model::{Resource, Text};
+
+use super::backend::Backends;
+use super::fault::{Fault, Findings};
+use super::parent::{self, Attachment, Holders};
+use super::service::Services;
+use super::status::{self, Judged};
+use super::{Translated, grpc, http, tcp, tls};
+use crate::inputs::{self, Inputs, RouteKind, RouteSpec};
+
+/// Converts every route that has a Service parent.
+pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated) {
+    let mut holders = Holders::default();
+    let mut attached: Vec<(&inputs::Route, Vec<Attachment<'_>>)> = Vec::new();
+    for route in inputs.routes.values() {
+        let attachments = parent::resolve(route, services);
+        if !attachments.is_empty() {
+            holders.compete(route, &attachments);
+            attached.push((route, attachments));
+        }
+    }
+    for (route, attachments) in attached {
+        let (rules, findings) = convert_rules(route, services);
+        let judged = Judged { route, attachments: &attachments, holders: &holders, findings: &findings };
+        let status = status::judge(&judged, out);
+        out.statuses.insert(route.name.clone(), status);
+        let parents = holders.won(route, &attachments);
+        if let (Some(kind), Some(rules), false) = (route.name.kind.model(), rules, parents.is_empty()) {
+            out.insert(Resource::Route(Route {
+                id: RouteId { kind, name: route.name.name.clone() },
+                generation: route.generation,
+                created: route.created,
+                parents,
+                rules,
+            }));
+        }
+    }
+}
+
+/// The rules, and what is to be said about them. UDPRoute has none that a proxy could carry out.
+fn convert_rules(route: &inputs::Route, services: &Services) -> (Option<Rules>, Findings) {
+    let mut findings = Findings::default();
+    let backends = Backends { services, kind: route.name.kind, namespace: &route.name.name.namespace };
+    let rules = match &route.spec {
+        Ok(RouteSpec::Grpc(spec)) => Some(grpc::convert(spec, &backends, &mut findings)),
+        Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),
+        Ok(RouteSpec::Tls(spec)) => Some(tls::convert(spec, &backends, &mut findings)),
+        Ok(RouteSpec::Tcp(spec)) => Some(tcp::convert(spec, &backends, &mut findings)),
+        Ok(RouteSpec::Udp(spec)) => {
+            tcp::judge_udp(spec, &backends, &mut findings);
+            None
+        }
+        Err(error) => {
+            let fault = Fault::unsupported(format!(
+                "this {} does not decode: {error}. Correct it, or use a Weft that knows what it says; until then all \
+                 that it could match is refused",
+                route.name.kind
+            ));
+            findings.rule(None, Some(fault.clone())).and_then(|refusal| refuse_all(route, refusal))
+        }
+    };
+    (rules, findings)
+}
+
+/// One rule that refuses everything.
+fn refuse_all(route: &inputs::Route, refusal: Refusal) -> Option<Rules> {
+    let refusal = Some(refusal);
+    let http = |path| {
+        let matches = vec![Match { path, ..Match::default() }];
+        Rules::Http(vec![HttpRule { matches, refusal: refusal.clone(), ..HttpRule::default() }])
+    };
+    Some(match route.name.kind {
+        RouteKind::Grpc => http(PathMatch::Grpc { service: None, method: None, regex: false }),
+        RouteKind::Http => http(PathMatch::default()),
+        RouteKind::Tls => {
+            let hostnames =
+                route.hostnames.iter().map(|name| Text::from(name.to_ascii_lowercase())).collect();
+            Rules::Tls(vec![TlsRule { name: None, hostnames, backends: Vec::new(), refusal }])
+        }
+        RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
+        RouteKind::Udp => return None,
+    })
+}
