@@ -1,0 +1,156 @@
+//! How a node proves who it is, with every call.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::{fs, hint, io};
+
+use parking_lot::Mutex;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+
+/// A node that has proved itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Node {
+    /// The Kubernetes node's name.
+    pub name: String,
+}
+
+/// Why a proof does not prove.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProofError {
+    /// There is none.
+    #[error("the call has no metadata `authorization: Bearer <node proof>`")]
+    Missing,
+    /// It is wrong. Says no more, so that nothing can be probed.
+    #[error("the node proof is not valid")]
+    Invalid,
+    /// It cannot be judged now.
+    #[error("node proofs cannot be checked at the moment: {0}")]
+    Unavailable(String),
+}
+
+/// Decides which node a proof belongs to.
+pub trait Authenticator: Send + Sync + 'static {
+    /// Judges what followed `Bearer `.
+    fn authenticate(&self, proof: &str) -> impl Future<Output = Result<Node, ProofError>> + Send;
+}
+
+/// Reads and judges the proof of a call.
+///
+/// # Errors
+/// UNAUTHENTICATED without a valid proof, UNAVAILABLE if it cannot be judged.
+pub async fn authenticate<A: Authenticator>(
+    authenticator: &A,
+    metadata: &MetadataMap,
+) -> Result<Node, Status> {
+    let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    let judged = match header.and_then(|value| value.strip_prefix("Bearer ")) {
+        Some(proof) => authenticator.authenticate(proof).await,
+        None => Err(ProofError::Missing),
+    };
+    judged.map_err(|error| {
+        tracing::warn!(%error, "a call was not authenticated");
+        match error {
+            ProofError::Unavailable(_) => Status::unavailable(error.to_string()),
+            ProofError::Missing | ProofError::Invalid => Status::unauthenticated(error.to_string()),
+        }
+    })
+}
+
+/// Nodes that share a secret with the controller, each its own: a file of lines `<node>=<secret>`, read again when
+/// it changes. The proof is `<node>:<secret>`. For the lab, where no API server reviews tokens.
+#[derive(Debug)]
+pub struct NodeSecretAuthenticator {
+    path: PathBuf,
+    loaded: Mutex<Loaded>,
+}
+
+#[derive(Debug, Default)]
+struct Loaded {
+    stamp: Option<Stamp>,
+    secrets: HashMap<String, Secret>,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
+impl NodeSecretAuthenticator {
+    /// Reads the file at each proof if it has changed. A file that is absent or damaged proves nobody.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), loaded: Mutex::default() }
+    }
+
+    fn judge(&self, proof: &str) -> Result<Node, ProofError> {
+        let (name, secret) = proof.split_once(':').ok_or(ProofError::Invalid)?;
+        let mut loaded = self.loaded.lock();
+        self.reload(&mut loaded).map_err(|error| {
+            *loaded = Loaded::default();
+            ProofError::Unavailable(format!("{}: {error}", self.path.display()))
+        })?;
+        match loaded.secrets.get(name) {
+            Some(own) if same(own.0.as_bytes(), secret.as_bytes()) => Ok(Node { name: name.to_owned() }),
+            _ => Err(ProofError::Invalid),
+        }
+    }
+
+    fn reload(&self, loaded: &mut Loaded) -> io::Result<()> {
+        let metadata = fs::metadata(&self.path)?;
+        let stamp = Stamp {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        };
+        if loaded.stamp != Some(stamp) {
+            loaded.secrets = parse(&fs::read_to_string(&self.path)?)?;
+            loaded.stamp = Some(stamp);
+        }
+        Ok(())
+    }
+}
+
+impl Authenticator for NodeSecretAuthenticator {
+    async fn authenticate(&self, proof: &str) -> Result<Node, ProofError> {
+        self.judge(proof)
+    }
+}
+
+fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
+    let mut secrets = HashMap::new();
+    for (index, line) in text.lines().map(str::trim).enumerate() {
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        match line.split_once('=') {
+            Some((node, secret)) if !node.is_empty() && !secret.is_empty() => {
+                secrets.insert(node.to_owned(), Secret(secret.to_owned()));
+            }
+            _ => {
+                let why = format!("line {} is not <node>=<secret>", index + 1);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+            }
+        }
+    }
+    Ok(secrets)
+}
+
+/// Compares without ending early, so that time tells nothing about where two secrets differ.
+fn same(left: &[u8], right: &[u8]) -> bool {
+    let difference =
+        left.iter().zip(right).fold(0_u8, |difference, (l, r)| hint::black_box(difference | (l ^ r)));
+    left.len() == right.len() && hint::black_box(difference) == 0
+}
