@@ -4,6 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use weft_runtime::logging;
+
+use crate::telemetry::AccessLogTarget;
+
 /// The process's configuration.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "weft-proxy", version, about = "Carries the traffic of one node's enrolled pods.")]
@@ -68,13 +72,17 @@ pub struct Config {
     #[arg(long, env = "WEFT_DRAIN", value_parser = duration, default_value = "30s")]
     pub drain: Duration,
 
+    /// Where a line per request and connection goes: `off`, `-` for standard output, or a file to append to.
+    #[arg(long, env = "WEFT_ACCESS_LOG", default_value = "-")]
+    pub access_log: AccessLogTarget,
+
     /// What to log: error, warn, info, debug, trace, or directives such as `info,weft_proxy::agent=debug`.
     #[arg(long, env = "WEFT_LOG", default_value = "info")]
     pub log: String,
 
     /// How log lines are written.
-    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub log_format: LogFormat,
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_enum, default_value_t = logging::Format::Text)]
+    pub log_format: logging::Format,
 }
 
 /// How calls between pods of this node travel.
@@ -84,15 +92,6 @@ pub enum SameNode {
     Direct,
     /// Over mutual TLS, as between nodes.
     Tunnel,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 impl Config {

@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod listen;
 pub mod outbound;
 pub mod pod;
+pub mod relay;
 pub mod send;
 pub mod state;
 pub mod telemetry;
