@@ -169,7 +169,11 @@ impl Half {
     }
 
     /// Writes what is left of an earlier chunk.
-    fn poll_pending<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, to: &mut W) -> Poll<io::Result<()>> {
+    fn poll_pending<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut W,
+    ) -> Poll<io::Result<()>> {
         while let Some(rest) = self.pending.get(self.written..).filter(|rest| !rest.is_empty()) {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, rest))?;
             self.count(count)?;
@@ -196,13 +200,20 @@ impl Half {
                 self.ended = true;
                 Ok(Poll::Ready(()))
             }
-            Poll::Ready(Ok(())) => self.write_chunk(cx, chunk.filled(), to).map(Poll::Ready).map_err(Failed::Writing),
+            Poll::Ready(Ok(())) => {
+                self.write_chunk(cx, chunk.filled(), to).map(Poll::Ready).map_err(Failed::Writing)
+            }
         };
         SCRATCH.set(Some(scratch));
         result
     }
 
-    fn write_chunk<W: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, chunk: &[u8], to: &mut W) -> io::Result<()> {
+    fn write_chunk<W: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        chunk: &[u8],
+        to: &mut W,
+    ) -> io::Result<()> {
         let count = match Pin::new(to).poll_write(cx, chunk)? {
             Poll::Ready(count) => {
                 self.count(count)?;

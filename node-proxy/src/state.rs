@@ -1,7 +1,11 @@
 //! What the proxy knows: one immutable [`Snapshot`], swapped atomically. A request reads one from start to end.
 
-pub mod index;
+pub mod client;
+mod index;
 pub mod shards;
+
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,8 +17,8 @@ use weft_model::route::{Route, RouteId};
 use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service};
 use weft_model::workload::{Workload, WorkloadProtocol};
 use weft_model::{MeshConfig, ObjectName, Text};
+use weft_routing::ServicePortRoutes;
 
-pub use self::index::Change;
 use self::shards::Sharded;
 use crate::call::{Destination, Transport};
 use crate::config::SameNode;
@@ -84,9 +88,7 @@ pub struct Snapshot {
     workloads: Sharded<Text, Arc<Workload>>,
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
     routes: Sharded<RouteId, Arc<Route>>,
-    routes_by_port: Sharded<(ObjectName, u16), Arc<index::PortRoutes>>,
-    /// Resources that the controller sent and this proxy could not read: what they would govern is refused.
-    unreadable: Sharded<Text, Text>,
+    routes_by_port: Sharded<(ObjectName, u16), index::PortRoutes>,
     /// The pods served here: always the present ones, since they come and go by the agent's word.
     pods: Arc<ArcSwap<LocalPods>>,
     same_node: SameNode,
@@ -105,7 +107,6 @@ impl Snapshot {
             workloads_by_address: Sharded::default(),
             routes: Sharded::default(),
             routes_by_port: Sharded::default(),
-            unreadable: Sharded::default(),
             pods,
             same_node,
         }
@@ -152,6 +153,11 @@ impl Snapshot {
         known.map_or(&[], Vec::as_slice)
     }
 
+    /// The routes in force on a Service port; `None`: plain forwarding.
+    pub fn routes(&self, service: &ObjectName, port: u16) -> Option<&Arc<ServicePortRoutes>> {
+        self.routes_by_port.get(&(service.clone(), port))?.compiled.as_ref()
+    }
+
     /// The pod with this UID.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
         self.workloads.get(uid).cloned()
@@ -176,13 +182,12 @@ impl Snapshot {
     }
 
     /// How many of each thing there are, for the admin server: kind and number.
-    pub fn counts(&self) -> [(&'static str, usize); 5] {
+    pub fn counts(&self) -> [(&'static str, usize); 4] {
         [
             ("Service", self.services.len()),
             ("Endpoints", self.endpoints.len()),
             ("Workload", self.workloads.len()),
             ("Route", self.routes.len()),
-            ("unreadable", self.unreadable.len()),
         ]
     }
 }

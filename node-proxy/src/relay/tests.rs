@@ -109,7 +109,11 @@ async fn bytes_postpone_the_idle_end_and_stop_ends_it() {
 struct InMemory(tokio::io::DuplexStream);
 
 impl AsyncRead for InMemory {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }

@@ -1,84 +1,25 @@
 //! Makes the next [`Snapshot`] of the present one and what has changed: only what a change touches is rebuilt.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ahash::HashSet;
-use serde::Deserialize;
-use weft_model::route::{
-    HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule,
-};
+use weft_api::delta::Change;
+use weft_model::route::{Route, RouteId, RouteKind};
 use weft_model::service::Service;
 use weft_model::workload::Workload;
-use weft_model::{ObjectName, Resource, Text};
+use weft_model::{ObjectName, Resource};
+use weft_routing::ServicePortRoutes;
 
 use super::Snapshot;
-
-/// One change, as the config stream brings it.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A resource is new or different.
-    Upsert(Resource),
-    /// The resource of this name is gone.
-    Remove(Text),
-    /// The resource of this name could not be read: what it would govern is refused.
-    Unreadable {
-        /// The resource's name.
-        name: Text,
-        /// Why.
-        message: Text,
-        /// A route's stand-in, if at least its head could be read.
-        stand_in: Option<Box<Route>>,
-    },
-}
 
 /// The routes of one Service port.
 #[derive(Clone, Debug, Default)]
 pub(super) struct PortRoutes {
-    /// Which routes name this port as parent.
-    pub(super) routes: Vec<Arc<Route>>,
-}
-
-/// What every route has, whatever its rules are.
-#[derive(Deserialize)]
-struct RouteHead {
-    id: RouteId,
-    #[serde(default)]
-    generation: i64,
-    #[serde(default)]
-    created: i64,
-    parents: Vec<Parent>,
-}
-
-impl Change {
-    /// Reads an upsert's payload, a [`Resource`] as JSON.
-    pub fn read(name: &str, json: &[u8]) -> Self {
-        let message = match serde_json::from_slice::<Resource>(json) {
-            Ok(resource) if *resource.name().0 == *name => return Self::Upsert(resource),
-            Ok(resource) => format!("the payload is {}", resource.name()),
-            Err(error) => error.to_string(),
-        };
-        let head = serde_json::from_slice::<RouteHead>(json).ok();
-        let stand_in = head
-            .filter(|head| *name == *format!("Route/{}", head.id))
-            .map(|head| Box::new(refusing(head, &message)));
-        Self::Unreadable { name: name.into(), message: message.into(), stand_in }
-    }
-}
-
-/// A route in the place of one that this proxy cannot read: it refuses whatever reaches it.
-fn refusing(head: RouteHead, message: &str) -> Route {
-    let message = format!("this proxy cannot read the route ({message}); update weft-proxy").into();
-    let refusal = Some(Refusal { message });
-    let rules = match head.id.kind {
-        RouteKind::Grpc | RouteKind::Http => {
-            Rules::Http(vec![HttpRule { matches: vec![Match::default()], refusal, ..HttpRule::default() }])
-        }
-        RouteKind::Tls => {
-            Rules::Tls(vec![TlsRule { name: None, hostnames: Vec::new(), backends: Vec::new(), refusal }])
-        }
-        RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
-    };
-    Route { id: head.id, generation: head.generation, created: head.created, parents: head.parents, rules }
+    /// Which routes name this port as parent, in no order.
+    listed: Vec<Arc<Route>>,
+    /// What requests are decided by.
+    pub(super) compiled: Option<Arc<ServicePortRoutes>>,
 }
 
 impl Snapshot {
@@ -89,23 +30,9 @@ impl Snapshot {
         let mut ports = HashSet::default();
         for change in changes {
             match change {
-                Change::Upsert(resource) => {
-                    next.unreadable.remove(&*resource.name().0);
-                    next.upsert(resource, &mut ports);
-                }
-                Change::Remove(name) => {
-                    next.unreadable.remove(&*name);
-                    next.remove(&name, &mut ports);
-                }
-                Change::Unreadable { name, message, stand_in } => {
-                    next.unreadable.insert(name.clone(), message);
-                    match stand_in {
-                        Some(route) => next.upsert(Resource::Route(*route), &mut ports),
-                        // The mesh's old facts are better than none; anything else is refused once forgotten.
-                        None if &*name == "MeshConfig" => {}
-                        None => next.remove(&name, &mut ports),
-                    }
-                }
+                Change::Set(_, resource) => next.upsert(Resource::clone(&resource), &mut ports),
+                // What depends on it is refused, once it is forgotten.
+                Change::Removed(name) | Change::Refused { name, .. } => next.remove(&name.0, &mut ports),
             }
         }
         for port in ports {
@@ -197,7 +124,7 @@ impl Snapshot {
 
     /// As for Services.
     fn forget_addresses_of_workload(&mut self, old: &Arc<Workload>) {
-        for address in old.addresses.iter().map(std::net::IpAddr::to_canonical) {
+        for address in old.addresses.iter().map(IpAddr::to_canonical) {
             if self.workloads_by_address.get(&address).is_some_and(|now| Arc::ptr_eq(now, old)) {
                 self.workloads_by_address.remove(&address);
             }
@@ -205,29 +132,31 @@ impl Snapshot {
     }
 
     fn list(&mut self, port: (ObjectName, u16), route: &Arc<Route>) {
-        let mut routes = self.routes_of_port(&port);
-        match routes.iter_mut().find(|listed| listed.id == route.id) {
-            Some(listed) => *listed = route.clone(),
-            None => routes.push(route.clone()),
+        let mut listed = self.listed(&port);
+        match listed.iter_mut().find(|other| other.id == route.id) {
+            Some(other) => *other = route.clone(),
+            None => listed.push(route.clone()),
         }
-        self.routes_by_port.insert(port, Arc::new(PortRoutes { routes }));
+        self.routes_by_port.insert(port, PortRoutes { listed, compiled: None });
     }
 
     fn unlist(&mut self, port: &(ObjectName, u16), id: &RouteId) {
-        let mut routes = self.routes_of_port(port);
-        routes.retain(|listed| listed.id != *id);
-        self.routes_by_port.insert(port.clone(), Arc::new(PortRoutes { routes }));
+        let mut listed = self.listed(port);
+        listed.retain(|other| other.id != *id);
+        self.routes_by_port.insert(port.clone(), PortRoutes { listed, compiled: None });
     }
 
-    fn routes_of_port(&self, port: &(ObjectName, u16)) -> Vec<Arc<Route>> {
-        self.routes_by_port.get(port).map(|port| port.routes.clone()).unwrap_or_default()
+    fn listed(&self, port: &(ObjectName, u16)) -> Vec<Arc<Route>> {
+        self.routes_by_port.get(port).map(|port| port.listed.clone()).unwrap_or_default()
     }
 
     /// Compiles the routes of one Service port anew.
     fn rebuild(&mut self, port: (ObjectName, u16)) {
-        if self.routes_of_port(&port).is_empty() {
-            self.routes_by_port.remove(&port);
-        }
+        let listed = self.listed(&port);
+        match ServicePortRoutes::compile(&port.0, port.1, &listed).map(Arc::new) {
+            None => self.routes_by_port.remove(&port),
+            compiled => self.routes_by_port.insert(port, PortRoutes { listed, compiled }),
+        };
     }
 }
 
@@ -235,8 +164,8 @@ fn ports_of(route: &Route) -> impl Iterator<Item = (ObjectName, u16)> {
     route.parents.iter().map(|parent| (parent.service.clone(), parent.port))
 }
 
-fn addresses_of(service: &Service) -> Vec<(std::net::IpAddr, u16)> {
-    let pairs = |ip: &std::net::IpAddr| {
+fn addresses_of(service: &Service) -> Vec<(IpAddr, u16)> {
+    let pairs = |ip: &IpAddr| {
         let ip = ip.to_canonical();
         service.ports.iter().map(move |port| (ip, port.port)).collect::<Vec<_>>()
     };

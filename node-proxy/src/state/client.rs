@@ -1,0 +1,1 @@
+//! The proxy's end of the config stream.

@@ -1,0 +1,189 @@
+//! Snapshots: what an address is, what a change touches, and waiting for news.
+
+use std::net::Ipv4Addr;
+use tokio::time::Instant;
+
+use weft_api::delta::Change;
+use weft_model::route::{Backend, BackendTarget, Parent, RouteKind, Rules, TcpRule};
+use weft_model::service::ServicePort;
+use weft_model::workload::MtlsMode;
+use weft_model::{Resource, ResourceName, TrustDomain};
+
+use super::*;
+
+fn empty() -> Snapshot {
+    Snapshot::empty(Arc::default(), SameNode::Direct)
+}
+
+fn set(resource: Resource) -> Change {
+    Change::Set(resource.name(), Arc::new(resource))
+}
+
+fn mesh() -> Change {
+    set(Resource::MeshConfig(MeshConfig {
+        trust_domain: TrustDomain("cluster.local".into()),
+        cluster_domain: "cluster.local".into(),
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+    }))
+}
+
+fn service(name: &str, address: &str, ports: &[u16]) -> Change {
+    let port = |port: &u16| ServicePort { port: *port, name: None, protocol: AppProtocol::Http };
+    set(Resource::Service(Service {
+        name: ObjectName::new("shop", name),
+        addresses: vec![address.parse().unwrap()],
+        ports: ports.iter().map(port).collect(),
+    }))
+}
+
+fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
+    set(Resource::Workload(Workload {
+        uid: uid.into(),
+        pod: ObjectName::new("shop", uid),
+        workload: uid.into(),
+        node: "node-b".into(),
+        addresses: vec![address.parse().unwrap()],
+        identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
+        protocol,
+        mtls: MtlsMode::Strict,
+    }))
+}
+
+fn tcp_route(name: &str, ports: &[u16], backend: &str) -> Change {
+    let service = ObjectName::new("shop", "cart");
+    let target = BackendTarget::Service {
+        service: ObjectName::new("shop", backend),
+        port: 80,
+        protocol: AppProtocol::Unspecified,
+    };
+    let backends = vec![Backend { weight: 1, target, filters: Vec::new() }];
+    set(Resource::Route(Route {
+        id: RouteId { kind: RouteKind::Tcp, name: ObjectName::new("shop", name) },
+        generation: 1,
+        created: 1,
+        parents: ports
+            .iter()
+            .map(|port| Parent { service: service.clone(), port: *port, explicit_port: true })
+            .collect(),
+        rules: Rules::Tcp(vec![TcpRule { name: None, backends, refusal: None }]),
+    }))
+}
+
+fn is(snapshot: &Snapshot, address: &str) -> String {
+    match snapshot.destination(address.parse().unwrap()) {
+        Destination::Service { service, port, .. } => format!("service {} {port}", service.name),
+        Destination::Workload { workload, port } => format!("workload {} {port}", workload.uid),
+        Destination::Unknown => "unknown".to_owned(),
+        Destination::External => "external".to_owned(),
+    }
+}
+
+#[test]
+fn an_address_is_a_service_a_pod_unknown_or_outside() {
+    let pods = [pod("a", "10.244.0.1", WorkloadProtocol::Tunnel)];
+    let changes = [mesh(), service("cart", "10.96.0.1", &[80])];
+    let snapshot = empty().apply(1, changes.into_iter().chain(pods));
+    assert_eq!(is(&snapshot, "10.96.0.1:80"), "service shop/cart 80");
+    assert_eq!(is(&snapshot, "[::ffff:10.96.0.1]:80"), "service shop/cart 80");
+    assert_eq!(is(&snapshot, "10.96.0.1:81"), "unknown");
+    assert_eq!(is(&snapshot, "10.244.0.1:81"), "workload a 81");
+    assert_eq!(is(&snapshot, "10.244.0.2:81"), "unknown");
+    assert_eq!(is(&snapshot, "192.0.2.1:81"), "external");
+}
+
+#[test]
+fn nothing_is_outside_before_the_controller_has_spoken() {
+    assert!(!empty().is_configured());
+    assert_eq!(is(&empty(), "192.0.2.1:81"), "unknown");
+}
+
+#[test]
+fn an_address_that_passed_to_another_survives_the_removal_of_the_first() {
+    let first = empty().apply(
+        1,
+        [mesh(), pod("old", "10.244.0.1", WorkloadProtocol::Tunnel), service("old", "10.96.0.1", &[80])],
+    );
+    let second = first
+        .apply(2, [pod("new", "10.244.0.1", WorkloadProtocol::Tunnel), service("new", "10.96.0.1", &[80])]);
+    let names = ["Workload/old", "Service/shop/old"];
+    let third = second.apply(3, names.map(|name| Change::Removed(ResourceName(name.into()))));
+    assert_eq!(is(&third, "10.244.0.1:1"), "workload new 1");
+    assert_eq!(is(&third, "10.96.0.1:80"), "service shop/new 80");
+    assert_eq!(is(&first, "10.244.0.1:1"), "workload old 1");
+}
+
+#[test]
+fn a_changed_service_loses_the_ports_it_no_longer_has() {
+    let first = empty().apply(1, [mesh(), service("cart", "10.96.0.1", &[80, 81])]);
+    let second = first.apply(2, [service("cart", "10.96.0.1", &[80])]);
+    assert_eq!(is(&second, "10.96.0.1:81"), "unknown");
+    assert_eq!(is(&second, "10.96.0.1:80"), "service shop/cart 80");
+}
+
+fn backend_of(snapshot: &Snapshot, port: u16) -> Option<String> {
+    let routes = snapshot.routes(&ObjectName::new("shop", "cart"), port)?;
+    let weft_routing::Table::Tcp(table) = &routes.select_set("shop")?.table else { return None };
+    match &table.rule().next_backend()?.target {
+        BackendTarget::Service { service, .. } => Some(service.name.to_string()),
+        BackendTarget::Invalid { .. } => None,
+    }
+}
+
+#[test]
+fn a_route_change_rebuilds_the_ports_it_has_and_had_and_no_other() {
+    let first = empty().apply(1, [mesh(), tcp_route("one", &[80, 81], "a"), tcp_route("two", &[90], "b")]);
+    assert_eq!(backend_of(&first, 80).as_deref(), Some("a"));
+    let second = first.apply(2, [tcp_route("one", &[81, 82], "c")]);
+    assert_eq!(backend_of(&second, 80), None);
+    assert_eq!(backend_of(&second, 81).as_deref(), Some("c"));
+    assert_eq!(backend_of(&second, 82).as_deref(), Some("c"));
+    let cart = ObjectName::new("shop", "cart");
+    assert!(Arc::ptr_eq(first.routes(&cart, 90).unwrap(), second.routes(&cart, 90).unwrap()));
+    let third = second.apply(3, [Change::Removed(ResourceName("Route/TCPRoute/shop/one".into()))]);
+    assert_eq!(backend_of(&third, 81), None);
+    assert_eq!(backend_of(&third, 90).as_deref(), Some("b"));
+}
+
+#[test]
+fn what_could_not_be_read_is_forgotten_so_that_it_is_refused() {
+    let first = empty().apply(1, [mesh(), service("cart", "10.96.0.1", &[80])]);
+    let name = ResourceName("Service/shop/cart".into());
+    let second = first.apply(2, [Change::Refused { name, message: "no JSON".to_owned() }]);
+    assert_eq!(is(&second, "10.96.0.1:80"), "unknown");
+}
+
+#[test]
+fn only_mesh_pods_are_reached_by_tunnel() {
+    let snapshot = empty().apply(
+        1,
+        [
+            pod("mesh", "10.244.0.1", WorkloadProtocol::Tunnel),
+            pod("plain", "10.244.0.2", WorkloadProtocol::Plaintext),
+        ],
+    );
+    let way = |uid: &str| snapshot.transport_to(snapshot.workload(uid).as_deref());
+    assert!(matches!(way("mesh"), Transport::Tunnel(_)));
+    assert!(matches!(way("plain"), Transport::Plaintext));
+    assert!(matches!(snapshot.transport_to(None), Transport::Plaintext));
+}
+
+#[tokio::test]
+async fn waiting_ends_with_the_snapshot_that_knows_or_with_patience() {
+    let state = Arc::new(State::new(empty().apply(1, [mesh()])));
+    let address = SocketAddr::from((Ipv4Addr::new(10, 96, 0, 1), 80));
+    let known = |snapshot: &Arc<Snapshot>| match snapshot.destination(address) {
+        Destination::Unknown => None,
+        known => Some(known),
+    };
+    let begun = Instant::now();
+    assert!(state.find(Duration::from_millis(100), known).await.is_none());
+    assert!(begun.elapsed() >= Duration::from_millis(100));
+    let (writer, news) = (state.clone(), state.load().apply(2, [service("cart", "10.96.0.1", &[80])]));
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        writer.swap(Arc::new(news));
+    });
+    assert!(matches!(state.find(Duration::from_secs(60), known).await, Some(Destination::Service { .. })));
+    assert!(begun.elapsed() < Duration::from_secs(30));
+}
