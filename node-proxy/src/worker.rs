@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::outbound::balance::Balancer;
+use crate::outbound::filter::mirror::Turns;
+use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::send::Pools;
 use crate::state::State;
@@ -28,6 +30,8 @@ pub struct Shared {
     pub certificates: Certificates,
     /// Counters and the access log.
     pub telemetry: Telemetry,
+    /// How many retries the node may make.
+    pub retries: RetryBudget,
     /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.
     pub draining: CancellationToken,
     /// Cancelled when the drain has run out: every pod's `ended` follows.
@@ -45,6 +49,8 @@ pub struct Worker {
     pub pools: Pools,
     /// What it knows of the endpoints it called.
     pub balancer: Balancer,
+    /// Whose turn it is to be mirrored.
+    pub mirrors: Turns,
 }
 
 /// How every task of a worker holds it.

@@ -1,13 +1,285 @@
-//! HTTP from an enrolled pod: every request on a captured connection is routed, filtered, balanced and sent.
+//! HTTP from an enrolled pod: every request on a captured connection is routed, filtered, balanced and sent by the
+//! configuration that is current when it comes. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
+
+pub mod mirrored;
+pub mod prefixed;
+pub mod refusal;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{Request, Response};
+use tokio::time::Instant;
+use weft_model::Reason;
+use weft_model::route::Backend;
+use weft_model::service::AppProtocol;
+use weft_routing::table::is_grpc;
+use weft_routing::{CompiledRule, Selection};
 
-use crate::call::Captured;
+use self::prefixed::Prefixed;
+use self::refusal::Refused;
+use super::exchange::{Answered, Exchange, Transmit};
+use super::filter::{self, Answer, Pending};
+use super::resilience::timeout::{Deadline, Timeouts};
+use super::route::{Routed, Target, backend_of, route};
+use crate::body::Body;
+use crate::call::{Captured, Claimed, Destination, Selected, Transport};
+use crate::http_server::{self, Limits};
+use crate::pod::LocalPod;
+use crate::send::{SendError, send_http};
+use crate::state::Snapshot;
+use crate::telemetry::{
+    HttpLine, Labels, Named, Outcome, Party, Protocol, Recorder, Reporter, RuleName, Security,
+};
 use crate::worker::WorkerRef;
 
 /// Serves HTTP/1.1, or HTTP/2 when the connection begins with its preface, until the connection ends.
 /// `prefix` is what was already read of it.
-#[allow(clippy::large_futures, reason = "the callers spawn it")]
 pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
-    let _ = (worker, captured, prefix);
+    let Captured { source, peer, original, stream, .. } = captured;
+    let limits = Limits::default();
+    let mut io = Prefixed::new(prefix, stream);
+    let closing = source.closing.clone();
+    let connection = Rc::new(Connection { worker: Rc::clone(worker), source, peer, original });
+    let Ok(Ok(version)) = tokio::time::timeout(limits.header_timeout, io.http_version()).await else {
+        return; // Ended, or idle for too long, before its first request.
+    };
+    let of_requests = Rc::clone(&connection);
+    let handler = move |request| {
+        let connection = Rc::clone(&of_requests);
+        async move { connection.handle(request).await }
+    };
+    if let Err(ended) = http_server::serve(io, version, &limits, closing.cancelled(), handler).await {
+        connection.tell_end(ended);
+    }
+}
+
+/// A captured connection that speaks HTTP.
+#[derive(Debug)]
+struct Connection {
+    worker: WorkerRef,
+    source: Arc<LocalPod>,
+    peer: SocketAddr,
+    original: SocketAddr,
+}
+
+/// A response, and when its body is cut off.
+type Limited = (Response<Body>, Option<Deadline>);
+
+impl Connection {
+    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+        let start = Instant::now();
+        let shared = &self.worker.shared;
+        shared.retries.count_request(start);
+        let snapshot = shared.snapshot.load_full();
+        let grpc = is_grpc(request.headers());
+        let outcome = self.outcome(&snapshot, &request, grpc);
+        let mut recorder = Recorder::begin(&self.worker, outcome, start);
+        let request = recorder.count_request(request);
+        let (response, deadline) = match self.answer(&snapshot, request, grpc, &mut recorder).await {
+            Ok(limited) => limited,
+            Err(refused) => (refuse(&refused, grpc, &mut recorder.outcome), None),
+        };
+        recorder.attach(response, deadline)
+    }
+
+    fn outcome(&self, snapshot: &Snapshot, request: &Request<Body>, grpc: bool) -> Outcome {
+        let protocol = match request.version() {
+            _ if grpc => Protocol::Grpc,
+            http::Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http1,
+        };
+        let source = Party::of(snapshot.workload(&self.source.enrolled.uid));
+        let mut outcome = Outcome::new(Labels::new(Reporter::Source, source, protocol, Security::None));
+        outcome.source_address = Some(self.peer);
+        if self.worker.shared.telemetry.logs_requests() {
+            let host = request.headers().get(http::header::HOST).cloned();
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            outcome.http = Some(HttpLine { method, uri, host });
+        }
+        outcome
+    }
+
+    /// Route, then either a rule's phases or plain forwarding.
+    async fn answer(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        request: Request<Body>,
+        grpc: bool,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Refused> {
+        if !snapshot.is_configured() {
+            let message = "this node's proxy has no configuration yet; check that the controller runs";
+            return Err(Refused::new(Reason::NoConfiguration, message));
+        }
+        let destination = snapshot.destination(self.original);
+        if let Destination::Service { service, port, .. } = &destination {
+            recorder.outcome.labels.service = Some(Named::Known((service.name.clone(), *port)));
+        }
+        let namespace = &self.source.enrolled.pod.namespace;
+        let (head, body) = request.into_parts();
+        match route(snapshot, &destination, self.original, namespace, &head)? {
+            Routed::Plain(target) => {
+                let request = Request::from_parts(head, body);
+                self.exchange(snapshot, target, None, request, grpc, recorder).await
+            }
+            Routed::Rule(selection) => {
+                let phases = Phases { connection: self, snapshot, selection, grpc };
+                phases.run(head, body, recorder).await
+            }
+        }
+    }
+
+    /// The last phases: balance, send, try again, under the rule's limits.
+    async fn exchange(
+        &self,
+        snapshot: &Snapshot,
+        mut target: Target<'_>,
+        rule: Option<&CompiledRule>,
+        request: Request<Body>,
+        grpc: bool,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Refused> {
+        if grpc && matches!(target.protocol, AppProtocol::Unspecified | AppProtocol::Http) {
+            target.protocol = AppProtocol::H2c;
+        }
+        let exchange = Exchange {
+            transmit: Live { connection: self, rule },
+            balancer: &self.worker.balancer,
+            budget: &self.worker.shared.retries,
+            snapshot,
+            target: &target,
+            retry: rule.and_then(|rule| rule.spec.retry.as_ref()),
+            timeouts: rule.map(|rule| Timeouts::of(&rule.spec, recorder.start())).unwrap_or_default(),
+        };
+        let Answered { response, in_flight, deadline } = exchange.run(request, &mut recorder.outcome).await?;
+        recorder.in_flight = Some(in_flight);
+        Ok((response, deadline))
+    }
+
+    /// A connection that did not end in order: what hyper refused before it was a request.
+    fn tell_end(&self, ended: http_server::Ended) {
+        let snapshot = self.worker.shared.snapshot.load_full();
+        let source = Party::of(snapshot.workload(&self.source.enrolled.uid));
+        let mut outcome = Outcome::new(Labels::new(Reporter::Source, source, Protocol::Tcp, Security::None));
+        outcome.source_address = Some(self.peer);
+        outcome.destination_address = Some(self.original);
+        outcome.labels.reason = ended.reason;
+        outcome.message = Some(ended.message.into());
+        self.worker.shared.telemetry.record(&outcome);
+    }
+}
+
+/// A request that a rule decides about.
+struct Phases<'a> {
+    connection: &'a Connection,
+    snapshot: &'a Arc<Snapshot>,
+    selection: Selection<'a>,
+    grpc: bool,
+}
+
+impl<'a> Phases<'a> {
+    /// The rule's filters around everything else: its response filters also see refusals, so that a browser can
+    /// read them (CORS).
+    async fn run(
+        &self,
+        head: http::request::Parts,
+        body: Body,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Refused> {
+        let rule: &'a CompiledRule = self.selection.rule;
+        let labels = &mut recorder.outcome.labels;
+        labels.route = Some(Named::Known(rule.route.id.clone()));
+        labels.rule = Some(rule.spec.name.clone().map_or(RuleName::Index(rule.index), RuleName::Name));
+        if let Some(refusal) = &rule.refusal {
+            return Err(Refused::new(Reason::InvalidRoute, &*refusal.message));
+        }
+        let mut pending = Pending::default();
+        let (mut response, deadline) = match self.through_rule(head, body, &mut pending, recorder).await {
+            Ok(limited) => limited,
+            Err(Answer::Filter(response)) => {
+                recorder.outcome.labels.reason = Reason::AnsweredByFilter;
+                (response, None)
+            }
+            Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
+        };
+        filter::apply_to_response(&rule.spec.filters, &pending, response.headers_mut())?;
+        Ok((response, deadline))
+    }
+
+    /// The rule's request filters, its backend, and the backend's filters around the exchange.
+    async fn through_rule(
+        &self,
+        mut head: http::request::Parts,
+        body: Body,
+        pending: &mut Pending<'a>,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Answer> {
+        let rule: &'a CompiledRule = self.selection.rule;
+        let context = self.context();
+        filter::apply_to_request(&rule.spec.filters, context, &mut head, pending)?;
+        let backend = rule.next_backend();
+        let target = backend_of(self.snapshot, backend)?;
+        recorder.outcome.labels.backend.clone_from(&target.service);
+        let backend_filters = backend.map_or(&[][..], |backend: &Backend| &backend.filters);
+        let mut of_backend = Pending::default();
+        filter::apply_to_request(backend_filters, context, &mut head, &mut of_backend)?;
+        let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
+        let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
+        let request = Request::from_parts(head, body);
+        let exchanged =
+            self.connection.exchange(self.snapshot, target, Some(rule), request, self.grpc, recorder).await;
+        let (mut response, deadline) = exchanged?;
+        filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
+        Ok((response, deadline))
+    }
+
+    fn context(&self) -> filter::Context<'a> {
+        filter::Context {
+            turns: &self.connection.worker.mirrors,
+            matched: self.selection.matched,
+            port: self.connection.original.port(),
+        }
+    }
+}
+
+fn refuse(refused: &Refused, grpc: bool, outcome: &mut Outcome) -> Response<Body> {
+    outcome.labels.reason = refused.reason;
+    if outcome.message.is_none() {
+        outcome.message = Some(refused.message.as_str().into());
+    }
+    refused.response(grpc)
+}
+
+/// The authority of a request: of its URI, else its `Host` field.
+pub(crate) fn authority_of(head: &http::request::Parts) -> &str {
+    let of_field = || head.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    head.uri.authority().map(http::uri::Authority::as_str).or_else(of_field).unwrap_or_default()
+}
+
+/// Sends for real.
+struct Live<'a> {
+    connection: &'a Connection,
+    rule: Option<&'a CompiledRule>,
+}
+
+impl Transmit for Live<'_> {
+    async fn transmit(
+        &self,
+        selected: &Selected,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, SendError> {
+        let Connection { worker, source, peer, .. } = self.connection;
+        // Only another node's proxy needs to be told.
+        let claimed = match selected.transport {
+            Transport::Tunnel(_) => Claimed {
+                service: selected.service.as_ref().map(|(service, _)| service.to_string().into()),
+                route: self.rule.map(|rule| rule.label().into()),
+            },
+            Transport::SameNode(_) | Transport::Plaintext => Claimed::default(),
+        };
+        send_http(worker, source, *peer, selected, claimed, request).await
+    }
 }

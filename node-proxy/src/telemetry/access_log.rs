@@ -179,7 +179,7 @@ fn who<M: SerializeMap>(outcome: &Outcome, line: &mut M) -> Result<(), M::Error>
     entry("service", labels.service.as_ref().map(Shown), line)?;
     entry("port", labels.service_port(), line)?;
     entry("route", labels.route.as_ref().map(Shown), line)?;
-    entry("rule", labels.rule.as_deref(), line)?;
+    entry("rule", labels.rule.as_ref().map(Shown), line)?;
     let backend = labels.backend.as_ref().map(|(service, port)| format!("{service}:{port}"));
     entry("backend", backend, line)?;
     line.serialize_entry("security", labels.security.as_str())

@@ -191,7 +191,7 @@ impl EncodeLabelSet for SeriesLabels {
         display(encoder, "destination_service", labels.service.as_ref())?;
         display(encoder, "destination_port", labels.service_port())?;
         display(encoder, "route", labels.route.as_ref())?;
-        label(encoder, "rule", labels.rule.as_deref().unwrap_or_default())?;
+        display(encoder, "rule", labels.rule.as_ref())?;
         display(
             encoder,
             "backend",

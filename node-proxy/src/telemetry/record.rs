@@ -58,8 +58,8 @@ pub struct Labels {
     pub service: Option<Named<(ObjectName, u16)>>,
     /// The route that decided.
     pub route: Option<Named<RouteId>>,
-    /// Its rule: the rule's name, or its index in the route.
-    pub rule: Option<Text>,
+    /// Its rule.
+    pub rule: Option<RuleName>,
     /// The backend Service port the rule chose.
     pub backend: Option<(ObjectName, u16)>,
     /// What was spoken.
@@ -117,6 +117,24 @@ impl Outcome {
             request_bytes: 0,
             response_bytes: 0,
             duration: Duration::ZERO,
+        }
+    }
+}
+
+/// A rule of a route: its name, or its place from 0 if it has none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RuleName {
+    /// `rules[].name`.
+    Name(Text),
+    /// Its place.
+    Index(usize),
+}
+
+impl fmt::Display for RuleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Index(index) => index.fmt(f),
         }
     }
 }

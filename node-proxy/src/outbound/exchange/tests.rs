@@ -1,0 +1,1 @@
+//! Retries, time limits and balancing with a scripted sending step and a paused clock.

@@ -1,0 +1,1 @@
+//! One row per sentence of the specification.

@@ -1,0 +1,64 @@
+//! Sends the copies that `RequestMirror` filters ask for, apart from the request itself.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+use weft_model::route::BackendTarget;
+
+use super::Connection;
+use crate::body::Body;
+use crate::call::{Claimed, Selected};
+use crate::outbound::filter::{Copy, mirror};
+use crate::outbound::route::Target;
+use crate::send::send_http;
+use crate::state::Snapshot;
+
+/// How long a copy may take in all.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Sends the copies and returns the body for the request itself, which feeds theirs.
+pub(super) fn send_copies(
+    connection: &Connection,
+    snapshot: &Arc<Snapshot>,
+    copies: Vec<Copy<'_>>,
+    body: Body,
+) -> Body {
+    if copies.is_empty() {
+        return body;
+    }
+    let (body, bodies) = mirror::split(body, copies.len());
+    for (copy, body) in copies.into_iter().zip(bodies) {
+        let mut head = copy.head;
+        // The original's upgrade is not the copy's to take.
+        head.extensions.clear();
+        if let BackendTarget::Service { service, port, protocol } = &copy.mirror.target {
+            let target = Target::service(snapshot, service, *port, *protocol);
+            spawn(connection, snapshot, &target, Request::from_parts(head, body));
+        }
+    }
+    body
+}
+
+/// Fire and forget. The response is read to its end, so that the connection can be used again.
+fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Request<Body>) {
+    let worker = Rc::clone(&connection.worker);
+    let Some(picked) = worker.balancer.pick(&target.endpoints, &[], Instant::now()) else { return };
+    let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, snapshot);
+    let in_flight = picked.in_flight;
+    let (source, peer) = (Arc::clone(&connection.source), connection.peer);
+    tokio::task::spawn_local(tokio::time::timeout(LIMIT, async move {
+        let sent = send_http(&worker, &source, peer, &selected, Claimed::default(), request).await;
+        match sent {
+            Ok(response) => {
+                let mut body = response.into_body();
+                while let Some(Ok(_)) = body.frame().await {}
+            }
+            Err(error) => tracing::debug!(%error, "a mirrored request was not sent"),
+        }
+        drop(in_flight);
+    }));
+}

@@ -1,0 +1,113 @@
+//! What decides about a request: the routes of the Service port that was dialled, as the caller's namespace sees them.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+
+use weft_model::route::{Backend, BackendTarget};
+use weft_model::service::{AppProtocol, Endpoint};
+use weft_model::{ObjectName, Reason};
+use weft_routing::{Selection, Table};
+
+use super::http::refusal::Refused;
+use crate::call::Destination;
+use crate::state::Snapshot;
+
+/// A request that knows what decides about it.
+#[derive(Debug)]
+pub enum Routed<'s> {
+    /// A rule of a route.
+    Rule(Selection<'s>),
+    /// No route: to the endpoints of what was dialled.
+    Plain(Target<'s>),
+}
+
+/// A set of endpoints that one is picked from.
+#[derive(Clone, Debug)]
+pub struct Target<'s> {
+    /// The Service port; `None` when an address was dialled that is no Service's.
+    pub service: Option<(ObjectName, u16)>,
+    /// What the application is spoken to in.
+    pub protocol: AppProtocol,
+    /// The endpoints, ready or not.
+    pub endpoints: Cow<'s, [Endpoint]>,
+}
+
+/// Finds what decides about a request to `destination`.
+///
+/// # Errors
+/// `no_route_match` where routes cover the port and none matches: never plain forwarding (GEP-1294);
+/// `unknown_destination` for an address that the snapshot does not know.
+pub fn route<'s>(
+    snapshot: &'s Snapshot,
+    destination: &Destination,
+    original: SocketAddr,
+    client_namespace: &str,
+    head: &http::request::Parts,
+) -> Result<Routed<'s>, Refused> {
+    let (service, port, protocol) = match destination {
+        Destination::Service { service, port, protocol } => (&service.name, *port, *protocol),
+        Destination::Workload { workload, .. } => {
+            let workload = Some(workload.uid.clone());
+            return Ok(Routed::Plain(Target::address(original, workload)));
+        }
+        Destination::External => return Ok(Routed::Plain(Target::address(original, None))),
+        Destination::Unknown => {
+            let message = format!("nothing in the cluster has the address {original}");
+            return Err(Refused::new(Reason::UnknownDestination, message));
+        }
+    };
+    let routes = snapshot.routes(service, port).and_then(|routes| routes.select_set(client_namespace));
+    match routes.map(|set| &set.table) {
+        None => Ok(Routed::Plain(Target::service(snapshot, service, port, protocol))),
+        Some(Table::Http(table)) => table
+            .select(&head.method, &head.uri, &head.headers)
+            .map(Routed::Rule)
+            .ok_or_else(|| no_match(service, port)),
+        Some(Table::Tcp(table)) => backend_of(snapshot, table.rule().next_backend()).map(Routed::Plain),
+        Some(Table::Tls(_)) => Err(no_match(service, port)),
+    }
+}
+
+fn no_match(service: &ObjectName, port: u16) -> Refused {
+    let message = format!("routes cover port {port} of Service {service} and none matches this request");
+    Refused::new(Reason::NoRouteMatch, message)
+}
+
+/// Where what falls to `backend` goes.
+///
+/// # Errors
+/// `invalid_backend` if there is none or it cannot be used.
+pub fn backend_of<'s>(snapshot: &'s Snapshot, backend: Option<&Backend>) -> Result<Target<'s>, Refused> {
+    match backend.map(|backend| &backend.target) {
+        Some(BackendTarget::Service { service, port, protocol }) => {
+            Ok(Target::service(snapshot, service, *port, *protocol))
+        }
+        Some(BackendTarget::Invalid { message }) => Err(Refused::new(Reason::InvalidBackend, &**message)),
+        None => {
+            let message = "the rule that matched has no backend with a weight above 0: give it one";
+            Err(Refused::new(Reason::InvalidBackend, message))
+        }
+    }
+}
+
+impl<'s> Target<'s> {
+    /// The endpoints of a Service port.
+    pub fn service(snapshot: &'s Snapshot, service: &ObjectName, port: u16, protocol: AppProtocol) -> Self {
+        let endpoints = Cow::Borrowed(snapshot.endpoints(service, port));
+        Self { service: Some((service.clone(), port)), protocol, endpoints }
+    }
+
+    fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
+        let only = Endpoint { address, workload, ready: true, zone: None };
+        Self { service: None, protocol: AppProtocol::Unspecified, endpoints: Cow::Owned(vec![only]) }
+    }
+
+    /// Why there is no endpoint to pick.
+    pub fn refusal(&self) -> Refused {
+        let message = match &self.service {
+            Some((service, port)) => format!("port {port} of Service {service} has no ready endpoint"),
+            None => "the endpoint is not ready".to_owned(),
+        };
+        Refused::new(Reason::NoEndpoints, message)
+    }
+}
