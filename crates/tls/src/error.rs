@@ -54,8 +54,8 @@ pub enum PeerCertificate {
     #[error("it is not valid yet; compare the clocks of the two nodes")]
     NotYetValid,
     /// No root of the trust bundle signed it.
-    #[error("none of the roots of trust domain {0} signed it")]
-    Foreign(String),
+    #[error("none of the roots trusted here signed it; compare the trust bundles of both sides")]
+    Foreign,
     /// It names no identity, or more than one, or one of another form.
     #[error("it does not hold exactly one SPIFFE identity: {0}")]
     NoIdentity(String),
@@ -134,7 +134,7 @@ impl PeerCertificate {
             },
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
-            CertificateError::UnknownIssuer => Self::Foreign("this side".into()),
+            CertificateError::UnknownIssuer => Self::Foreign,
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 Self::WrongName(error.to_string())
             }

@@ -7,8 +7,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType, SubjectPublicKeyInfo,
 };
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use weft_model::{Identity, TrustDomain};
 
+use crate::leaf::certified_key;
 use crate::{ClientTls, KeyRequest, Leaf, ServerTls, TrustBundle, WorkloadTls};
 
 /// A root of its own, with a trust domain.
@@ -51,7 +53,7 @@ impl TestCa {
 
     /// A leaf with a validity of choice, also one that has ended.
     pub fn leaf_valid(&self, identity: &Identity, not_before: SystemTime, not_after: SystemTime) -> Leaf {
-        let uri = SanType::URI(identity.to_string().as_str().try_into().expect("an ASCII URI"));
+        let uri = uri(&identity.to_string());
         self.leaf_with(identity, |params| {
             params.not_before = not_before.into();
             params.not_after = not_after.into();
@@ -64,6 +66,34 @@ impl TestCa {
         let request = KeyRequest::new(identity).expect("a request");
         let chain = self.sign(request.csr_der(), shape);
         request.into_leaf(chain).expect("a leaf")
+    }
+
+    /// A leaf that *claims* `identity` here and holds whatever the test puts into the certificate: for hostile peers.
+    pub fn leaf_unchecked(&self, identity: &Identity, shape: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        let (chain, key) = self.certificate(shape);
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key));
+        let key = certified_key(chain, key).expect("a certificate of its key");
+        let now = SystemTime::now();
+        Leaf {
+            identity: identity.clone(),
+            not_before: now,
+            not_after: now + Duration::from_secs(3600),
+            serial: "00".into(),
+            key,
+        }
+    }
+
+    /// A fresh key with a certificate of the test's shape, as (chain, PKCS #8 key), DER. Without a shape it has no
+    /// names, and both extended key usages.
+    pub fn certificate(&self, shape: impl FnOnce(&mut CertificateParams)) -> (Vec<Vec<u8>>, Vec<u8>) {
+        let key = KeyPair::generate().expect("a key");
+        let certificate = leaf_params(shape).signed_by(&key, &self.issuer).expect("a certificate");
+        (vec![certificate.der().to_vec()], key.serialize_der())
+    }
+
+    /// The root as PEM.
+    pub fn root_pem(&self) -> String {
+        self.issuer.pem()
     }
 
     /// Signs a request's key with whatever the test puts into the certificate.
@@ -90,12 +120,14 @@ impl TestCa {
 
     /// A certificate for a DNS name, as (chain, PKCS #8 key), DER.
     pub fn serving_certificate(&self, dns_name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
-        let key = KeyPair::generate().expect("a key");
         let name = SanType::DnsName(dns_name.try_into().expect("an ASCII name"));
-        let params = leaf_params(|params| params.subject_alt_names = vec![name]);
-        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
-        (vec![certificate.der().to_vec()], key.serialize_der())
+        self.certificate(|params| params.subject_alt_names = vec![name])
     }
+}
+
+/// A URI name.
+pub fn uri(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().expect("an ASCII URI"))
 }
 
 fn leaf_params(shape: impl FnOnce(&mut CertificateParams)) -> CertificateParams {

@@ -35,11 +35,11 @@ pub(crate) fn judge(
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<Identity, PeerCertificate> {
-    let certificate = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(bundle, &error))?;
+    let certificate = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
     let algorithms = provider().signature_verification_algorithms.all;
     certificate
         .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
-        .map_err(|error| from_webpki(bundle, &error))?;
+        .map_err(|error| from_webpki(&error))?;
     let identity = Svid::read(leaf)?.identity;
     if identity.trust_domain != *bundle.trust_domain() {
         let expected = bundle.trust_domain().clone();
@@ -48,21 +48,25 @@ pub(crate) fn judge(
     Ok(identity)
 }
 
-fn from_webpki(bundle: &TrustBundle, error: &webpki::Error) -> PeerCertificate {
+fn from_webpki(error: &webpki::Error) -> PeerCertificate {
     use webpki::Error as E;
     match error {
         E::CertExpired { .. } => PeerCertificate::Expired,
         E::CertNotValidYet { .. } => PeerCertificate::NotYetValid,
-        E::UnknownIssuer | E::InvalidSignatureForPublicKey => {
-            PeerCertificate::Foreign(bundle.trust_domain().to_string())
-        }
+        E::UnknownIssuer | E::InvalidSignatureForPublicKey => PeerCertificate::Foreign,
         E::RequiredEkuNotFoundContext(_) | E::CaUsedAsEndEntity => PeerCertificate::Usage(error.to_string()),
         other => PeerCertificate::Malformed(other.to_string()),
     }
 }
 
+/// The error for rustls: in its own words where it has them, so that the peer gets the alert that says it best.
 fn refuse(error: PeerCertificate) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
+    Error::InvalidCertificate(match error {
+        PeerCertificate::Expired => CertificateError::Expired,
+        PeerCertificate::NotYetValid => CertificateError::NotValidYet,
+        PeerCertificate::Foreign => CertificateError::UnknownIssuer,
+        other => CertificateError::Other(OtherError(Arc::new(other))),
+    })
 }
 
 fn verify_signature(
