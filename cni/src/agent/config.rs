@@ -1,0 +1,67 @@
+//! The agent's command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use ipnet::IpNet;
+
+/// Enrols this node's pods into the mesh.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "weft-agent", version)]
+pub struct Config {
+    /// This node's name, as in pods' `spec.nodeName`.
+    #[arg(long)]
+    pub node: String,
+    /// Folder with the cluster's objects: `Pod/<namespace>/<name>.json`, `Namespace/_/<name>.json`.
+    #[arg(long)]
+    pub folder: PathBuf,
+    /// Where the sockets `cni.sock` and `agent.sock` and the file `agent-status.json` are made.
+    #[arg(long, default_value = "/run/weft")]
+    pub runtime_dir: PathBuf,
+    /// A Service or pod range of the cluster, such as 10.96.0.0/16; repeat it or separate by commas. TCP to other
+    /// destinations is not captured. Without any range all outbound TCP is captured.
+    #[arg(long = "cluster-range", value_delimiter = ',')]
+    pub cluster_ranges: Vec<IpNet>,
+    /// How long connections and new pods wait for a proxy.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub hold: Duration,
+    /// How long the plugin waits for a pod's object to be known here.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub pod_wait: Duration,
+    /// How long the proxy may take to confirm a pod.
+    #[arg(long, default_value = "5s", value_parser = duration)]
+    pub ack_timeout: Duration,
+    /// How often every enrolled pod's rules are read back and compared.
+    #[arg(long, default_value = "10s", value_parser = duration)]
+    pub verify_every: Duration,
+}
+
+/// `500ms`, `5s`, `2m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let problem = || format!("{text:?} is no duration; write for instance 500ms, 5s or 2m");
+    let number: u64 = number.parse().map_err(|_| problem())?;
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => Ok(Duration::from_secs(number)),
+        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
+        _ => Err(problem()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for wrong in ["", "5", "s", "-1s", "1h", "1.5s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,395 @@
+//! What happens to one pod: enrolled, released, ended, checked. Operations on one pod wait for each other; different
+//! pods do not.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use weft_api::node::{EnrolledPod, RemoveCause};
+use weft_model::Text;
+use weft_runtime::netns::NetNamespace;
+
+use super::config::Config;
+use super::link::{Link, LinkError};
+use super::pods::{Pod, Pods};
+use super::status::{PodState, StatusBoard};
+use crate::kernel::KernelError;
+use crate::kernel::capture::{Capture, random_marks};
+use crate::kernel::listen::Listeners;
+
+/// How long the proxy may take to flush and close an ending pod's connections (data-plane rule 26).
+pub(super) const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a pod is not enrolled.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MemberError {
+    /// No proxy within `hold`.
+    #[error("no weft-proxy is connected on this node; new meshed pods wait until one is")]
+    NoProxy,
+    /// The kernel side failed.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The proxy did not take the pod.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A running pod that cannot be found.
+    #[error("no process on this node runs in a network namespace that has the pod's addresses")]
+    NoNamespace,
+    /// An internal task ended early.
+    #[error("the enrolment was interrupted; try again")]
+    Interrupted,
+}
+
+/// An enrolled, or released but not yet finished, pod.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) pod: EnrolledPod,
+    pub(super) capture: Capture,
+    /// `CNI_CONTAINERID`, when the pod came by ADD.
+    pub(super) container: Option<String>,
+    /// The proxy that confirmed the pod, by connection number.
+    confirmed_by: Option<u64>,
+    pub(super) released: bool,
+}
+
+type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
+
+/// The proxy connection that is in use and its number.
+pub(super) type CurrentLink = Option<(u64, Arc<Link>)>;
+
+/// Everything the agent's parts share.
+#[derive(Debug)]
+pub(super) struct Members {
+    pub(super) config: Config,
+    pub(super) pods: Pods,
+    pub(super) link: watch::Sender<CurrentLink>,
+    pub(super) board: StatusBoard,
+    /// Asks for a reconciliation at once.
+    pub(super) wanted: Notify,
+    slots: Mutex<HashMap<Text, Slot>>,
+    /// Since when no proxy is connected.
+    unserved_since: Mutex<Option<Instant>>,
+}
+
+impl Members {
+    pub(super) fn new(config: Config, pods: Pods) -> Self {
+        let (link, _) = watch::channel(None);
+        let board = StatusBoard::new(&config);
+        Self {
+            config,
+            pods,
+            link,
+            board,
+            wanted: Notify::new(),
+            slots: Mutex::default(),
+            unserved_since: Mutex::new(Some(Instant::now())),
+        }
+    }
+
+    fn slot(&self, uid: &Text) -> Slot {
+        self.slots.lock().entry(uid.clone()).or_default().clone()
+    }
+
+    /// Every slot that may have a member.
+    pub(super) fn slots(&self) -> BTreeMap<Text, Slot> {
+        self.slots.lock().iter().map(|(uid, slot)| (uid.clone(), slot.clone())).collect()
+    }
+
+    /// Forgets slots that are empty and in nobody's hands.
+    pub(super) fn tidy_slots(&self) {
+        let vacant = |slot: &Slot| Arc::strong_count(slot) == 1 && slot.try_lock().is_ok_and(|m| m.is_none());
+        self.slots.lock().retain(|_, slot| !vacant(slot));
+    }
+
+    /// A proxy connected, or the connected one went.
+    pub(super) fn set_link(&self, link: CurrentLink) {
+        *self.unserved_since.lock() = if link.is_some() { None } else { Some(Instant::now()) };
+        self.board.update(|status| status.proxy_connected = link.is_some());
+        self.link.send_replace(link);
+    }
+
+    pub(super) fn current_link(&self) -> CurrentLink {
+        self.link.borrow().clone()
+    }
+
+    /// For how long no proxy has been connected; `None`: one is.
+    pub(super) fn unserved_for(&self, now: Instant) -> Option<Duration> {
+        self.unserved_since.lock().map(|since| now.saturating_duration_since(since))
+    }
+
+    /// The connected proxy, waiting for one up to `hold`.
+    pub(super) async fn proxy(&self) -> Result<(u64, Arc<Link>), MemberError> {
+        let mut link = self.link.subscribe();
+        let wait = link.wait_for(Option::is_some);
+        match tokio::time::timeout(self.config.hold, wait).await {
+            Ok(Ok(current)) => current.clone().ok_or(MemberError::NoProxy),
+            _ => Err(MemberError::NoProxy),
+        }
+    }
+
+    /// Enrols a pod in its namespace; when it is enrolled there already, makes sure that the proxy has it.
+    /// On failure nothing is left of it.
+    pub(super) async fn enrol(
+        &self,
+        pod: &Pod,
+        namespace: NetNamespace,
+        container: Option<String>,
+    ) -> Result<(), MemberError> {
+        let proxy = self.proxy().await?;
+        let slot = self.slot(&pod.uid);
+        let mut slot = slot.lock().await;
+        if slot.as_ref().is_some_and(|member| member.capture.namespace.id() != namespace.id()) {
+            // The sandbox was made anew under the same pod: its old namespace is gone for the application.
+            self.end_member(&mut slot).await;
+        }
+        let result = match slot.take() {
+            Some(mut member) if !member.released => {
+                member.container = container.or(member.container);
+                Ok(member)
+            }
+            other => self.capture(pod, namespace, container, other, None).await,
+        };
+        let outcome = match result {
+            Ok(member) => self.confirm(slot.insert(member), &proxy).await.map_err(MemberError::from),
+            Err(error) => Err(error),
+        };
+        if outcome.is_err()
+            && let Some(member) = slot.take()
+        {
+            // A pod that was served before stays closed rather than open: its rules go only with a failed first time.
+            if member.confirmed_by.is_some() { *slot = Some(member) } else { remove(member).await }
+        }
+        self.board.enrolment(&pod.name, &pod.uid, slot.as_ref(), outcome.as_ref().err());
+        outcome
+    }
+
+    /// Takes back a pod that the proxy has kept while the agent was away.
+    pub(super) async fn adopt(&self, pod: EnrolledPod, namespace: NetNamespace, listeners: Listeners) {
+        let slot = self.slot(&pod.uid);
+        let mut slot = slot.lock().await;
+        if slot.is_some() {
+            return;
+        }
+        let known = Pod {
+            uid: pod.uid.clone(),
+            name: pod.pod.clone(),
+            service_account: pod.service_account.clone(),
+            addresses: pod.addresses.clone(),
+            node: None,
+            host_network: false,
+            terminal: false,
+            label: None,
+        };
+        let marks = (pod.bypass_mark, pod.inbound_mark);
+        match self.capture(&known, namespace, None, None, Some((marks, listeners))).await {
+            Ok(member) => {
+                tracing::info!(pod = %known.name, "listening sockets adopted from the proxy");
+                self.board.enrolment(&known.name, &known.uid, Some(slot.insert(member)), None);
+            }
+            Err(error) => {
+                tracing::error!(pod = %known.name, %error, "cannot adopt a pod from the proxy");
+                self.board.enrolment(&known.name, &known.uid, None, Some(&error));
+            }
+        }
+    }
+
+    /// The kernel's side of an enrolment. `before`: the same pod, released but not finished.
+    async fn capture(
+        &self,
+        pod: &Pod,
+        namespace: NetNamespace,
+        container: Option<String>,
+        before: Option<Member>,
+        held: Option<((u32, u32), Listeners)>,
+    ) -> Result<Member, MemberError> {
+        let cluster = self.config.cluster_ranges.clone();
+        let pod = pod.clone();
+        let work = move || {
+            // Connections of before carry the old marks, so they stay.
+            let kept = before
+                .as_ref()
+                .map(|member| (member.capture.ruleset.bypass_mark, member.capture.ruleset.inbound_mark));
+            let (marks, listeners) = match held {
+                Some((marks, listeners)) => (marks, Some(listeners)),
+                None => (kept.unwrap_or_else(random_marks), None),
+            };
+            let addresses = if pod.addresses.is_empty() {
+                crate::kernel::inside(&namespace, crate::kernel::find::Interfaces::read)?.global()
+            } else {
+                pod.addresses.clone()
+            };
+            let capture = Capture::install(namespace, &addresses, &cluster, marks, listeners)?;
+            let pod = EnrolledPod {
+                uid: pod.uid,
+                pod: pod.name,
+                service_account: pod.service_account,
+                addresses,
+                bypass_mark: marks.0,
+                inbound_mark: marks.1,
+                ipv6: capture.ruleset.ipv6,
+            };
+            Ok(Member { pod, capture, container, confirmed_by: None, released: false })
+        };
+        blocking(work).await?
+    }
+
+    /// Has the proxy confirm a member, unless this very proxy has.
+    async fn confirm(&self, member: &mut Member, proxy: &(u64, Arc<Link>)) -> Result<(), LinkError> {
+        let (number, link) = proxy;
+        if member.confirmed_by == Some(*number) {
+            return Ok(());
+        }
+        let Some(listeners) = &member.capture.listeners else { return Ok(()) };
+        let [outbound, inbound, tunnel] = &listeners.0;
+        let descriptors: [BorrowedFd<'_>; 4] =
+            [member.capture.namespace.as_fd(), outbound.as_fd(), inbound.as_fd(), tunnel.as_fd()];
+        link.add(member.pod.clone(), &descriptors, self.config.ack_timeout).await?;
+        member.confirmed_by = Some(*number);
+        Ok(())
+    }
+
+    /// Sends a member again to a proxy that has just connected.
+    pub(super) async fn resend(&self, uid: &Text, proxy: &(u64, Arc<Link>)) {
+        let slot = self.slot(uid);
+        let mut slot = slot.lock().await;
+        let Some(member) = slot.as_mut().filter(|member| !member.released) else { return };
+        let outcome = self.confirm(member, proxy).await.map_err(MemberError::from);
+        let (name, uid) = (member.pod.pod.clone(), member.pod.uid.clone());
+        self.board.enrolment(&name, &uid, Some(member), outcome.as_ref().err());
+    }
+
+    /// Stops capturing a running pod in the way that breaks no connection; [`Self::finish`] does the rest.
+    pub(super) async fn release(&self, uid: &Text) {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        let Some(mut member) = guard.take() else { return };
+        if !member.released {
+            let outcome = blocking(move || {
+                let outcome = member.capture.release();
+                (member, outcome)
+            })
+            .await;
+            let Ok((mut back, outcome)) = outcome else { return };
+            if let Err(error) = outcome {
+                tracing::warn!(pod = %back.pod.pod, %error, "cannot stop capturing; trying again");
+                *guard = Some(back);
+                return;
+            }
+            if let Some((_, link)) = self.current_link()
+                && let Err(error) =
+                    link.remove(uid.clone(), RemoveCause::Unenrolled, self.config.ack_timeout).await
+            {
+                tracing::warn!(pod = %back.pod.pod, %error, "the proxy did not confirm the release");
+            }
+            back.capture.listeners = None;
+            back.released = true;
+            tracing::info!(pod = %back.pod.pod, "released: new connections are no longer captured");
+            self.board.state(uid, PodState::Released);
+            member = back;
+        }
+        *guard = Some(member);
+    }
+
+    /// Takes a released pod's rules away once its last captured connection has ended.
+    pub(super) async fn finish(&self, uid: &Text) {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        let Some(member) = guard.take() else { return };
+        let Ok((member, live)) = blocking(move || {
+            let live = member.capture.live_connections();
+            (member, live)
+        })
+        .await
+        else {
+            return;
+        };
+        if member.released && live == 0 {
+            remove(member).await;
+            self.board.forget(uid);
+        } else {
+            *guard = Some(member);
+        }
+    }
+
+    /// The pod has ended: the proxy flushes and closes, then every descriptor of the namespace is dropped. The rules
+    /// go with the namespace. `only`: just if the member is this one.
+    pub(super) async fn end(&self, uid: &Text, only: impl FnOnce(&Member) -> bool) {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        if guard.as_ref().is_some_and(only) {
+            self.end_member(&mut guard).await;
+            self.board.forget(uid);
+        }
+    }
+
+    async fn end_member(&self, slot: &mut Option<Member>) {
+        let Some(member) = slot.take() else { return };
+        if let Some((_, link)) = self.current_link()
+            && let Err(error) = link.remove(member.pod.uid.clone(), RemoveCause::PodEnd, END_LIMIT).await
+        {
+            tracing::warn!(pod = %member.pod.pod, %error, "the proxy did not confirm the pod's end");
+        }
+        tracing::info!(pod = %member.pod.pod, "ended");
+    }
+
+    /// Compares a member with the kernel. `None`: there is no such member.
+    pub(super) async fn verify(&self, uid: &Text) -> Option<Result<(), MemberError>> {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        let member = guard.take()?;
+        let (member, outcome) = blocking(move || {
+            let outcome = member.capture.verify();
+            (member, outcome)
+        })
+        .await
+        .ok()?;
+        *guard = Some(member);
+        Some(outcome.map_err(MemberError::from))
+    }
+
+    /// Compares a member with the kernel and puts back what differs.
+    pub(super) async fn repair(&self, uid: &Text) {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        let Some(mut member) = guard.take() else { return };
+        let Ok((mut member, problem, outcome)) = blocking(move || {
+            let problem = member.capture.verify().err();
+            let outcome = if problem.is_some() { member.capture.repair() } else { Ok(false) };
+            (member, problem, outcome)
+        })
+        .await
+        else {
+            return;
+        };
+        if let Some(problem) = problem {
+            tracing::warn!(pod = %member.pod.pod, %problem, repaired = outcome.is_ok(), "capture was tampered with");
+            self.board.update(|status| status.repairs += u64::from(outcome.is_ok()));
+        }
+        if matches!(outcome, Ok(true)) {
+            member.confirmed_by = None;
+        }
+        let mut outcome = outcome.map(drop).map_err(MemberError::from);
+        if outcome.is_ok()
+            && !member.released
+            && let Some(proxy) = self.current_link()
+        {
+            outcome = self.confirm(&mut member, &proxy).await.map_err(MemberError::from);
+        }
+        let (name, uid) = (member.pod.pod.clone(), member.pod.uid.clone());
+        self.board.enrolment(&name, &uid, Some(guard.insert(member)), outcome.as_ref().err());
+    }
+}
+
+/// Runs kernel steps away from the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, MemberError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| MemberError::Interrupted)
+}
+
+async fn remove(member: Member) {
+    let _ = blocking(move || member.capture.remove()).await;
+}

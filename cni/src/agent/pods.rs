@@ -1,0 +1,173 @@
+//! The pods of this node and whether each is to be enrolled.
+
+mod folder;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::watch;
+use weft_model::{ObjectName, Text};
+
+pub use folder::Folder;
+
+/// Label on namespaces and pods; the pod's wins.
+pub const MESH_LABEL: &str = "weft-mesh.dev/mesh";
+/// Namespaces that are never enrolled: the mesh itself and the cluster's own parts start without it.
+pub const NEVER: [&str; 2] = ["weft-system", "kube-system"];
+
+/// The newest table; `None` until the source has been read once.
+pub type Pods = watch::Receiver<Option<Arc<Table>>>;
+
+/// Where pods come from.
+pub trait PodSource {
+    /// Publishes a table at first and at every change, for ever.
+    fn run(self, tables: watch::Sender<Option<Arc<Table>>>) -> impl Future<Output = ()> + Send;
+}
+
+/// What the agent needs to know of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: Text,
+    /// Its name.
+    pub name: ObjectName,
+    /// Its service account.
+    pub service_account: Text,
+    /// Its addresses, once it has any.
+    pub addresses: Vec<IpAddr>,
+    /// The node it is bound to.
+    pub node: Option<Text>,
+    /// It shares the node's network.
+    pub host_network: bool,
+    /// It has succeeded or failed for good.
+    pub terminal: bool,
+    /// Its value of [`MESH_LABEL`].
+    pub label: Option<Text>,
+}
+
+impl Pod {
+    /// Reads a Pod object; `None` when it has no name or UID.
+    #[must_use]
+    pub fn from_object(object: &Value) -> Option<Self> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str);
+        let addresses = object.pointer("/status/podIPs").and_then(Value::as_array);
+        let addresses = addresses.into_iter().flatten();
+        let addresses = addresses.filter_map(|entry| entry.get("ip")?.as_str()?.parse().ok());
+        Some(Self {
+            uid: text("/metadata/uid")?.into(),
+            name: ObjectName::new(text("/metadata/namespace")?, text("/metadata/name")?),
+            service_account: text("/spec/serviceAccountName").unwrap_or("default").into(),
+            addresses: addresses.collect(),
+            node: text("/spec/nodeName").map(Into::into),
+            host_network: object.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
+            terminal: matches!(text("/status/phase"), Some("Succeeded" | "Failed")),
+            label: label(object),
+        })
+    }
+}
+
+/// An object's value of [`MESH_LABEL`].
+fn label(object: &Value) -> Option<Text> {
+    object.get("metadata")?.get("labels")?.get(MESH_LABEL)?.as_str().map(Into::into)
+}
+
+/// Is a pod to be enrolled?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Yes.
+    Enrol,
+    /// No.
+    Leave,
+    /// Its namespace is not known yet.
+    Unknown,
+}
+
+/// Everything known about this node's pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Pods of this node.
+    pub pods: BTreeMap<ObjectName, Pod>,
+    /// Every namespace and its value of [`MESH_LABEL`].
+    pub namespaces: BTreeMap<Text, Option<Text>>,
+}
+
+impl Table {
+    /// Is this pod to be enrolled?
+    #[must_use]
+    pub fn decide(&self, pod: &Pod) -> Decision {
+        if pod.host_network || pod.terminal || NEVER.contains(&&*pod.name.namespace) {
+            return Decision::Leave;
+        }
+        let Some(namespace) = self.namespaces.get(&pod.name.namespace) else { return Decision::Unknown };
+        let label = pod.label.as_deref().or(namespace.as_deref());
+        if label == Some("enabled") { Decision::Enrol } else { Decision::Leave }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(label: Option<&str>, extra: Value) -> Pod {
+        let mut object = json!({
+            "metadata": {"namespace": "shop", "name": "a", "uid": "u1", "labels": {}},
+            "spec": {"nodeName": "one"}, "status": {"podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+        });
+        if let Some(label) = label {
+            object["metadata"]["labels"][MESH_LABEL] = label.into();
+        }
+        for (key, value) in extra.as_object().unwrap() {
+            *object.pointer_mut(key).unwrap() = value.clone();
+        }
+        Pod::from_object(&object).unwrap()
+    }
+
+    #[test]
+    fn label_of_the_pod_wins_over_the_namespace() {
+        for (namespace, own, expected) in [
+            (None, None, Decision::Leave),
+            (Some("enabled"), None, Decision::Enrol),
+            (Some("disabled"), None, Decision::Leave),
+            (Some("enabled"), Some("disabled"), Decision::Leave),
+            (Some("disabled"), Some("enabled"), Decision::Enrol),
+            (None, Some("enabled"), Decision::Enrol),
+            (Some("Enabled"), None, Decision::Leave),
+        ] {
+            let mut table = Table::default();
+            table.namespaces.insert("shop".into(), namespace.map(Into::into));
+            assert_eq!(table.decide(&pod(own, json!({}))), expected, "{namespace:?} {own:?}");
+        }
+    }
+
+    #[test]
+    fn host_network_terminal_and_system_pods_are_never_enrolled() {
+        let mut table = Table::default();
+        for namespace in ["shop", "kube-system", "weft-system"] {
+            table.namespaces.insert(namespace.into(), Some("enabled".into()));
+        }
+        for extra in [
+            json!({"/spec": {"hostNetwork": true}}),
+            json!({"/status": {"phase": "Succeeded"}}),
+            json!({"/status": {"phase": "Failed"}}),
+            json!({"/metadata/namespace": "kube-system"}),
+            json!({"/metadata/namespace": "weft-system"}),
+        ] {
+            assert_eq!(table.decide(&pod(Some("enabled"), extra.clone())), Decision::Leave, "{extra}");
+        }
+    }
+
+    #[test]
+    fn pod_of_an_unknown_namespace_is_undecided() {
+        assert_eq!(Table::default().decide(&pod(None, json!({}))), Decision::Unknown);
+    }
+
+    #[test]
+    fn both_addresses_are_read() {
+        let pod = pod(None, json!({}));
+        assert_eq!(pod.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        assert_eq!(&*pod.service_account, "default");
+    }
+}

@@ -1,0 +1,136 @@
+//! The socket where the node's proxy connects: greeting, hand-over of held sockets in both directions, then answers.
+//! The newest proxy is the one that is used.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_api::node::{EnrolledPod, PROTOCOL_VERSION, ToAgent, ToProxy};
+use weft_runtime::fd::{SeqPacket, SeqPacketListener};
+use weft_runtime::netns::NetNamespace;
+
+use super::link::Link;
+use super::members::Members;
+use crate::kernel::listen::Listeners;
+
+/// How long a proxy may take to say what it holds.
+const GREETING: Duration = Duration::from_secs(5);
+
+/// Serves proxies for ever.
+pub(super) async fn serve(listener: SeqPacketListener, members: Arc<Members>) -> io::Result<()> {
+    // What a proxy holds can be judged only when the pods are known.
+    let _ = members.pods.clone().wait_for(Option::is_some).await;
+    let mut number = 0_u64;
+    loop {
+        let packets = match listener.accept().await {
+            Ok(packets) => packets,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a proxy");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        number += 1;
+        let members = members.clone();
+        tokio::spawn(async move {
+            let outcome = talk(packets, number, &members).await;
+            let current = members.current_link().is_some_and(|(used, _)| used == number);
+            if current {
+                members.set_link(None);
+            }
+            match outcome {
+                Ok(()) => tracing::warn!("the proxy disconnected"),
+                Err(error) => tracing::warn!(%error, "the connection to the proxy ended"),
+            }
+        });
+    }
+}
+
+async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Result<()> {
+    authenticate(&packets)?;
+    let link = Arc::new(Link::new(packets));
+    let held = tokio::time::timeout(GREETING, greet(&link, members))
+        .await
+        .map_err(|_| io::Error::other("the proxy did not say in time what it holds"))??;
+    for (pod, namespace, listeners) in held {
+        members.adopt(pod, namespace, listeners).await;
+    }
+    members.set_link(Some((number, link.clone())));
+    tracing::info!("a proxy connected");
+    let snapshot = tokio::spawn(send_all(link.clone(), number, members.clone()));
+    let outcome = answers(&link).await;
+    link.end();
+    snapshot.abort();
+    outcome
+}
+
+/// Only root and the agent's own user may hold pods' sockets.
+fn authenticate(packets: &SeqPacket) -> io::Result<()> {
+    let peer = packets.peer()?;
+    if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    let problem = format!("process {} of user {} is not the proxy", peer.pid(), peer.uid());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
+}
+
+type Held = (EnrolledPod, NetNamespace, Listeners);
+
+async fn greet(link: &Link, members: &Members) -> io::Result<Vec<Held>> {
+    let mut held = Vec::new();
+    let node = members.config.node.as_str().into();
+    match next(link).await? {
+        Some((ToAgent::Hello { version: PROTOCOL_VERSION }, _)) => {}
+        Some((ToAgent::Hello { version }, _)) => {
+            // Our own version goes out as well, so that both logs say it.
+            link.say(&ToProxy::Hello { version: PROTOCOL_VERSION, node }, &[]).await?;
+            return Err(io::Error::other(format!(
+                "the proxy speaks version {version}, this agent {PROTOCOL_VERSION}: install the same release of both"
+            )));
+        }
+        _ => return Err(io::Error::other("the proxy did not greet first")),
+    }
+    link.say(&ToProxy::Hello { version: PROTOCOL_VERSION, node }, &[]).await?;
+    loop {
+        match next(link).await? {
+            Some((ToAgent::Held { pod }, descriptors)) => {
+                let Ok([namespace, outbound, inbound, tunnel]) = <[OwnedFd; 4]>::try_from(descriptors) else {
+                    return Err(io::Error::other("a held pod came without its four descriptors"));
+                };
+                let listeners = Listeners([outbound, inbound, tunnel]);
+                held.push((pod, NetNamespace::from_descriptor(namespace)?, listeners));
+            }
+            Some((ToAgent::HeldEnd, _)) => return Ok(held),
+            Some(_) => return Err(io::Error::other("an answer came before the end of the greeting")),
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+async fn next(link: &Link) -> io::Result<Option<(ToAgent, Vec<OwnedFd>)>> {
+    let Some((bytes, descriptors)) = link.packets.receive().await? else { return Ok(None) };
+    Ok(Some((serde_json::from_slice(&bytes)?, descriptors)))
+}
+
+async fn send_all(link: Arc<Link>, number: u64, members: Arc<Members>) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for uid in members.slots().into_keys() {
+        let (members, proxy) = (members.clone(), (number, link.clone()));
+        tasks.spawn(async move { members.resend(&uid, &proxy).await });
+    }
+    while tasks.join_next().await.is_some() {}
+    if let Err(error) = link.say(&ToProxy::SnapshotEnd, &[]).await {
+        tracing::warn!(%error, "sending to the proxy");
+    }
+}
+
+async fn answers(link: &Link) -> io::Result<()> {
+    while let Some((message, _)) = next(link).await? {
+        match message {
+            ToAgent::Ack { id, error } => link.answered(id, error),
+            other => return Err(io::Error::other(format!("unexpected after the greeting: {other:?}"))),
+        }
+    }
+    Ok(())
+}

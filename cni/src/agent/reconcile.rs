@@ -1,0 +1,107 @@
+//! Brings pods and kernel together: enrols running pods that are to be enrolled, releases those that no longer are,
+//! ends those that are gone, reads rules back at intervals; and resets what waits when no proxy comes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::members::{Members, blocking};
+use super::pods::{Decision, Pod, Table};
+use crate::kernel::find;
+
+/// How often unfinished business is looked at again.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How often waiting connections are reset once `hold` is over.
+const RESET_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Reconciles for ever: when pods change, when asked, and at intervals.
+pub(super) async fn run(members: Arc<Members>) {
+    let mut pods = members.pods.clone();
+    let mut link = members.link.subscribe();
+    let mut verified = Instant::now();
+    loop {
+        let table = pods.borrow_and_update().clone();
+        if let Some(table) = table {
+            let verify = verified.elapsed() >= members.config.verify_every;
+            if verify {
+                verified = Instant::now();
+            }
+            existing(&members, &table, verify).await;
+            missing(&members, &table).await;
+            members.tidy_slots();
+        }
+        tokio::select! {
+            _ = pods.changed() => {}
+            _ = link.changed() => {}
+            () = members.wanted.notified() => verified -= members.config.verify_every,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// Members whose pod is gone, or is no longer to be enrolled.
+async fn existing(members: &Members, table: &Table, verify: bool) {
+    for (uid, slot) in members.slots() {
+        let Some((name, released)) =
+            slot.lock().await.as_ref().map(|member| (member.pod.pod.clone(), member.released))
+        else {
+            continue;
+        };
+        let pod = table.pods.get(&name).filter(|pod| pod.uid == uid && !pod.terminal);
+        match pod.map(|pod| table.decide(pod)) {
+            None => members.end(&uid, |_| true).await,
+            Some(Decision::Leave) if released => members.finish(&uid).await,
+            Some(Decision::Leave) => members.release(&uid).await,
+            // A namespace that vanished is no reason to open a pod.
+            Some(Decision::Enrol | Decision::Unknown) if verify => members.repair(&uid).await,
+            Some(_) => {}
+        }
+    }
+}
+
+/// Running pods that are to be enrolled and are not. Pods without an address have not been through the CNI yet.
+async fn missing(members: &Members, table: &Table) {
+    if members.current_link().is_none() {
+        return;
+    }
+    for pod in table.pods.values() {
+        if pod.addresses.is_empty() || table.decide(pod) != Decision::Enrol || is_member(members, pod).await {
+            continue;
+        }
+        let addresses = pod.addresses.clone();
+        let Ok(Some(namespace)) = blocking(move || find::namespace_with(&addresses)).await else {
+            members.board.unreachable(&pod.name, &pod.uid);
+            continue;
+        };
+        // The outcome is in the status.
+        let _ = members.enrol(pod, namespace, None).await;
+    }
+}
+
+async fn is_member(members: &Members, pod: &Pod) -> bool {
+    match members.slots().get(&pod.uid) {
+        Some(slot) => slot.lock().await.as_ref().is_some_and(|member| !member.released),
+        None => false,
+    }
+}
+
+/// Resets connections that wait while no proxy is connected for longer than `hold`: a caller learns at once what it
+/// would otherwise learn by a timeout of its own.
+pub(super) async fn reset_when_unserved(members: Arc<Members>) {
+    loop {
+        tokio::time::sleep(RESET_INTERVAL).await;
+        let over = |members: &Members| {
+            members.unserved_for(Instant::now()).is_some_and(|waited| waited >= members.config.hold)
+        };
+        for slot in members.slots().into_values() {
+            if !over(&members) {
+                break;
+            }
+            let Ok(member) = slot.try_lock() else { continue };
+            let listeners = member.as_ref().and_then(|member| member.capture.listeners.as_ref());
+            let count = listeners.map_or(0, crate::kernel::listen::Listeners::reset_waiting);
+            if count > 0 {
+                members.board.update(|status| status.reset_connections += count);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The three listening sockets in a pod's network namespace. They are opened by the agent and shared with the proxy,
+//! so that connections wait in the backlog while a proxy is replaced.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use weft_api::node::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
+
+use super::{KernelError, find};
+
+/// Ports, in the order in which the sockets travel.
+pub const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PLAINTEXT_PORT, TUNNEL_PORT];
+
+/// As many connections as may wait; the namespace's `somaxconn` bounds it.
+const BACKLOG: i32 = 4096;
+
+/// The pod's listening sockets, in the order of [`PORTS`].
+#[derive(Debug)]
+pub struct Listeners(pub [OwnedFd; 3]);
+
+/// Opens all three. Run inside the pod's namespace.
+///
+/// # Errors
+/// [`KernelError::PortTaken`], or when the system refuses.
+pub fn open() -> Result<Listeners, KernelError> {
+    let [outbound, inbound, tunnel] = PORTS;
+    Ok(Listeners([open_one(outbound)?, open_one(inbound)?, open_one(tunnel)?]))
+}
+
+impl Listeners {
+    /// Are all still listening? A holder's `shutdown()` ends that for every duplicate.
+    #[must_use]
+    pub fn listening(&self) -> bool {
+        self.0.iter().all(|socket| weft_runtime::fd::is_listening(socket).unwrap_or(false))
+    }
+
+    /// Accepts what waits and resets it; returns how many connections that were.
+    #[must_use]
+    pub fn reset_waiting(&self) -> u64 {
+        let mut count = 0;
+        for listener in &self.0 {
+            let Ok(listener) = listener.try_clone().map(Socket::from) else { continue };
+            while let Ok((connection, _)) = listener.accept() {
+                // Closing with unsent linger time zero sends a reset.
+                let _ = connection.set_linger(Some(Duration::ZERO));
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+fn open_one(port: u16) -> Result<OwnedFd, KernelError> {
+    let opened = match listen(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)) {
+        // IPv6 is not in this kernel, or is off in this namespace.
+        Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => None,
+        Err(error) if error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32) => None,
+        other => Some(other),
+    };
+    let opened = opened.unwrap_or_else(|| listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)));
+    opened.map(OwnedFd::from).map_err(|error| {
+        if error.kind() == io::ErrorKind::AddrInUse {
+            let by = find::listening_process(port)
+                .unwrap_or_else(|| "a program that could not be found".to_owned());
+            KernelError::PortTaken { port, by }
+        } else {
+            KernelError::system(format!("listening on port {port} in the pod"))(error)
+        }
+    })
+}
+
+fn listen(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // Lets a port be opened again while old connections of it live. Never SO_REUSEPORT: with it a program in the pod
+    // could take connections over by a more specific bind.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    if !weft_runtime::fd::is_listening(&socket.as_fd())? {
+        return Err(io::Error::other("the socket does not listen"));
+    }
+    Ok(socket)
+}
