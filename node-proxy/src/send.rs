@@ -3,21 +3,30 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Request, Response};
-use weft_model::Reason;
+use http::{HeaderValue, Request, Response, Version, header};
+use weft_api::node::TUNNEL_PORT;
+use weft_model::service::AppProtocol;
+use weft_model::{Identity, Reason};
+use weft_tls::Alpn;
 
 use crate::body::Body;
-use crate::call::{Claimed, Selected};
+use crate::call::{Caller, Claimed, Selected, Transport};
+use crate::http_server::HttpVersion;
+use crate::inbound;
 use crate::pod::LocalPod;
+use crate::tunnel::dial::{Dial, Failure, Way};
+use crate::tunnel::hbone;
+use crate::tunnel::meta::{RequestMeta, ResponseMeta, WEFT_META};
 use crate::worker::WorkerRef;
 
 pub mod bytes;
+pub(crate) mod exchange;
+mod expect;
+pub(crate) mod headers;
+pub(crate) mod pools;
 
 pub use bytes::ByteStream;
-
-/// Pooled connections of one worker.
-#[derive(Debug, Default)]
-pub struct Pools {}
+pub use pools::Pools;
 
 /// Why sending failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +38,7 @@ pub struct SendError {
     pub not_established: bool,
     /// Details for the log.
     pub message: String,
-    /// The request, unchanged, where it was not consumed, so that it can be tried again elsewhere. `None` although
+    /// The request, where it was not consumed, so that it can be tried again elsewhere. `None` although
     /// `not_established`: the far proxy took it but could not connect to the application; the body is gone.
     pub request: Option<Box<Request<Body>>>,
 }
@@ -46,10 +55,59 @@ pub async fn send_http(
     peer: SocketAddr,
     selected: &Selected,
     claimed: Claimed,
-    request: Request<Body>,
+    mut request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    let _ = (worker, source, peer, selected, claimed, request);
-    todo!()
+    let version = version_of(selected.protocol, &request);
+    match &selected.transport {
+        Transport::SameNode(pod) => {
+            let caller = Caller { address: peer, identity: Some(source.identity.clone()), claimed: Some(claimed) };
+            inbound::handle_http(worker, pod, selected.address, &caller, version, request).await
+        }
+        Transport::Plaintext => {
+            headers::strip_request(&mut request);
+            let dial = Dial { pod: source.clone(), to: selected.address, way: Way::Plain };
+            let mut response = exchange::exchange(&worker.pools, &dial, version, request).await?;
+            headers::strip_response(response.status(), response.headers_mut());
+            Ok(response)
+        }
+        Transport::Tunnel(expected) => {
+            let alpn = match version {
+                HttpVersion::Http1 => Alpn::WeftH1,
+                HttpVersion::Http2 => Alpn::WeftH2,
+            };
+            let dial = match tunnel(worker, source, selected, expected, alpn) {
+                Ok(dial) => dial,
+                Err(failure) => return Err(SendError::unsent(failure, request)),
+            };
+            headers::strip_request(&mut request);
+            let meta = RequestMeta { port: selected.address.port(), claimed };
+            send_tunnelled(worker, &dial, version, &meta, request).await
+        }
+    }
+}
+
+async fn send_tunnelled(
+    worker: &WorkerRef,
+    dial: &Dial,
+    version: HttpVersion,
+    meta: &RequestMeta,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, SendError> {
+    request.headers_mut().insert(WEFT_META, meta.encode());
+    if version == HttpVersion::Http1 {
+        // The far proxy's server sends trailers only to those who accept them; what the caller accepts is decided here.
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    let mut response = exchange::exchange(&worker.pools, dial, version, request).await?;
+    let said = ResponseMeta::take(response.headers_mut());
+    headers::strip_response(response.status(), response.headers_mut());
+    let (reason, not_established) = match said {
+        Ok(None) => return Ok(response),
+        Ok(Some(meta)) => (meta.reason, meta.not_established),
+        Err(_) => (Reason::BadTunnelRequest, false),
+    };
+    let message = format!("{}: the far proxy answered {reason}", dial.to);
+    Err(SendError { reason, not_established, message, request: None })
 }
 
 /// Opens a byte stream from `source` to `selected`: when it returns, the application has accepted the connection
@@ -61,6 +119,53 @@ pub async fn connect_bytes(
     peer: SocketAddr,
     selected: &Selected,
 ) -> Result<ByteStream, SendError> {
-    let _ = (worker, source, peer, selected);
-    todo!()
+    let opened = match &selected.transport {
+        Transport::SameNode(pod) => {
+            let caller = Caller { address: peer, identity: Some(source.identity.clone()), claimed: None };
+            return inbound::connect_bytes(worker, pod, selected.address, &caller).await;
+        }
+        Transport::Plaintext => {
+            let dial = Dial { pod: source.clone(), to: selected.address, way: Way::Plain };
+            dial.run_plain(worker.pools.deadlines()).await.map(ByteStream::Tcp)
+        }
+        Transport::Tunnel(expected) => match tunnel(worker, source, selected, expected, Alpn::Hbone) {
+            Ok(dial) => {
+                let stream = hbone::open(&worker.pools, &dial, selected.address, peer).await;
+                stream.map(ByteStream::Hbone)
+            }
+            Err(failure) => Err(failure),
+        },
+    };
+    opened.map_err(SendError::from)
+}
+
+impl From<Failure> for SendError {
+    fn from(failure: Failure) -> Self {
+        let Failure { reason, message } = failure;
+        Self { reason, not_established: true, message: message.to_string(), request: None }
+    }
+}
+
+fn tunnel(
+    worker: &WorkerRef,
+    source: &Arc<LocalPod>,
+    selected: &Selected,
+    expected: &Identity,
+    alpn: Alpn,
+) -> Result<Dial, Failure> {
+    let Some(tls) = worker.shared.certificates.for_identity(&source.identity) else {
+        let message = format!("no certificate for {} yet: see the proxy's /certificates", source.identity);
+        return Err(Failure::new(Reason::NoCertificate, message));
+    };
+    let to_pod = selected.workload.as_ref().map(|workload| workload.uid.clone());
+    let to = SocketAddr::new(selected.address.ip(), TUNNEL_PORT);
+    let way = Way::Tunnel { tls, to_pod, expected: expected.clone(), alpn };
+    Ok(Dial { pod: source.clone(), to, way })
+}
+
+/// What the application is spoken to in: what its Service port declares, else what its caller speaks. An upgrade
+/// exists in HTTP/1.1 only (RFC 9113 §8.6).
+fn version_of(protocol: AppProtocol, request: &Request<Body>) -> HttpVersion {
+    let declared = protocol == AppProtocol::H2c && !request.headers().contains_key(header::UPGRADE);
+    if declared || request.version() == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 }
 }

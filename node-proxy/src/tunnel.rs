@@ -1,6 +1,9 @@
 //! Between proxies: one port (15008), TLS 1.3 both ways, what is inside chosen by ALPN (design §3.3).
 
+pub mod dial;
+pub mod hbone;
 pub mod meta;
+pub(crate) mod pool;
 
 use crate::call::Accepted;
 use crate::worker::WorkerRef;
