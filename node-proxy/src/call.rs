@@ -10,6 +10,7 @@ use weft_model::{Identity, ObjectName, Text};
 
 use crate::pod::LocalPod;
 use crate::state::Snapshot;
+use crate::telemetry::Security;
 
 /// A connection that a pod's listening socket accepted, handed to a worker. Which pod it belongs to is known
 /// from the listener alone, never from an address.
@@ -129,6 +130,8 @@ pub struct Caller {
     pub address: SocketAddr,
     /// The verified identity; `None`: plaintext.
     pub identity: Option<Identity>,
+    /// How it reached this process.
+    pub security: Security,
     /// Service and route as the caller's proxy claims them: for telemetry only.
     pub claimed: Option<Claimed>,
 }

@@ -28,6 +28,13 @@ pub enum HttpVersion {
     Http2,
 }
 
+impl HttpVersion {
+    /// The version of a message.
+    pub fn of(version: Version) -> Self {
+        if version == Version::HTTP_2 { Self::Http2 } else { Self::Http1 }
+    }
+}
+
 /// Limits of one connection.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -4,40 +4,41 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Request, Response};
-
-use crate::body::Body;
-use crate::call::{Accepted, Caller};
-use crate::http_server::HttpVersion;
+use crate::call::Caller;
 use crate::pod::LocalPod;
+use crate::send::bytes::Recorded;
 use crate::send::{ByteStream, SendError};
 use crate::worker::WorkerRef;
 
-/// Serves one connection that the pod's plaintext listener (15006) accepted. Never fails: refusals are logged and counted.
-pub async fn accept_plaintext(worker: WorkerRef, accepted: Accepted) {
-    let _ = (worker, accepted);
-}
+pub(crate) mod authorize;
+mod forward;
+mod http;
+mod plaintext;
+mod prefixed;
+pub(crate) mod record;
+pub(crate) mod tcp;
 
-/// Hands one request to the application of `pod` at `to` (one of its addresses, and the port).
-pub async fn handle_http(
-    worker: &WorkerRef,
-    pod: &Arc<LocalPod>,
-    to: SocketAddr,
-    caller: &Caller,
-    version: HttpVersion,
-    request: Request<Body>,
-) -> Result<Response<Body>, SendError> {
-    let _ = (worker, pod, to, caller, version, request);
-    todo!()
-}
+pub use http::handle_http;
+pub use plaintext::accept_plaintext;
 
-/// Connects to the application of `pod` at `to`, if `caller` may.
+/// Connects to the application of `pod` at `to`, if `caller` may. The callee's outcome is told when the stream is dropped.
+///
+/// # Errors
+/// Always `not_established`.
 pub async fn connect_bytes(
     worker: &WorkerRef,
     pod: &Arc<LocalPod>,
     to: SocketAddr,
     caller: &Caller,
 ) -> Result<ByteStream, SendError> {
-    let _ = (worker, pod, to, caller);
-    todo!()
+    let destination = tcp::Destination { worker, pod, to, caller };
+    let mut record = destination.record();
+    match destination.connect().await {
+        Ok(stream) => Ok(ByteStream::Recorded(Box::new(Recorded::new(stream, record)))),
+        Err(failure) => {
+            let error = SendError::from(failure);
+            record.failed(&error);
+            Err(error)
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::call::{Caller, Claimed, Selected, Transport};
 use crate::http_server::HttpVersion;
 use crate::inbound;
 use crate::pod::LocalPod;
+use crate::telemetry::Security;
 use crate::tunnel::dial::{Dial, Failure, Way};
 use crate::tunnel::hbone;
 use crate::tunnel::meta::{RequestMeta, ResponseMeta, WEFT_META};
@@ -60,7 +61,7 @@ pub async fn send_http(
     let version = version_of(selected.protocol, &request);
     match &selected.transport {
         Transport::SameNode(pod) => {
-            let caller = Caller { address: peer, identity: Some(source.identity.clone()), claimed: Some(claimed) };
+            let caller = same_node(source, peer, Some(claimed));
             inbound::handle_http(worker, pod, selected.address, &caller, version, request).await
         }
         Transport::Plaintext => {
@@ -121,7 +122,7 @@ pub async fn connect_bytes(
 ) -> Result<ByteStream, SendError> {
     let opened = match &selected.transport {
         Transport::SameNode(pod) => {
-            let caller = Caller { address: peer, identity: Some(source.identity.clone()), claimed: None };
+            let caller = same_node(source, peer, None);
             return inbound::connect_bytes(worker, pod, selected.address, &caller).await;
         }
         Transport::Plaintext => {
@@ -129,10 +130,7 @@ pub async fn connect_bytes(
             dial.run_plain(worker.pools.deadlines()).await.map(ByteStream::Tcp)
         }
         Transport::Tunnel(expected) => match tunnel(worker, source, selected, expected, Alpn::Hbone) {
-            Ok(dial) => {
-                let stream = hbone::open(&worker.pools, &dial, selected.address, peer).await;
-                stream.map(ByteStream::Hbone)
-            }
+            Ok(dial) => hbone::open(&worker.pools, &dial, selected.address, peer).await,
             Err(failure) => Err(failure),
         },
     };
@@ -144,6 +142,11 @@ impl From<Failure> for SendError {
         let Failure { reason, message } = failure;
         Self { reason, not_established: true, message: message.to_string(), request: None }
     }
+}
+
+/// Both listeners belong to this process: the caller's pod is known without a handshake.
+fn same_node(source: &LocalPod, peer: SocketAddr, claimed: Option<Claimed>) -> Caller {
+    Caller { address: peer, identity: Some(source.identity.clone()), security: Security::SameNode, claimed }
 }
 
 fn tunnel(

@@ -120,7 +120,8 @@ impl SendError {
     /// The connection failed with the request on it, or before it.
     fn failed(dial: &Dial, failed: &TrySendError<Request<Body>>, unsent: Option<Request<Body>>) -> Self {
         let (reason, untouched) = judge(failed.error());
-        let reason = if unsent.is_some() && reason == Reason::UpstreamReset { Reason::ConnectFailed } else { reason };
+        let reason =
+            if unsent.is_some() && reason == Reason::UpstreamReset { Reason::ConnectFailed } else { reason };
         let cause = failed.error().source().map(|s| format!(": {s}")).unwrap_or_default();
         Self {
             reason,
@@ -193,7 +194,10 @@ impl http_body::Body for Finishing {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         if frame.is_none() || this.body.is_end_stream() {

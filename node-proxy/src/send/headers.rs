@@ -72,8 +72,15 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Fields that a `Connection` header cannot make hop-by-hop: removing them would change what the message is.
 fn is_end_to_end(name: &HeaderName) -> bool {
-    [header::HOST, header::CONTENT_LENGTH, header::TRAILER, header::EXPECT, header::AUTHORIZATION, header::COOKIE]
-        .contains(name)
+    [
+        header::HOST,
+        header::CONTENT_LENGTH,
+        header::TRAILER,
+        header::EXPECT,
+        header::AUTHORIZATION,
+        header::COOKIE,
+    ]
+    .contains(name)
 }
 
 fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -82,7 +89,8 @@ fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TE) && tokens(headers, &header::TE).any(|t| t.eq_ignore_ascii_case("trailers"))
+    headers.contains_key(header::TE)
+        && tokens(headers, &header::TE).any(|t| t.eq_ignore_ascii_case("trailers"))
 }
 
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
@@ -117,7 +125,8 @@ fn convert_to_http1(request: &mut Request<Body>, fallback: &str) {
         *request.uri_mut() = Uri::from(path);
     }
     join_cookies(request.headers_mut());
-    let framed = request.headers().contains_key(header::CONTENT_LENGTH) || request.body().size_hint().exact().is_some();
+    let framed = request.headers().contains_key(header::CONTENT_LENGTH)
+        || request.body().size_hint().exact().is_some();
     if !framed && !request.body().is_end_stream() {
         // Without it hyper sends no body with methods that rarely have one.
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

@@ -160,7 +160,8 @@ impl Pools {
     /// Makes an HTTP/1 connection.
     pub(crate) async fn connect_http1(&self, dial: &Dial) -> Result<Http1, Failure> {
         let io = dial.run(&self.0.deadlines).await?;
-        let handshake = http1::Builder::new().max_headers(256).handshake(hyper_util::rt::TokioIo::new(io)).await;
+        let handshake =
+            http1::Builder::new().max_headers(256).handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
         let ended = dial.pod.ended.clone();
         tokio::task::spawn_local(async move {

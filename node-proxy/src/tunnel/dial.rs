@@ -133,7 +133,9 @@ impl Dial {
         match tokio::time::timeout(deadlines.tls, tls.connect(stream, expected, *alpn)).await {
             Ok(Ok(stream)) => Ok(Io::Tls(Box::new(stream))),
             Ok(Err(error)) => Err(self.failed(Reason::TlsFailed, &error)),
-            Err(_) => Err(self.failed(Reason::TlsFailed, &"the TLS handshake did not end within the deadline")),
+            Err(_) => {
+                Err(self.failed(Reason::TlsFailed, &"the TLS handshake did not end within the deadline"))
+            }
         }
     }
 
@@ -157,7 +159,9 @@ impl Dial {
 /// A peer that vanished without a word is noticed: probes when idle, and a limit on unacknowledged data.
 pub(crate) fn keep_alive(stream: &TcpStream) {
     let socket = socket2::SockRef::from(stream);
-    let probes = socket2::TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10));
+    let probes = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(30))
+        .with_interval(Duration::from_secs(10));
     // Neither can fail on a TCP socket; without them the connection still works.
     let _ = socket.set_tcp_keepalive(&probes);
     let _ = socket.set_tcp_user_timeout(Some(Duration::from_secs(30)));

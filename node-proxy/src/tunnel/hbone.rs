@@ -2,7 +2,6 @@
 //! Here what both sides share, and the calling side; the called side is in [`server`].
 
 use std::cell::Cell;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -12,11 +11,14 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use h2::{Ping, PingPong, Reason as H2Reason, RecvStream, SendStream};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{Method, Request, StatusCode, Uri, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use weft_model::Reason;
 
 use super::dial::{Deadlines, Dial, Failure};
+use crate::relay::Duplex;
+use crate::send::ByteStream;
+use crate::send::bytes::PooledPlace;
 use crate::send::pools::{Hbone, Pools};
 use crate::tunnel::pool::Lease;
 
@@ -82,7 +84,7 @@ pub(crate) async fn open(
     dial: &Dial,
     to: SocketAddr,
     peer: SocketAddr,
-) -> Result<HboneStream, Failure> {
+) -> Result<ByteStream, Failure> {
     let key = dial.key(true);
     let mut second_try = false;
     loop {
@@ -108,7 +110,12 @@ enum Opening {
     Refused(Failure),
 }
 
-async fn open_on(lease: Lease<Hbone>, to: SocketAddr, peer: SocketAddr, dial: &Dial) -> Result<HboneStream, Opening> {
+async fn open_on(
+    lease: Lease<Hbone>,
+    to: SocketAddr,
+    peer: SocketAddr,
+    dial: &Dial,
+) -> Result<ByteStream, Opening> {
     let request = match connect_request(to, peer, dial) {
         Ok(request) => request,
         Err(error) => return Err(Opening::Refused(dial.no_http(&error))),
@@ -123,7 +130,7 @@ async fn open_on(lease: Lease<Hbone>, to: SocketAddr, peer: SocketAddr, dial: &D
     };
     match response.await {
         Ok(response) if response.status() == StatusCode::OK => {
-            Ok(HboneStream::new(send, response.into_body(), Some(lease)))
+            Ok(ByteStream::Hbone(HboneStream::new(send, response.into_body()), PooledPlace(lease)))
         }
         Ok(response) => {
             let message = format!("{to}: the far proxy answered CONNECT with {}", response.status().as_u16());
@@ -165,16 +172,16 @@ pub struct HboneStream {
     unread: Bytes,
     /// END_STREAM has been sent.
     shut: bool,
-    _lease: Option<Lease<Hbone>>,
 }
 
 impl HboneStream {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Option<Lease<Hbone>>) -> Self {
-        Self { send, recv, unread: Bytes::new(), shut: false, _lease: lease }
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self { send, recv, unread: Bytes::new(), shut: false }
     }
+}
 
-    /// Ends both directions by RST_STREAM.
-    pub fn reset(mut self) {
+impl Duplex for HboneStream {
+    fn reset_on_drop(&mut self) {
         self.send.send_reset(H2Reason::CANCEL);
     }
 }

@@ -140,7 +140,8 @@ impl<K: Eq + Hash, C: Pooled> Shared<K, C> {
     pub(crate) fn take(&mut self, key: &K) -> Option<Lease<C>> {
         let connections = self.by_key.get_mut(key)?;
         connections.retain(|c| !c.sender.is_closed() && !c.closing.is_cancelled());
-        let connection = connections.iter().find(|c| c.streams.get() < self.streams && c.sender.is_ready())?;
+        let connection =
+            connections.iter().find(|c| c.streams.get() < self.streams && c.sender.is_ready())?;
         connection.streams.set(connection.streams.get() + 1);
         Some(Lease { connection: connection.clone() })
     }

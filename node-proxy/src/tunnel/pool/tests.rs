@@ -86,7 +86,8 @@ fn expiry_empties_the_pool_and_a_closing_pod_keeps_nothing() {
 
 #[test]
 fn a_full_connection_is_left_for_another() {
-    let (mut pool, now, open) = (Shared::new(2, Duration::from_secs(5)), Instant::now(), CancellationToken::new());
+    let (mut pool, now, open) =
+        (Shared::new(2, Duration::from_secs(5)), Instant::now(), CancellationToken::new());
     pool.add("a", fake(1), &open, now);
     let (first, _second) = (pool.take(&"a").unwrap(), pool.take(&"a").unwrap());
     assert!(pool.take(&"a").is_none());
@@ -98,7 +99,8 @@ fn a_full_connection_is_left_for_another() {
 
 #[test]
 fn a_busy_connection_does_not_expire_and_a_forgotten_one_is_not_used() {
-    let (mut pool, now, open) = (Shared::new(2, Duration::from_secs(5)), Instant::now(), CancellationToken::new());
+    let (mut pool, now, open) =
+        (Shared::new(2, Duration::from_secs(5)), Instant::now(), CancellationToken::new());
     pool.add("a", fake(1), &open, now);
     let lease = pool.take(&"a").unwrap();
     pool.expire(now + Duration::from_secs(60));

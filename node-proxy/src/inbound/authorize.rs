@@ -1,0 +1,40 @@
+//! Whether a caller may reach a pod. Today: mutual TLS unless the pod's namespace permits plaintext. Policies will be
+//! judged here too, on the connection and on the parsed request; a policy that is not known yet means no.
+
+use weft_model::Reason;
+use weft_model::workload::MtlsMode;
+
+use crate::call::Caller;
+use crate::pod::{LocalPod, is_own_port};
+use crate::state::Snapshot;
+use crate::tunnel::dial::Failure;
+
+/// Judges a connection of `caller` to `port` of `pod`, whatever way it came.
+pub(crate) fn connection(
+    snapshot: &Snapshot,
+    pod: &LocalPod,
+    port: u16,
+    caller: &Caller,
+) -> Result<(), Failure> {
+    if is_own_port(port) {
+        return Err(Failure::new(Reason::Loop, format!("port {port} belongs to Weft itself")));
+    }
+    if !snapshot.is_configured() {
+        let message = "the proxy has no configuration from the controller yet";
+        return Err(Failure::new(Reason::NoConfiguration, message));
+    }
+    if caller.identity.is_none() && mtls(snapshot, pod) == MtlsMode::Strict {
+        let message = format!(
+            "{} called without mutual TLS: enrol it, or label namespace {} weft-mesh.dev/mtls=permissive",
+            caller.address.ip(),
+            pod.enrolled.pod.namespace
+        );
+        return Err(Failure::new(Reason::PlaintextRefused, message));
+    }
+    Ok(())
+}
+
+/// Strict, unless the controller says that this very pod is permissive.
+fn mtls(snapshot: &Snapshot, pod: &LocalPod) -> MtlsMode {
+    snapshot.workload(&pod.enrolled.uid).map_or(MtlsMode::Strict, |workload| workload.mtls)
+}

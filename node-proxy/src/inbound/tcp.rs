@@ -1,0 +1,186 @@
+//! Byte streams for an application of this node. A stream whose first line is that of an HTTP request is served as
+//! HTTP, so that nobody can pass an `x-forwarded-client-cert` of his own making to an application by calling it "bytes".
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::net::TcpStream;
+use weft_model::Reason;
+
+use super::prefixed::Prefixed;
+use super::record::Record;
+use super::{authorize, forward, handle_http};
+use crate::body::Body;
+use crate::call::Caller;
+use crate::http_server::{self, HttpVersion, Limits};
+use crate::pod::LocalPod;
+use crate::relay::{Duplex, How, RelayEnd, relay};
+use crate::send::SendError;
+use crate::tunnel::dial::Failure;
+use crate::worker::WorkerRef;
+
+/// The longest first line that is waited for.
+const FIRST_LINE: usize = 8 * 1024;
+
+/// Where a byte stream goes, and for whom.
+pub(crate) struct Destination<'a> {
+    pub(crate) worker: &'a WorkerRef,
+    pub(crate) pod: &'a Arc<LocalPod>,
+    pub(crate) to: SocketAddr,
+    pub(crate) caller: &'a Caller,
+}
+
+impl Destination<'_> {
+    /// Connects to the application, if the caller may.
+    pub(crate) async fn connect(&self) -> Result<TcpStream, Failure> {
+        let snapshot = self.worker.shared.snapshot.load_full();
+        authorize::connection(&snapshot, self.pod, self.to.port(), self.caller)?;
+        forward::connect(self.worker, self.pod, self.to, self.caller.address).await
+    }
+
+    pub(crate) fn record(&self) -> Record {
+        Record::connection(self.worker, self.pod, self.to, self.caller)
+    }
+
+    /// Carries `client`'s bytes to the application that [`Self::connect`] connected to, until both have ended.
+    pub(crate) async fn carry<C: Duplex + Send + 'static>(&self, mut client: C, application: TcpStream) {
+        let mut record = self.record();
+        let (first, http) = first_bytes(&mut client, &application).await;
+        let client = Prefixed::new(first, client);
+        if let Some(version) = http {
+            // The application is connected to anew for requests; this connection has shown that it listens.
+            drop(application);
+            record.end(Reason::Ok, Some("served as HTTP"));
+            return self.serve_http(client, version).await;
+        }
+        // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
+        let ended = relay(client, application, None, self.pod.ended.cancelled()).await;
+        conclude(&mut record, &ended);
+    }
+
+    async fn serve_http<C: Duplex + Send + 'static>(&self, client: Prefixed<C>, version: HttpVersion) {
+        let (worker, pod, caller, to) = (self.worker.clone(), self.pod.clone(), self.caller.clone(), self.to);
+        let handler = move |request: Request<Body>| {
+            let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
+            async move {
+                let version = HttpVersion::of(request.version());
+                let response = handle_http(&worker, &pod, to, &caller, version, request).await;
+                response.unwrap_or_else(|error| refusal(&error))
+            }
+        };
+        let closing = self.pod.closing.cancelled();
+        if let Err(ended) = http_server::serve(client, version, &Limits::default(), closing, handler).await {
+            self.record().refuse(ended.reason, &ended.message);
+        }
+    }
+}
+
+fn conclude(record: &mut Record, ended: &RelayEnd) {
+    record.count(ended.from_first, ended.from_second);
+    match &ended.how {
+        How::Finished | How::Idle => record.end(Reason::Ok, None),
+        How::FirstFailed(error) => record.end(Reason::DownstreamReset, Some(&error.to_string())),
+        How::SecondFailed(error) => record.end(Reason::UpstreamReset, Some(&error.to_string())),
+        How::Stopped => record.end(Reason::Draining, None),
+    }
+}
+
+/// Reads what the client says first, until it is clear whether that is HTTP, the application speaks first, or the
+/// client has nothing more to say. Nothing is lost: what was read is returned.
+async fn first_bytes<C>(client: &mut C, application: &TcpStream) -> (Bytes, Option<HttpVersion>)
+where
+    C: AsyncRead + Unpin,
+{
+    let mut first = Vec::new();
+    loop {
+        match spoken(&first) {
+            Spoken::Unclear => {}
+            Spoken::Http(version) => return (first.into(), Some(version)),
+            Spoken::Bytes => return (first.into(), None),
+        }
+        let read = tokio::select! {
+            read = client.read_buf(&mut first) => read,
+            _ = application.readable() => return (first.into(), None),
+        };
+        if !matches!(read, Ok(1..)) {
+            return (first.into(), None);
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Spoken {
+    Unclear,
+    Http(HttpVersion),
+    Bytes,
+}
+
+/// HTTP/2 begins with its preface (RFC 9113 §3.4), HTTP/1 with a method and a line that ends in its version (RFC 9112
+/// §3); empty lines before it are allowed there (§2.2).
+fn spoken(first: &[u8]) -> Spoken {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let start = first.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(first.len());
+    let line = first.get(start..).unwrap_or_default();
+    if line.starts_with(PREFACE) {
+        return Spoken::Http(HttpVersion::Http2);
+    }
+    if PREFACE.starts_with(line) {
+        return Spoken::Unclear;
+    }
+    let method = line.split(|b| matches!(b, b' ' | b'\r' | b'\n')).next().unwrap_or_default();
+    if method.len() > 64
+        || !method.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    {
+        return Spoken::Bytes;
+    }
+    match line.iter().position(|b| *b == b'\n') {
+        None if line.len() < FIRST_LINE => Spoken::Unclear,
+        None => Spoken::Bytes,
+        Some(end) => {
+            let line = line.get(..end).unwrap_or_default().trim_ascii_end();
+            let version = line.rsplit(|b| matches!(b, b' ' | b'\t')).next().unwrap_or_default();
+            if version.starts_with(b"HTTP/1.") { Spoken::Http(HttpVersion::Http1) } else { Spoken::Bytes }
+        }
+    }
+}
+
+/// What a caller without a proxy of its own gets in the place of the application's answer.
+fn refusal(error: &SendError) -> Response<Body> {
+    let status = match error.reason {
+        Reason::UpstreamReset => StatusCode::BAD_GATEWAY,
+        Reason::PlaintextRefused => StatusCode::FORBIDDEN,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = Response::new(Body::text(format!("weft: {}: {}\n", error.reason, error.message)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_line_of_http_is_recognised_at_its_end_and_nothing_else_is() {
+        for (first, expected) in [
+            (&b""[..], Spoken::Unclear),
+            (b"GET / HT", Spoken::Unclear),
+            (b"GET / HTTP/1.1\r", Spoken::Unclear),
+            (b"GET / HTTP/1.1\r\n", Spoken::Http(HttpVersion::Http1)),
+            (b"\r\n\r\nBREW /pot HTTP/1.0\nx", Spoken::Http(HttpVersion::Http1)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n", Spoken::Unclear),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0", Spoken::Http(HttpVersion::Http2)),
+            (b"PING\r\n", Spoken::Bytes),
+            (b"GET key\r\n", Spoken::Bytes),
+            (b"\x16\x03\x01", Spoken::Bytes),
+            (b"*1\r\n$4\r\n", Spoken::Bytes),
+            (b"SSH-2.0-OpenSSH\r\n", Spoken::Bytes),
+        ] {
+            assert_eq!(spoken(first), expected, "{:?}", String::from_utf8_lossy(first));
+        }
+    }
+}
