@@ -1,1 +1,214 @@
-//! Placeholder.
+//! The client of the agent's socket: takes pods over with their listeners, gives them up again, and tries for ever to
+//! be connected. What it holds outlives the connection, so that either side may restart.
+
+mod held;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use weft_api::node::{PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_model::Text;
+use weft_runtime::backoff::Backoff;
+use weft_runtime::fd::SeqPacket;
+
+use self::held::Held;
+use crate::pod::LocalPod;
+use crate::worker::{Crew, Shared};
+
+/// How long a session must have lasted for the next failure to count as the first.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// The client and the pods it holds.
+pub struct Agent {
+    shared: Arc<Shared>,
+    crew: Arc<Crew>,
+    held: HashMap<Text, Held>,
+    /// No longer served, but perhaps not without sockets: by UID.
+    retired: Vec<Arc<LocalPod>>,
+    /// The home worker of the next pod.
+    next_home: usize,
+    /// All pods the agent enrolled have been seen since the start.
+    synced: Arc<AtomicBool>,
+}
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+    /// The agent closed the connection.
+    #[error("the agent closed the connection")]
+    Closed,
+    /// A message that cannot be read.
+    #[error("a message of the agent cannot be read: {0}")]
+    Message(#[from] serde_json::Error),
+    /// The agent speaks another version.
+    #[error("the agent speaks version {0} of the protocol, this proxy {PROTOCOL_VERSION}: install one release of both")]
+    Version(u32),
+    /// The agent is another node's.
+    #[error("the agent serves node {0}, this proxy was told another: check --node")]
+    Node(Text),
+}
+
+impl Agent {
+    /// A client that holds nothing yet.
+    pub fn new(shared: Arc<Shared>, crew: Arc<Crew>) -> Self {
+        let synced = Arc::default();
+        Self { shared, crew, held: HashMap::new(), retired: Vec::new(), next_home: 0, synced }
+    }
+
+    /// Becomes true with the agent's first whole list of pods.
+    pub fn synced(&self) -> Arc<AtomicBool> {
+        self.synced.clone()
+    }
+
+    /// Connects and serves the agent for ever.
+    pub async fn run(mut self) {
+        let path = self.shared.config.agent_socket.clone();
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let begun = tokio::time::Instant::now();
+            let result = match SeqPacket::connect(&path) {
+                Ok(socket) => self.serve(&socket).await,
+                Err(error) => Err(error.into()),
+            };
+            if begun.elapsed() > STABLE {
+                backoff.reset();
+            }
+            if let Err(error) = result {
+                let delay = backoff.next_delay();
+                tracing::warn!(socket = %path.display(), %error, ?delay, "no agent; trying again");
+                tokio::time::sleep(delay).await;
+            }
+        }
+    }
+
+    /// One session.
+    ///
+    /// # Errors
+    /// Always ends with the reason why it could not go on.
+    pub async fn serve(&mut self, socket: &SeqPacket) -> Result<(), AgentError> {
+        send(socket, &ToAgent::Hello { version: PROTOCOL_VERSION }, &[]).await?;
+        for held in self.held.values() {
+            let descriptors = held.descriptors()?;
+            let borrowed: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+            send(socket, &ToAgent::Held { pod: held.pod.enrolled.clone() }, &borrowed).await?;
+        }
+        send(socket, &ToAgent::HeldEnd, &[]).await?;
+        // Removals take their time; their acks come through here.
+        let (acks, mut finished) = mpsc::unbounded_channel();
+        loop {
+            tokio::select! {
+                ack = finished.recv() => if let Some(ack) = ack { send(socket, &ack, &[]).await? },
+                message = socket.receive() => {
+                    let (bytes, descriptors) = message?.ok_or(AgentError::Closed)?;
+                    self.take(serde_json::from_slice(&bytes)?, descriptors, &acks)?;
+                }
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        message: ToProxy,
+        descriptors: Vec<OwnedFd>,
+        acks: &mpsc::UnboundedSender<ToAgent>,
+    ) -> Result<(), AgentError> {
+        match message {
+            ToProxy::Hello { version, .. } if version != PROTOCOL_VERSION => return Err(AgentError::Version(version)),
+            ToProxy::Hello { node, .. } if *node != *self.shared.config.node => return Err(AgentError::Node(node)),
+            ToProxy::Hello { .. } => tracing::info!(pods = self.held.len(), "connected to the agent"),
+            ToProxy::SnapshotEnd => {
+                tracing::info!(pods = self.held.len(), "the agent has sent every pod");
+                self.synced.store(true, Ordering::Relaxed);
+            }
+            ToProxy::Add { id, pod } => {
+                let name = pod.pod.clone();
+                let error = self.add(pod, descriptors).err().map(|error| error.to_string());
+                match &error {
+                    None => tracing::info!(pod = %name, "serving"),
+                    Some(error) => tracing::warn!(pod = %name, %error, "cannot serve"),
+                }
+                let _ = acks.send(ToAgent::Ack { id, error });
+            }
+            ToProxy::Remove { id, uid, cause } => {
+                let removal = self.remove(&uid, cause);
+                let acks = acks.clone();
+                tokio::spawn(async move {
+                    let error = removal.await.err();
+                    let _ = acks.send(ToAgent::Ack { id, error });
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, pod: weft_api::node::EnrolledPod, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let received = held::Received::new(pod, descriptors)?;
+        if self.held.get(&received.enrolled.uid).is_some_and(|held| held.is_same(&received)) {
+            return Ok(());
+        }
+        let (held, listeners) = received.into_pod(&self.shared)?;
+        for listener in listeners {
+            self.crew.accept(self.next_home, listener);
+        }
+        self.next_home = self.next_home.wrapping_add(1);
+        self.shared.pods.rcu(|pods| pods.with(held.pod.clone()));
+        self.shared.certificates.pods_changed();
+        if let Some(before) = self.held.insert(held.pod.enrolled.uid.clone(), held) {
+            // Its connections go on; they know the namespace by a descriptor of their own.
+            before.pod.accepting.cancel();
+            self.retired.push(before.pod);
+        }
+        Ok(())
+    }
+
+    /// Takes the pod out of service at once; the future completes when its sockets are closed.
+    fn remove(&mut self, uid: &str, cause: RemoveCause) -> impl Future<Output = Result<(), String>> + use<> {
+        self.retired.retain(|pod| Arc::strong_count(pod) > 1);
+        let held = self.held.remove(uid);
+        if let Some(held) = &held {
+            tracing::info!(pod = %held.pod.enrolled.pod, ?cause, "no longer serving");
+            held.pod.accepting.cancel();
+            self.shared.pods.rcu(|pods| pods.without(uid));
+            self.shared.certificates.pods_changed();
+        }
+        let mut ending = Vec::new();
+        match cause {
+            RemoveCause::Unenrolled => self.retired.extend(held.iter().map(|held| held.pod.clone())),
+            RemoveCause::PodEnd => {
+                ending.extend(self.retired.extract_if(.., |pod| *pod.enrolled.uid == *uid));
+                ending.extend(held.iter().map(|held| held.pod.clone()));
+            }
+        }
+        async move {
+            if let Some(held) = held {
+                held.listeners_closed().await;
+            }
+            held::end(ending).await
+        }
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("held", &self.held.keys()).finish_non_exhaustive()
+    }
+}
+
+async fn send(
+    socket: &SeqPacket,
+    message: &ToAgent,
+    descriptors: &[std::os::fd::BorrowedFd<'_>],
+) -> Result<(), AgentError> {
+    Ok(socket.send(&serde_json::to_vec(message)?, descriptors).await?)
+}
+
+#[cfg(test)]
+mod tests;

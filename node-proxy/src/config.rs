@@ -16,6 +16,10 @@ pub struct Config {
     #[arg(long, env = "WEFT_NODE")]
     pub node: String,
 
+    /// The trust domain of this mesh's identities, as the controller has it.
+    #[arg(long, env = "WEFT_TRUST_DOMAIN", default_value = "cluster.local")]
+    pub trust_domain: String,
+
     /// The agent's Unix socket (SOCK_SEQPACKET).
     #[arg(long, env = "WEFT_AGENT_SOCKET", default_value = "/run/weft/proxy.sock")]
     pub agent_socket: PathBuf,

@@ -1,1 +1,157 @@
-//! Placeholder.
+//! Accepting: each pod's listeners have one home worker, which alone accepts and hands every connection to the
+//! least loaded worker (`dataplane.md` rule 10).
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
+use weft_model::Reason;
+use weft_runtime::backoff::Backoff;
+
+use crate::call::{Accepted, Listener};
+use crate::pod::{Admission, LocalPod};
+use crate::relay::Duplex as _;
+use crate::telemetry::{Labels, Outcome, Party, Protocol, Reporter, Security};
+use crate::worker::{Crew, Load, Worker, WorkerRef};
+use crate::{inbound, outbound, tunnel};
+
+/// What still runs for a pod that has ended gets this long to say what became of it, before it is dropped.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+
+/// One of a pod's listening sockets, non-blocking, to be accepted on until the pod's `accepting` is cancelled.
+#[derive(Debug)]
+pub(crate) struct PodListener {
+    pub(crate) pod: Arc<LocalPod>,
+    pub(crate) kind: Listener,
+    pub(crate) socket: TcpListener,
+    /// Dropped when the socket is closed.
+    pub(crate) open: Arc<()>,
+}
+
+/// A connection on its way to the worker that will carry it. It is in no event queue yet.
+#[derive(Debug)]
+pub(crate) struct Handed {
+    pod: Arc<LocalPod>,
+    listener: Listener,
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    load: Load,
+}
+
+/// Accepts on `listener` until its pod no longer wants it.
+pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodListener) {
+    let PodListener { pod, kind, socket, open } = listener;
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
+    // Leaves the event queue before it is closed: others hold duplicates of it.
+    let socket = match AsyncFd::new(socket) {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::error!(pod = %pod.enrolled.pod, listener = ?kind, %error, "cannot watch a listener");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = pod.accepting.cancelled() => break,
+            accepted = accept_one(&socket) => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                backoff.reset();
+                let (to, load) = crew.least_loaded(worker.index);
+                let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                crew.carry(to, Handed { pod: pod.clone(), listener: kind, stream, peer, load });
+            }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // For want of descriptors or memory: the backlog keeps the callers meanwhile.
+                tracing::warn!(pod = %pod.enrolled.pod, listener = ?kind, %error, "cannot accept; trying again");
+                tokio::time::sleep(backoff.next_delay()).await;
+            }
+        }
+    }
+    drop(socket);
+    drop(open);
+}
+
+async fn accept_one(socket: &AsyncFd<TcpListener>) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+    loop {
+        let mut ready = socket.readable().await?;
+        if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
+            return accepted;
+        }
+    }
+}
+
+/// Carries one connection to its end, whatever happens in there.
+pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
+    let Handed { pod, listener, stream, peer, load } = handed;
+    let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::warn!(pod = %pod.enrolled.pod, %error, "cannot watch a connection: it is dropped");
+            return;
+        }
+    };
+    let accepted = Accepted { pod: pod.clone(), listener, stream, peer };
+    let limit = worker.shared.config.max_connections_per_pod;
+    let Some(_admission): Option<Admission> = pod.admit(limit) else {
+        return refuse(&worker, accepted, Reason::Overloaded, "the pod has too many open connections");
+    };
+    let _open = worker.shared.telemetry.open_connection(listener);
+    let work = AssertUnwindSafe(serve(worker.clone(), accepted)).catch_unwind();
+    tokio::select! {
+        biased;
+        served = work => if served.is_err() {
+            let outcome = outcome(&worker, &pod, listener, peer);
+            record(&worker, outcome, Reason::Internal, "a defect of Weft, see the log");
+        },
+        () = gone(&pod) => {}
+    }
+    drop(load);
+}
+
+async fn serve(worker: WorkerRef, accepted: Accepted) {
+    match accepted.listener {
+        Listener::Outbound => Box::pin(outbound::serve(worker, accepted)).await,
+        Listener::InboundPlaintext => Box::pin(inbound::accept_plaintext(worker, accepted)).await,
+        Listener::Tunnel => Box::pin(tunnel::accept(worker, accepted)).await,
+    }
+}
+
+/// Completes when nothing of the pod may be open any more.
+async fn gone(pod: &LocalPod) {
+    pod.ended.cancelled().await;
+    tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// Resets a connection, and says why.
+pub(crate) fn refuse(worker: &Worker, mut accepted: Accepted, reason: Reason, message: &str) {
+    accepted.stream.reset_on_drop();
+    let outcome = outcome(worker, &accepted.pod, accepted.listener, accepted.peer);
+    record(worker, outcome, reason, message);
+}
+
+/// What is known of a connection from its accept alone.
+pub(crate) fn outcome(worker: &Worker, pod: &LocalPod, listener: Listener, peer: SocketAddr) -> Outcome {
+    let own = Party::of(worker.shared.snapshot.load().workload(&pod.enrolled.uid));
+    let (reporter, source, destination) = match listener {
+        Listener::Outbound => (Reporter::Source, own, Party::Unknown),
+        Listener::InboundPlaintext | Listener::Tunnel => (Reporter::Destination, Party::Unknown, own),
+    };
+    let mut labels = Labels::new(reporter, source, Protocol::Tcp, Security::None);
+    labels.destination = destination;
+    Outcome { source_address: Some(peer), ..Outcome::new(labels) }
+}
+
+fn record(worker: &Worker, mut outcome: Outcome, reason: Reason, message: &str) {
+    outcome.labels.reason = reason;
+    outcome.message = Some(message.into());
+    worker.shared.telemetry.record(outcome);
+}

@@ -30,6 +30,8 @@ pub struct LocalPod {
     /// Cancelled when whatever still has a socket in the pod's namespace must drop it at once. [`Self::until_ended`]
     /// does that for a future; also cancelled when the process's drain has run out.
     pub ended: CancellationToken,
+    /// Cancelled when its listeners shall be closed; also when `closing` is.
+    pub(crate) accepting: CancellationToken,
     /// Its network namespace; `None` once the pod has ended.
     netns: ArcSwapOption<NetNamespace>,
     connections: AtomicUsize,
@@ -44,10 +46,12 @@ impl LocalPod {
         closing: &CancellationToken,
         ended: &CancellationToken,
     ) -> Self {
+        let closing = closing.child_token();
         Self {
             enrolled,
             identity,
-            closing: closing.child_token(),
+            accepting: closing.child_token(),
+            closing,
             ended: ended.child_token(),
             netns: ArcSwapOption::from_pointee(netns),
             connections: AtomicUsize::new(0),

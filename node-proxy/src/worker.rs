@@ -1,14 +1,18 @@
 //! The workers: N single-threaded runtimes that carry traffic. What one worker uses alone is in [`Worker`]
 //! (no locks); what all share is in [`Shared`] (immutable snapshots and counters).
 
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::listen::{self, Handed, PodListener};
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
@@ -55,3 +59,136 @@ pub struct Worker {
 
 /// How every task of a worker holds it.
 pub type WorkerRef = Rc<Worker>;
+
+impl Worker {
+    /// A worker that has carried nothing yet.
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        Self { index, shared, pools: Pools::default(), balancer: Balancer::default() }
+    }
+}
+
+/// What a worker is told.
+pub(crate) enum ToWorker {
+    /// Accept on this listener from now on.
+    Accept(PodListener),
+    /// Carry this connection.
+    Carry(Handed),
+}
+
+/// All workers, as those who hand them work see them.
+#[derive(Debug)]
+pub struct Crew {
+    members: Vec<Member>,
+    /// Ends the threads.
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Member {
+    inbox: mpsc::UnboundedSender<ToWorker>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection's place in its worker's load; given back on drop.
+#[derive(Debug)]
+pub(crate) struct Load(Arc<AtomicUsize>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Crew {
+    /// Starts as many threads as the configuration says.
+    ///
+    /// # Errors
+    /// When the system gives no thread, or no descriptors for its event queue.
+    pub fn start(shared: &Arc<Shared>) -> io::Result<(Arc<Self>, Vec<std::thread::JoinHandle<()>>)> {
+        let stop = CancellationToken::new();
+        let (mut members, mut inboxes) = (Vec::new(), Vec::new());
+        for _ in 0..shared.config.worker_count() {
+            let (inbox, messages) = mpsc::unbounded_channel();
+            members.push(Member { inbox, connections: Arc::default() });
+            inboxes.push(messages);
+        }
+        let crew = Arc::new(Self { members, stop });
+        let mut threads = Vec::new();
+        for (index, messages) in inboxes.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (shared, crew) = (shared.clone(), crew.clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            threads.push(thread.spawn(move || {
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, work(Rc::new(Worker::new(index, shared)), crew, messages));
+            })?);
+        }
+        Ok((crew, threads))
+    }
+
+    /// How many workers there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Never so: there is always a worker.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Lets worker `home` accept on `listener`.
+    pub(crate) fn accept(&self, home: usize, listener: PodListener) {
+        if let Some(member) = self.members.get(home % self.members.len().max(1)) {
+            // A worker that is gone is gone with the process.
+            let _ = member.inbox.send(ToWorker::Accept(listener));
+        }
+    }
+
+    /// The worker with the fewest connections, `home` among equals: its number, and the place taken there.
+    pub(crate) fn least_loaded(&self, home: usize) -> (usize, Load) {
+        let load = |index: &usize| {
+            let member = self.members.get(*index);
+            (member.map_or(usize::MAX, |m| m.connections.load(Ordering::Relaxed)), *index != home)
+        };
+        let chosen = (0..self.members.len()).min_by_key(load).unwrap_or(home);
+        let counter = self.members.get(chosen).map(|m| m.connections.clone()).unwrap_or_default();
+        counter.fetch_add(1, Ordering::Relaxed);
+        (chosen, Load(counter))
+    }
+
+    /// Gives a connection to worker `to`.
+    pub(crate) fn carry(&self, to: usize, handed: Handed) {
+        if let Some(member) = self.members.get(to) {
+            let _ = member.inbox.send(ToWorker::Carry(handed));
+        }
+    }
+
+    /// Connections carried now.
+    pub fn connections(&self) -> usize {
+        self.members.iter().map(|m| m.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Ends the threads; what they still carry is dropped.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+/// A worker's own loop: everything it does begins with a message.
+async fn work(worker: WorkerRef, crew: Arc<Crew>, mut messages: mpsc::UnboundedReceiver<ToWorker>) {
+    loop {
+        let message = tokio::select! {
+            message = messages.recv() => message,
+            () = crew.stop.cancelled() => None,
+        };
+        match message {
+            None => return,
+            Some(ToWorker::Accept(listener)) => {
+                tokio::task::spawn_local(listen::accept(worker.clone(), crew.clone(), listener));
+            }
+            Some(ToWorker::Carry(handed)) => {
+                tokio::task::spawn_local(listen::carry(worker.clone(), handed));
+            }
+        }
+    }
+}
