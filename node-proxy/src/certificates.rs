@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use weft_model::Identity;
 use weft_tls::WorkloadTls;
 
@@ -15,11 +15,13 @@ pub struct Certificates {
     ready: ArcSwap<ahash::HashMap<Identity, Arc<WorkloadTls>>>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
+    /// Pods have come or gone.
+    pods: Notify,
 }
 
 impl Default for Certificates {
     fn default() -> Self {
-        Self { ready: ArcSwap::default(), changes: watch::Sender::new(0) }
+        Self { ready: ArcSwap::default(), changes: watch::Sender::new(0), pods: Notify::new() }
     }
 }
 
@@ -55,6 +57,11 @@ impl Certificates {
             next
         });
         self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// Says that pods have come or gone.
+    pub fn pods_changed(&self) {
+        self.pods.notify_one();
     }
 
     /// Told when anything has changed.

@@ -21,7 +21,7 @@ pub struct Config {
     pub trust_domain: String,
 
     /// The agent's Unix socket (SOCK_SEQPACKET).
-    #[arg(long, env = "WEFT_AGENT_SOCKET", default_value = "/run/weft/proxy.sock")]
+    #[arg(long, env = "WEFT_AGENT_SOCKET", default_value = "/run/weft/agent.sock")]
     pub agent_socket: PathBuf,
 
     /// Where the controller listens, as host:port or address:port.

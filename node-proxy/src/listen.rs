@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use weft_model::Reason;
 use weft_runtime::backoff::Backoff;
+use weft_runtime::fd;
 
 use crate::call::{Accepted, Listener};
 use crate::pod::{Admission, LocalPod};
@@ -48,7 +50,7 @@ pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodList
     let PodListener { pod, kind, socket, open } = listener;
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     // Leaves the event queue before it is closed: others hold duplicates of it.
-    let socket = match AsyncFd::new(socket) {
+    let socket = match fd::watch(socket.into()) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::error!(pod = %pod.enrolled.pod, listener = ?kind, %error, "cannot watch a listener");
@@ -80,11 +82,13 @@ pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodList
     drop(open);
 }
 
-async fn accept_one(socket: &AsyncFd<TcpListener>) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+async fn accept_one(socket: &AsyncFd<OwnedFd>) -> io::Result<(std::net::TcpStream, SocketAddr)> {
     loop {
         let mut ready = socket.readable().await?;
-        if let Ok(accepted) = ready.try_io(|socket| socket.get_ref().accept()) {
-            return accepted;
+        if let Ok(accepted) = ready.try_io(|socket| socket2::SockRef::from(socket.get_ref()).accept()) {
+            let (stream, peer) = accepted?;
+            let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+            return Ok((stream.into(), peer));
         }
     }
 }
@@ -153,5 +157,5 @@ pub(crate) fn outcome(worker: &Worker, pod: &LocalPod, listener: Listener, peer:
 fn record(worker: &Worker, mut outcome: Outcome, reason: Reason, message: &str) {
     outcome.labels.reason = reason;
     outcome.message = Some(message.into());
-    worker.shared.telemetry.record(outcome);
+    worker.shared.telemetry.record(&outcome);
 }

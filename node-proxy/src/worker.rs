@@ -63,7 +63,13 @@ pub type WorkerRef = Rc<Worker>;
 impl Worker {
     /// A worker that has carried nothing yet.
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
-        Self { index, shared, pools: Pools::default(), balancer: Balancer::default() }
+        Self {
+            index,
+            shared,
+            pools: Pools::default(),
+            balancer: Balancer::default(),
+            mirrors: Turns::default(),
+        }
     }
 }
 

@@ -177,8 +177,11 @@ fn receive_message(socket: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, Vec<Ow
     Ok(Some((bytes, descriptors)))
 }
 
-/// Has tokio tell when a socket is ready.
-fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+/// Has tokio tell when a socket is ready; it must be non-blocking.
+///
+/// # Errors
+/// When this is not called on a tokio runtime, or the socket cannot be watched.
+pub fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always names the same open descriptor and closes it only when the `AsyncFd` is gone.
     Ok(unsafe { AsyncFd::register(socket) }?)
 }

@@ -1,0 +1,241 @@
+//! Byte streams of enrolled pods: an endpoint is chosen per connection, a failed connect tries one other, and the
+//! bytes are relayed with half-close and reset as they are.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use weft_model::Reason;
+use weft_model::route::Backend;
+use weft_model::service::{AppProtocol, Endpoint};
+use weft_routing::StreamRule;
+
+use super::balance::InFlight;
+use super::detect::{self, Speaks};
+use super::http::refusal::Refused;
+use super::route::{Target, backend_of};
+use crate::call::{Captured, Destination, Listener, Selected, Transport};
+use crate::listen;
+use crate::pod::LocalPod;
+use crate::relay::{Duplex as _, How, RelayEnd, relay};
+use crate::send::{self, ByteStream, SendError};
+use crate::state::Snapshot;
+use crate::telemetry::{Named, Outcome, Party, RuleName, Security};
+use crate::worker::WorkerRef;
+
+/// Tries towards different endpoints before a connection is given up.
+const TRIES: u32 = 2;
+/// Of a server that speaks first, so much is taken before the relay begins.
+const FIRST_ANSWER: usize = 4096;
+
+/// A captured connection that is decided about as a whole, and what has become of it so far.
+pub struct Connection<'w> {
+    /// Who carries it.
+    pub worker: &'w WorkerRef,
+    /// The caller's side.
+    pub stream: TcpStream,
+    /// What will be told of it.
+    pub outcome: Outcome,
+    source: Arc<LocalPod>,
+    peer: SocketAddr,
+    original: SocketAddr,
+    destination: Destination,
+    snapshot: Arc<Snapshot>,
+    begun: Instant,
+}
+
+/// The other side, connected.
+struct Upstream {
+    stream: ByteStream,
+    in_flight: InFlight,
+}
+
+impl<'w> Connection<'w> {
+    /// Begins the account of a connection.
+    pub fn new(worker: &'w WorkerRef, captured: Captured, begun: Instant) -> Self {
+        let Captured { source, peer, original, destination, snapshot, stream } = captured;
+        let mut outcome = listen::outcome(worker, &source, Listener::Outbound, peer);
+        outcome.destination_address = Some(original);
+        match &destination {
+            Destination::Service { service, port, .. } => {
+                outcome.labels.service = Some(Named::Known((service.name.clone(), *port)));
+            }
+            Destination::Workload { workload, .. } => {
+                outcome.labels.destination = Party::Workload(workload.clone());
+            }
+            Destination::External | Destination::Unknown => {}
+        }
+        Self { worker, stream, outcome, source, peer, original, destination, snapshot, begun }
+    }
+
+    /// Follows a rule of a TCPRoute or TLSRoute. `first` is what was read of the caller already.
+    pub async fn follow(mut self, rule: &StreamRule, first: BytesMut) {
+        let labels = &mut self.outcome.labels;
+        labels.route = Some(Named::Known(rule.route.id.clone()));
+        labels.rule = Some(rule.name.clone().map_or(RuleName::Index(rule.index), RuleName::Name));
+        if let Some(refusal) = &rule.refusal {
+            return self.refuse(&Refused::new(Reason::InvalidRoute, &*refusal.message));
+        }
+        let backend: Option<&Backend> = rule.next_backend();
+        let snapshot = self.snapshot.clone();
+        match backend_of(&snapshot, backend) {
+            Ok(target) => {
+                self.outcome.labels.backend = target.service.clone();
+                self.forward(&target, first).await;
+            }
+            Err(refused) => self.refuse(&refused),
+        }
+    }
+
+    /// Passes the connection on as it is, to the endpoints of what was dialled.
+    pub async fn pass(self, first: BytesMut) {
+        let snapshot = self.snapshot.clone();
+        let target = self.plain_target(&snapshot);
+        self.forward(&target, first).await;
+    }
+
+    /// It is HTTP after all. Each request tells its own outcome, the connection none.
+    pub async fn speak_http(self, first: BytesMut) {
+        let Self { worker, stream, source, peer, original, destination, snapshot, .. } = self;
+        let captured = Captured { source, peer, original, destination, snapshot, stream };
+        super::http::serve(worker, captured, first.freeze()).await;
+    }
+
+    fn plain_target<'s>(&self, snapshot: &'s Snapshot) -> Target<'s> {
+        let (address, workload) = match &self.destination {
+            Destination::Service { service, port, protocol } => {
+                return Target::service(snapshot, &service.name, *port, *protocol);
+            }
+            Destination::Workload { workload, .. } => (self.original, Some(workload.uid.clone())),
+            Destination::External | Destination::Unknown => (self.original, None),
+        };
+        let only = Endpoint { address, workload, ready: true, zone: None };
+        Target { service: None, protocol: AppProtocol::Unspecified, endpoints: vec![only].into() }
+    }
+
+    async fn forward(mut self, target: &Target<'_>, first: BytesMut) {
+        match self.connect(target).await {
+            Ok(upstream) => self.relay(upstream, &first, &[]).await,
+            Err(refused) => self.refuse(&refused),
+        }
+    }
+
+    /// Connects to an endpoint, or to one other if the first one fails.
+    async fn connect(&mut self, target: &Target<'_>) -> Result<Upstream, Refused> {
+        let mut tried = Vec::new();
+        let mut failure = None;
+        for _ in 0..TRIES {
+            let Some(picked) = self.worker.balancer.pick(&target.endpoints, &tried, Instant::now()) else { break };
+            tried.push(picked.endpoint.address);
+            self.outcome.attempts += 1;
+            let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, &self.snapshot);
+            self.describe(&selected);
+            let connect = Box::pin(send::connect_bytes(self.worker, &self.source, self.peer, &selected));
+            match connect.await {
+                Ok(stream) => return Ok(Upstream { stream, in_flight: picked.in_flight }),
+                Err(SendError { reason, message, .. }) => {
+                    picked.in_flight.failed(Instant::now());
+                    failure = Some(Refused::new(reason, message));
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| target.refusal()))
+    }
+
+    fn describe(&mut self, selected: &Selected) {
+        self.outcome.destination_address = Some(selected.address);
+        self.outcome.labels.destination = Party::of(selected.workload.clone());
+        self.outcome.labels.security = match &selected.transport {
+            Transport::SameNode(_) => Security::SameNode,
+            Transport::Tunnel(_) => Security::Mtls,
+            Transport::Plaintext => Security::Plaintext,
+        };
+    }
+
+    /// Joins both sides. `first` and `answer` were read of caller and callee already.
+    async fn relay(mut self, upstream: Upstream, first: &[u8], answer: &[u8]) {
+        let Upstream { stream: mut far, in_flight } = upstream;
+        let written = async {
+            far.write_all(first).await.map_err(How::SecondFailed)?;
+            self.stream.write_all(answer).await.map_err(How::FirstFailed)
+        };
+        let Self { source, mut outcome, begun, worker, stream: near, .. } = match written.await {
+            Ok(()) => self,
+            Err(how) => {
+                self.stream.reset_on_drop();
+                far.reset_on_drop();
+                return self.tell(&RelayEnd { from_first: 0, from_second: 0, how });
+            }
+        };
+        let mut end = relay(near, far, None, source.ended.cancelled()).await;
+        drop(in_flight);
+        end.from_first += first.len() as u64;
+        end.from_second += answer.len() as u64;
+        account(&mut outcome, &end, begun);
+        worker.shared.telemetry.record(&outcome);
+    }
+
+    /// Resets the caller and says why.
+    pub fn refuse(mut self, refused: &Refused) {
+        self.stream.reset_on_drop();
+        self.outcome.labels.reason = refused.reason;
+        self.outcome.message = Some(refused.message.as_str().into());
+        self.outcome.duration = self.begun.elapsed();
+        self.worker.shared.telemetry.record(&self.outcome);
+    }
+
+    /// The caller went away before anything was decided.
+    pub fn caller_failed(self, error: &std::io::Error) {
+        self.refuse(&Refused::new(Reason::DownstreamReset, error.to_string()));
+    }
+
+    fn tell(mut self, end: &RelayEnd) {
+        account(&mut self.outcome, end, self.begun);
+        self.worker.shared.telemetry.record(&self.outcome);
+    }
+}
+
+fn account(outcome: &mut Outcome, end: &RelayEnd, begun: Instant) {
+    outcome.request_bytes = end.from_first;
+    outcome.response_bytes = end.from_second;
+    outcome.duration = begun.elapsed();
+    let (reason, message) = match &end.how {
+        How::Finished => (Reason::Ok, None),
+        How::FirstFailed(error) => (Reason::DownstreamReset, Some(error.to_string())),
+        How::SecondFailed(error) => (Reason::UpstreamReset, Some(error.to_string())),
+        How::Idle | How::Stopped => (Reason::Draining, None),
+    };
+    outcome.labels.reason = reason;
+    outcome.message = message.map(Into::into);
+}
+
+/// The caller has not spoken in time, perhaps because the server speaks first: that one is dialled. Whoever speaks
+/// first now decides what the connection is.
+pub async fn dial_while_peeking(mut connection: Connection<'_>, mut first: BytesMut) {
+    let snapshot = connection.snapshot.clone();
+    let target = connection.plain_target(&snapshot);
+    let mut upstream = match connection.connect(&target).await {
+        Ok(upstream) => upstream,
+        Err(refused) => return connection.refuse(&refused),
+    };
+    let mut answer = BytesMut::with_capacity(FIRST_ANSWER);
+    tokio::select! {
+        biased;
+        read = upstream.stream.read_buf(&mut answer) => match read {
+            // Also the server's end: the relay will see it again.
+            Ok(_) => connection.relay(upstream, &first, &answer).await,
+            Err(error) => connection.refuse(&Refused::new(Reason::UpstreamReset, error.to_string())),
+        },
+        speaks = detect::first_bytes(&mut connection.stream, &mut first) => match speaks {
+            Ok(Speaks::Http) => {
+                drop(upstream);
+                connection.speak_http(first).await;
+            }
+            Ok(Speaks::Other) => connection.relay(upstream, &first, &answer).await,
+            Err(error) => connection.caller_failed(&error),
+        },
+    }
+}
