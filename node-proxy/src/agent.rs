@@ -49,7 +49,9 @@ pub enum AgentError {
     #[error("a message of the agent cannot be read: {0}")]
     Message(#[from] serde_json::Error),
     /// The agent speaks another version.
-    #[error("the agent speaks version {0} of the protocol, this proxy {PROTOCOL_VERSION}: install one release of both")]
+    #[error(
+        "the agent speaks version {0} of the protocol, this proxy {PROTOCOL_VERSION}: install one release of both"
+    )]
     Version(u32),
     /// The agent is another node's.
     #[error("the agent serves node {0}, this proxy was told another: check --node")]
@@ -121,8 +123,12 @@ impl Agent {
         acks: &mpsc::UnboundedSender<ToAgent>,
     ) -> Result<(), AgentError> {
         match message {
-            ToProxy::Hello { version, .. } if version != PROTOCOL_VERSION => return Err(AgentError::Version(version)),
-            ToProxy::Hello { node, .. } if *node != *self.shared.config.node => return Err(AgentError::Node(node)),
+            ToProxy::Hello { version, .. } if version != PROTOCOL_VERSION => {
+                return Err(AgentError::Version(version));
+            }
+            ToProxy::Hello { node, .. } if *node != *self.shared.config.node => {
+                return Err(AgentError::Node(node));
+            }
             ToProxy::Hello { .. } => tracing::info!(pods = self.held.len(), "connected to the agent"),
             ToProxy::SnapshotEnd => {
                 tracing::info!(pods = self.held.len(), "the agent has sent every pod");

@@ -62,7 +62,10 @@ fn original_destination(accepted: &Accepted) -> Result<SocketAddr, Refused> {
     let local = accepted.stream.local_addr();
     let original = local.and_then(|local| fd::original_destination(&accepted.stream, local));
     let original = original.map_err(|error| {
-        Refused::new(Reason::Loop, format!("the connection has no original destination ({error}); nobody redirected it"))
+        Refused::new(
+            Reason::Loop,
+            format!("the connection has no original destination ({error}); nobody redirected it"),
+        )
     })?;
     if is_own_port(original.port()) {
         let message = format!("{original} is a port of Weft itself: connect to the application's port");
@@ -96,11 +99,12 @@ async fn capture(worker: &Worker, original: SocketAddr) -> Result<(Destination, 
 async fn peek(mut connection: Connection<'_>) {
     let mut first = BytesMut::new();
     let patience = connection.worker.shared.config.peek;
-    let speaks = match tokio::time::timeout(patience, detect::first_bytes(&mut connection.stream, &mut first)).await {
-        Ok(Ok(speaks)) => speaks,
-        Ok(Err(error)) => return connection.caller_failed(&error),
-        Err(_) => return tcp::dial_while_peeking(connection, first).await,
-    };
+    let speaks =
+        match tokio::time::timeout(patience, detect::first_bytes(&mut connection.stream, &mut first)).await {
+            Ok(Ok(speaks)) => speaks,
+            Ok(Err(error)) => return connection.caller_failed(&error),
+            Err(_) => return tcp::dial_while_peeking(connection, first).await,
+        };
     match speaks {
         Speaks::Http => connection.speak_http(first).await,
         Speaks::Other => connection.pass(first).await,

@@ -124,7 +124,11 @@ pub(super) async fn end(pods: Vec<Arc<LocalPod>>) -> Result<(), String> {
         left = wait_until_zero(held_elsewhere, FORCED).await;
     }
     pods.iter().for_each(|pod| pod.drop_netns());
-    if left == 0 { Ok(()) } else { Err(format!("{left} holders of the pod's sockets did not let go in time")) }
+    if left == 0 {
+        Ok(())
+    } else {
+        Err(format!("{left} holders of the pod's sockets did not let go in time"))
+    }
 }
 
 async fn wait_until_zero(count: impl Fn() -> usize, patience: Duration) -> usize {

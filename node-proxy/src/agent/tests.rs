@@ -1,0 +1,1 @@
+//! The agent client against a fake agent.

@@ -59,7 +59,9 @@ pub enum Speaks {
 
 /// Decides by the destination alone (design §3.2).
 pub fn decide(captured: &Captured) -> Decision {
-    let Destination::Service { service, port, protocol } = &captured.destination else { return Decision::Bytes };
+    let Destination::Service { service, port, protocol } = &captured.destination else {
+        return Decision::Bytes;
+    };
     let namespace = &captured.source.enrolled.pod.namespace;
     let routes = captured.snapshot.routes(&service.name, *port);
     match routes.and_then(|routes| Some((routes, routes.select_set(namespace)?))) {
@@ -175,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_was_told_once_does_not_change_with_more_bytes() {
-        for whole in [&b"GET /a HTTP/1.1\r\n"[..], PREFACE, b"SSH-2.0-x\r\n", b"OPTIONS * HTTP/1.1\r\n", b"SET a /"] {
+        for whole in
+            [&b"GET /a HTTP/1.1\r\n"[..], PREFACE, b"SSH-2.0-x\r\n", b"OPTIONS * HTTP/1.1\r\n", b"SET a /"]
+        {
             let told: Vec<_> = (0..=whole.len()).filter_map(|n| classify(&whole[..n])).collect();
             assert!(told.windows(2).all(|pair| pair[0] == pair[1]), "{:?}", String::from_utf8_lossy(whole));
             assert!(!told.is_empty());

@@ -128,10 +128,13 @@ impl<'w> Connection<'w> {
         let mut tried = Vec::new();
         let mut failure = None;
         for _ in 0..TRIES {
-            let Some(picked) = self.worker.balancer.pick(&target.endpoints, &tried, Instant::now()) else { break };
+            let Some(picked) = self.worker.balancer.pick(&target.endpoints, &tried, Instant::now()) else {
+                break;
+            };
             tried.push(picked.endpoint.address);
             self.outcome.attempts += 1;
-            let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, &self.snapshot);
+            let selected =
+                Selected::of(picked.endpoint, target.service.clone(), target.protocol, &self.snapshot);
             self.describe(&selected);
             let connect = Box::pin(send::connect_bytes(self.worker, &self.source, self.peer, &selected));
             match connect.await {

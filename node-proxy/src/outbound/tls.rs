@@ -28,7 +28,9 @@ pub async fn serve(mut connection: Connection<'_>, routes: &TlsRoutes) {
         let rule = routes.table().and_then(|table| table.select(name)).cloned();
         rule.ok_or_else(|| match name {
             Some(name) => no_match(format!("no TLSRoute of this Service port has a hostname for {name:?}")),
-            None => no_match("the caller's TLS ClientHello has no server name, which TLSRoutes are matched by"),
+            None => {
+                no_match("the caller's TLS ClientHello has no server name, which TLSRoutes are matched by")
+            }
         })
     });
     match rule {
