@@ -8,13 +8,14 @@ use arc_swap::ArcSwap;
 use rustls::client::Resumption;
 use rustls::server::{Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
 
 use crate::leaf::certified_key;
 use crate::provider::{VERSIONS, provider};
+use crate::verify::{Called, Expected};
 use crate::workload::{first_answer, first_bytes};
 use crate::{TlsError, TlsStream, TrustBundle};
 
@@ -90,17 +91,16 @@ impl ClientTls {
     /// Connects to `server_name` (a DNS name) if its certificate is signed by one of the bundle's roots.
     ///
     /// # Errors
-    /// The name is no DNS name, or a root cannot be used.
+    /// The name is no DNS name.
     pub fn new(roots: &TrustBundle, server_name: &str) -> Result<Self, TlsError> {
-        let unusable = |error: &dyn fmt::Display| TlsError::Unusable(error.to_string());
         let name = ServerName::try_from(server_name.to_owned())
             .map_err(|_| TlsError::Unusable(format!("{server_name:?} is no DNS name")))?;
-        let mut store = RootCertStore::empty();
-        store.roots.extend(roots.anchors().iter().cloned());
+        let verifier = Called { bundle: Arc::new(roots.clone()), expected: Expected::Name };
         let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
             .with_protocol_versions(VERSIONS)
-            .map_err(|error| unusable(&error))?
-            .with_root_certificates(store)
+            .map_err(|error| TlsError::Unusable(error.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         config.alpn_protocols = vec![H2.into()];
         config.resumption = Resumption::disabled();

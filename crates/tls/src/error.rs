@@ -132,15 +132,9 @@ impl PeerCertificate {
                 Some(own) => own.clone(),
                 None => Self::Malformed(other.0.to_string()),
             },
-            CertificateError::Expired | CertificateError::ExpiredContext { .. } => Self::Expired,
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Self::NotYetValid,
+            CertificateError::Expired => Self::Expired,
+            CertificateError::NotValidYet => Self::NotYetValid,
             CertificateError::UnknownIssuer => Self::Foreign,
-            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-                Self::WrongName(error.to_string())
-            }
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-                Self::Usage(error.to_string())
-            }
             other => Self::Malformed(other.to_string()),
         }
     }

@@ -82,3 +82,6 @@ impl std::fmt::Debug for HelloReader {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,11 +20,20 @@ use crate::{PeerCertificate, TrustBundle};
 #[derive(Debug)]
 pub(crate) struct Callers(pub(crate) Arc<TrustBundle>);
 
-/// Judges the called: exactly the expected identity.
+/// Judges the called.
 #[derive(Debug)]
 pub(crate) struct Called {
     pub(crate) bundle: Arc<TrustBundle>,
-    pub(crate) expected: Identity,
+    pub(crate) expected: Expected,
+}
+
+/// Whom a client called.
+#[derive(Debug)]
+pub(crate) enum Expected {
+    /// Exactly this workload; a DNS name in the certificate means nothing.
+    Workload(Identity),
+    /// The name that the connection was made for.
+    Name,
 }
 
 /// Reads and judges a peer's chain; the identity is of the bundle's trust domain.
@@ -35,17 +44,29 @@ pub(crate) fn judge(
     now: UnixTime,
     usage: KeyUsage,
 ) -> Result<Identity, PeerCertificate> {
-    let certificate = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
-    let algorithms = provider().signature_verification_algorithms.all;
-    certificate
-        .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
-        .map_err(|error| from_webpki(&error))?;
+    chain(bundle, leaf, intermediates, now, usage)?;
     let identity = Svid::read(leaf)?.identity;
     if identity.trust_domain != *bundle.trust_domain() {
         let expected = bundle.trust_domain().clone();
         return Err(PeerCertificate::TrustDomain { found: identity, expected });
     }
     Ok(identity)
+}
+
+/// Whether a chain leads to one of the roots, is in its time, and may be used so.
+fn chain<'a>(
+    bundle: &TrustBundle,
+    leaf: &'a CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+    usage: KeyUsage,
+) -> Result<EndEntityCert<'a>, PeerCertificate> {
+    let certificate = EndEntityCert::try_from(leaf).map_err(|error| from_webpki(&error))?;
+    let algorithms = provider().signature_verification_algorithms.all;
+    certificate
+        .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
+        .map_err(|error| from_webpki(&error))?;
+    Ok(certificate)
 }
 
 fn from_webpki(error: &webpki::Error) -> PeerCertificate {
@@ -125,14 +146,24 @@ impl ServerCertVerifier for Called {
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let found = judge(&self.bundle, leaf, intermediates, now, KeyUsage::server_auth()).map_err(refuse)?;
-        if found != self.expected {
-            let expected = self.expected.clone();
-            return Err(refuse(PeerCertificate::WrongIdentity { found, expected }));
+        let usage = KeyUsage::server_auth();
+        match &self.expected {
+            Expected::Workload(expected) => {
+                let found = judge(&self.bundle, leaf, intermediates, now, usage).map_err(refuse)?;
+                if found != *expected {
+                    let expected = expected.clone();
+                    return Err(refuse(PeerCertificate::WrongIdentity { found, expected }));
+                }
+            }
+            Expected::Name => {
+                let certificate = chain(&self.bundle, leaf, intermediates, now, usage).map_err(refuse)?;
+                let wrong = |_| refuse(PeerCertificate::WrongName(server_name.to_str().into_owned()));
+                certificate.verify_is_valid_for_subject_name(server_name).map_err(wrong)?;
+            }
         }
         Ok(ServerCertVerified::assertion())
     }

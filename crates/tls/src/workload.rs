@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::server::{Acceptor, NoServerSessionStorage};
@@ -11,11 +12,12 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector};
+use webpki::KeyUsage;
 use weft_model::Identity;
 
 use crate::certificate::Svid;
 use crate::provider::{VERSIONS, provider};
-use crate::verify::{Called, Callers};
+use crate::verify::{Called, Callers, Expected, judge};
 use crate::{Alpn, Leaf, TlsError, TlsStream, TrustBundle};
 
 /// Both sides of mutual TLS for one workload's certificate and one trust bundle: built once, shared by its
@@ -60,6 +62,17 @@ impl WorkloadTls {
         &self.identity
     }
 
+    /// Judges a leaf as a peer with the same bundle would at `now`: asked before a new leaf or bundle is put to use.
+    ///
+    /// # Errors
+    /// Why such a peer would refuse it.
+    pub fn check_at(leaf: &Leaf, bundle: &TrustBundle, now: SystemTime) -> Result<(), TlsError> {
+        let (first, rest) = leaf.key.cert.split_first().ok_or(TlsError::NoCertificate)?;
+        let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        judge(bundle, first, rest, now, KeyUsage::client_auth())?;
+        Ok(())
+    }
+
     /// Serves the handshake on a connection that came in on port 15008. The caller of this function sets the deadline.
     ///
     /// # Errors
@@ -95,7 +108,8 @@ impl WorkloadTls {
         // A copy of a configuration is a handful of reference counts; key and roots are shared.
         let mut config = ClientConfig::clone(&self.client);
         config.alpn_protocols = vec![alpn.as_str().into()];
-        let verifier = Called { bundle: Arc::clone(&self.bundle), expected: expected.clone() };
+        let verifier =
+            Called { bundle: Arc::clone(&self.bundle), expected: Expected::Workload(expected.clone()) };
         config.dangerous().set_certificate_verifier(Arc::new(verifier));
         let connector = TlsConnector::from(Arc::new(config));
         // Never sent (SNI is off) and never compared (the verifier compares identities).
@@ -124,7 +138,7 @@ fn server_config(leaf: &Leaf, bundle: &Arc<TrustBundle>) -> Result<ServerConfig,
 
 fn client_config(leaf: &Leaf, bundle: &Arc<TrustBundle>) -> Result<ClientConfig, TlsError> {
     // The verifier is replaced for each connection; this one expects ourselves.
-    let verifier = Called { bundle: Arc::clone(bundle), expected: leaf.identity.clone() };
+    let verifier = Called { bundle: Arc::clone(bundle), expected: Expected::Workload(leaf.identity.clone()) };
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider()))
         .with_protocol_versions(VERSIONS)
         .map_err(|error| TlsError::Unusable(error.to_string()))?
@@ -159,21 +173,5 @@ pub(crate) fn first_answer(error: io::Error) -> TlsError {
 impl fmt::Debug for WorkloadTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkloadTls").field("identity", &self.identity).finish_non_exhaustive()
-    }
-}
-
-/// Whether a leaf chains to a bundle at a time: asked before a new leaf or bundle is put to use.
-impl WorkloadTls {
-    /// Judges the own certificate as a peer would.
-    ///
-    /// # Errors
-    /// Why a peer with the same bundle would refuse it.
-    pub fn check_at(&self, leaf: &Leaf, now: std::time::SystemTime) -> Result<(), TlsError> {
-        let since_epoch = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let chain = &leaf.key.cert;
-        let (first, rest) = chain.split_first().ok_or(TlsError::NoCertificate)?;
-        let now = UnixTime::since_unix_epoch(since_epoch);
-        crate::verify::judge(&self.bundle, first, rest, now, webpki::KeyUsage::client_auth())?;
-        Ok(())
     }
 }
