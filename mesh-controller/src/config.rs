@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use ipnet::IpNet;
+use weft_model::{MeshConfig, TrustDomain};
 
 /// The control plane: reads Kubernetes objects, translates them for the proxies, writes route status, signs certificates.
 #[derive(Clone, Debug, Parser)]
@@ -30,7 +31,7 @@ pub struct Config {
     #[arg(long, env = "WEFT_CA_DIR", value_name = "DIR")]
     pub ca_dir: PathBuf,
 
-    /// File with one `<node>:<secret>` a line: the secrets that nodes' proxies prove themselves with. Read again
+    /// File with one `<node>=<secret>` a line: the secrets that nodes' proxies prove themselves with. Read again
     /// when a call comes and the file has changed.
     #[arg(long, env = "WEFT_NODE_SECRETS", value_name = "FILE")]
     pub node_secrets: PathBuf,
@@ -43,6 +44,14 @@ pub struct Config {
         default_value = "weft-controller.weft-system.svc"
     )]
     pub serving_name: String,
+
+    /// What is logged: a level, or directives such as `info,weft_controller::server=debug`.
+    #[arg(long, env = "WEFT_LOG", value_name = "DIRECTIVES", default_value = "info")]
+    pub log: String,
+
+    /// How log lines are written.
+    #[arg(long, env = "WEFT_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: weft_runtime::logging::Format,
 
     /// Facts about the cluster.
     #[command(flatten)]
@@ -67,4 +76,16 @@ pub struct MeshArgs {
     /// Ranges that pod addresses are taken from, separated by commas.
     #[arg(long, env = "WEFT_POD_RANGES", value_name = "CIDR", value_delimiter = ',')]
     pub pod_ranges: Vec<IpNet>,
+}
+
+impl MeshArgs {
+    /// As it is published.
+    pub fn to_model(&self) -> MeshConfig {
+        MeshConfig {
+            trust_domain: TrustDomain(self.trust_domain.as_str().into()),
+            cluster_domain: self.cluster_domain.as_str().into(),
+            service_ranges: self.service_ranges.clone(),
+            pod_ranges: self.pod_ranges.clone(),
+        }
+    }
 }

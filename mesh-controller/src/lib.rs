@@ -1,7 +1,17 @@
 //! `weft-controller` as a library: a folder of Kubernetes objects becomes `Inputs`, a pure function translates
 //! them to resources and statuses, proxies get what their nodes need, statuses are written back.
+//!
+//! One change, in order: [`folder`], [`inputs`], [`translate`], [`publish`], [`server`], [`status`]; [`control`] is
+//! the loop around them, [`app`] builds it all.
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod config;
+pub mod control;
+pub mod folder;
 pub mod inputs;
+pub mod metrics;
+pub mod publish;
+pub mod server;
+pub mod status;
 pub mod translate;

@@ -179,6 +179,19 @@ impl ParentRef {
 }
 
 impl Object {
+    /// Kind and name, for comparing and for words.
+    pub fn title(&self) -> String {
+        match self {
+            Self::Namespace(name, _) => format!("Namespace {name}"),
+            Self::Service(name, _) => format!("Service {name}"),
+            Self::EndpointSlice(name, _) => format!("EndpointSlice {name}"),
+            Self::Pod(name, _) => format!("Pod {name}"),
+            Self::Route(route) => format!("{} {}", route.name.kind, route.name.name),
+            Self::ReferenceGrant(name, _) => format!("ReferenceGrant {name}"),
+            Self::Other => String::new(),
+        }
+    }
+
     /// Decodes one object.
     ///
     /// # Errors

@@ -1,0 +1,160 @@
+//! The controller's gRPC server: the config stream and the certificate service, over TLS, for nodes that prove
+//! themselves with every call.
+
+mod connection;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use weft_api::proto;
+use weft_api::proto::config_server::{Config, ConfigServer};
+use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate};
+use weft_model::{Identity, Text};
+use weft_tls::ServerTls;
+
+use crate::publish::Snapshot;
+use stream::Stream;
+
+/// The newest snapshot; `None` until the first translation is done.
+pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// What became of what was sent, by node: for the admin endpoint.
+#[derive(Debug, Default)]
+pub struct Progress(Mutex<BTreeMap<Text, NodeProgress>>);
+
+/// What a node's proxy has taken in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeProgress {
+    /// How many streams the node has open: one, or two while a proxy replaces another.
+    pub streams: u32,
+    /// The newest version that is wholly in force.
+    pub in_force: u64,
+    /// Resources that the proxy could not decode and refuses for, with its words.
+    pub rejections: BTreeMap<String, String>,
+}
+
+impl Progress {
+    /// A copy for showing.
+    pub fn by_node(&self) -> BTreeMap<Text, NodeProgress> {
+        self.0.lock().clone()
+    }
+
+    fn update(&self, node: &str, change: impl FnOnce(&mut NodeProgress)) {
+        let mut nodes = self.0.lock();
+        let progress = nodes.entry(node.into()).or_default();
+        change(progress);
+        if progress.streams == 0 {
+            nodes.remove(node);
+        }
+    }
+}
+
+/// The gRPC service `Config`.
+#[derive(Debug)]
+pub struct ConfigService<A> {
+    authenticator: Arc<A>,
+    snapshots: Snapshots,
+    progress: Arc<Progress>,
+    stop: CancellationToken,
+}
+
+impl<A: Authenticator> ConfigService<A> {
+    /// A service to add to a server. Streams end when `stop` is cancelled.
+    pub fn server(
+        authenticator: Arc<A>,
+        snapshots: Snapshots,
+        progress: Arc<Progress>,
+        stop: CancellationToken,
+    ) -> ConfigServer<Self> {
+        ConfigServer::new(Self { authenticator, snapshots, progress, stop })
+    }
+}
+
+#[tonic::async_trait]
+impl<A: Authenticator> Config for ConfigService<A> {
+    type StreamStream = ReceiverStream<Result<proto::ConfigResponse, Status>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<proto::ConfigRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let node = authenticate(&*self.authenticator, request.metadata()).await?;
+        let (stream, responses) = Stream::new(
+            node.name.as_str().into(),
+            request.into_inner(),
+            self.snapshots.clone(),
+            Arc::clone(&self.progress),
+        );
+        tokio::spawn(stream.serve(self.stop.clone()));
+        Ok(Response::new(responses))
+    }
+}
+
+/// Answers the certificate service's question from the newest snapshot.
+#[derive(Debug)]
+pub struct SnapshotIdentities(pub Snapshots);
+
+impl IdentitiesOnNode for SnapshotIdentities {
+    fn runs_on(&self, identity: &Identity, node: &str) -> bool {
+        let snapshot = self.0.borrow();
+        let node = snapshot.as_ref().and_then(|snapshot| snapshot.nodes().get(node));
+        node.is_some_and(|node| node.identities.contains(identity))
+    }
+}
+
+/// The parts of the server.
+#[derive(Debug)]
+pub struct Server<A> {
+    /// Judges node proofs.
+    pub authenticator: Arc<A>,
+    /// Signs certificates.
+    pub authority: Arc<Authority>,
+    /// The controller's own certificate.
+    pub tls: ServerTls,
+    /// What is streamed.
+    pub snapshots: Snapshots,
+    /// Where proxies' progress is noted.
+    pub progress: Arc<Progress>,
+}
+
+impl<A: Authenticator> Server<A> {
+    /// Serves until `stop` is cancelled; then streams end and the rest has a few seconds.
+    ///
+    /// # Errors
+    /// When the HTTP/2 server fails as a whole.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let incoming = connection::accept(listener, self.tls, stop.clone());
+        let identities = Arc::new(SnapshotIdentities(self.snapshots.clone()));
+        let certificates = CertificatesService::server(
+            self.authority,
+            Arc::clone(&self.authenticator),
+            identities,
+            Rate::default(),
+        );
+        let config = ConfigService::server(self.authenticator, self.snapshots, self.progress, stop.clone());
+        // A proxy that is gone without a word is noticed by unanswered pings.
+        let serving = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+            .add_service(config)
+            .add_service(certificates)
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        tokio::select! {
+            served = serving => served,
+            () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(5)).await } => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! One proxy's config stream: greeting, snapshots as they come, acknowledgements.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use weft_api::delta::{DeltaError, Publisher};
+use weft_api::proto::config_request::Request;
+use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
+use weft_model::Text;
+
+use super::{Progress, Snapshots};
+use crate::publish::{Needs, Snapshot};
+
+/// How long a proxy may take to greet.
+const GREETING: Duration = Duration::from_secs(10);
+
+type Responses = mpsc::Sender<Result<ConfigResponse, Status>>;
+
+/// A stream that has been authenticated.
+pub(super) struct Stream {
+    node: Text,
+    requests: Streaming<ConfigRequest>,
+    responses: Responses,
+    snapshots: Snapshots,
+    progress: Arc<Progress>,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The proxy went away.
+    Gone,
+    /// It is told why.
+    Told(Status),
+}
+
+impl From<DeltaError> for End {
+    fn from(error: DeltaError) -> Self {
+        Self::Told(Status::invalid_argument(error.to_string()))
+    }
+}
+
+/// What has been published on the stream.
+struct State {
+    publisher: Publisher,
+    version: u64,
+    needs: Needs,
+}
+
+impl Stream {
+    pub(super) fn new(
+        node: Text,
+        requests: Streaming<ConfigRequest>,
+        snapshots: Snapshots,
+        progress: Arc<Progress>,
+    ) -> (Self, ReceiverStream<Result<ConfigResponse, Status>>) {
+        let (responses, receiver) = mpsc::channel(2);
+        (Self { node, requests, responses, snapshots, progress }, ReceiverStream::new(receiver))
+    }
+
+    /// Serves the stream to its end.
+    pub(super) async fn serve(mut self, stop: CancellationToken) {
+        self.progress.update(&self.node, |progress| progress.streams += 1);
+        tracing::info!(node = %self.node, "a proxy connected");
+        let end = tokio::select! {
+            end = self.run() => end,
+            () = stop.cancelled() => End::Told(Status::unavailable("the controller is stopping")),
+        };
+        match end {
+            End::Gone => tracing::info!(node = %self.node, "a proxy went away"),
+            End::Told(status) => {
+                tracing::info!(node = %self.node, code = ?status.code(), why = status.message(), "ended a proxy's stream");
+                // A proxy that reads nothing more is not waited for.
+                let _ = self.responses.try_send(Err(status));
+            }
+        }
+        self.progress.update(&self.node, |progress| progress.streams = progress.streams.saturating_sub(1));
+    }
+
+    async fn run(&mut self) -> End {
+        let ended = async {
+            let hello = self.greeting().await?;
+            let publisher = Publisher::hello(&hello.bucket_digests)?;
+            let mut state = State { publisher, version: 0, needs: Needs::default() };
+            self.snapshots.mark_changed();
+            loop {
+                let responses = tokio::select! {
+                    changed = self.snapshots.changed() => match changed {
+                        Ok(()) => state.publish(&self.newest(), &self.node)?,
+                        Err(_) => return Err::<(), End>(End::Told(Status::unavailable("the controller is stopping"))),
+                    },
+                    request = self.requests.next() => self.acknowledged(&mut state, request)?,
+                };
+                self.progress.update(&self.node, |progress| progress.in_force = state.publisher.in_force());
+                for response in responses {
+                    self.responses.send(Ok(response)).await.map_err(|_| End::Gone)?;
+                }
+            }
+        };
+        ended.await.err().unwrap_or(End::Gone)
+    }
+
+    fn newest(&mut self) -> Option<Arc<Snapshot>> {
+        self.snapshots.borrow_and_update().clone()
+    }
+
+    async fn greeting(&mut self) -> Result<Hello, End> {
+        let first = tokio::time::timeout(GREETING, self.requests.next())
+            .await
+            .map_err(|_| End::Told(Status::deadline_exceeded("no greeting came")))?;
+        match first.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
+            Some(Some(Request::Hello(hello))) if *hello.node == *self.node => Ok(hello),
+            Some(Some(Request::Hello(hello))) => Err(End::Told(Status::permission_denied(format!(
+                "the greeting is from node {:?}, the proof from node {:?}",
+                hello.node, self.node
+            )))),
+            Some(_) => Err(End::Told(Status::invalid_argument("the first message has to be a greeting"))),
+            None => Err(End::Gone),
+        }
+    }
+
+    fn acknowledged(
+        &self,
+        state: &mut State,
+        request: Option<Result<ConfigRequest, Status>>,
+    ) -> Result<Vec<ConfigResponse>, End> {
+        match request.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
+            Some(Some(Request::Ack(ack))) => {
+                self.note(&ack);
+                Ok(state.publisher.ack(ack)?)
+            }
+            Some(_) => {
+                Err(End::Told(Status::invalid_argument("only acknowledgements may follow the greeting")))
+            }
+            None => Err(End::Gone),
+        }
+    }
+
+    fn note(&self, ack: &Ack) {
+        let rejections = ack.rejections.iter().map(|r| (r.name.clone(), r.message.clone()));
+        let rejections = rejections.collect();
+        self.progress.update(&self.node, |progress| {
+            if progress.rejections != rejections {
+                tracing::warn!(node = %self.node, ?rejections, "a proxy refuses for resources it cannot decode");
+                progress.rejections = rejections;
+            }
+        });
+    }
+}
+
+impl State {
+    /// Sends what the node needs of a snapshot and does not have. Nothing as long as there is none.
+    fn publish(
+        &mut self,
+        snapshot: &Option<Arc<Snapshot>>,
+        node: &str,
+    ) -> Result<Vec<ConfigResponse>, DeltaError> {
+        let Some(snapshot) = snapshot else { return Ok(Vec::new()) };
+        if snapshot.version() == self.version {
+            return Ok(Vec::new());
+        }
+        let needs = snapshot.needs(node);
+        let changes = snapshot.changes(self.version, &needs).filter(|_| needs == self.needs);
+        let responses = match changes {
+            Some(changes) => self.publisher.publish_changes(snapshot.version(), changes)?,
+            None => self.publisher.publish(snapshot.version(), &snapshot.whole(&needs))?,
+        };
+        (self.version, self.needs) = (snapshot.version(), needs);
+        Ok(responses)
+    }
+}

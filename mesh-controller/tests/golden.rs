@@ -1,0 +1,78 @@
+//! Goldens: `golden/<kind>-<condition>.in.yaml` holds objects, `.out.yaml` the resources, statuses and notices they are
+//! translated to. `UPDATE_GOLDEN=1` writes the outputs anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::Value;
+use weft_controller::inputs::{Inputs, Object};
+use weft_controller::translate::status::RouteStatus;
+use weft_controller::translate::{Translated, translate};
+use weft_model::{MeshConfig, Resource, TrustDomain};
+
+#[derive(Serialize)]
+struct Golden<'a> {
+    resources: Vec<&'a Resource>,
+    statuses: BTreeMap<String, &'a RouteStatus>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notices: Vec<&'a String>,
+}
+
+fn mesh() -> MeshConfig {
+    MeshConfig {
+        trust_domain: TrustDomain("cluster.local".into()),
+        cluster_domain: "cluster.local".into(),
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+    }
+}
+
+fn inputs(path: &Path) -> Inputs {
+    let text = fs::read_to_string(path).unwrap();
+    let mut inputs = Inputs::new(mesh());
+    for document in text.split("\n---\n") {
+        let value: Value =
+            serde_saphyr::from_str(document).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let object = Object::decode(value).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(!matches!(object, Object::Other), "{}: a kind that is not read:\n{document}", path.display());
+        assert!(inputs.insert(&object), "{}: an object twice:\n{document}", path.display());
+    }
+    inputs
+}
+
+fn render(translated: &Translated) -> String {
+    let golden = Golden {
+        // The mesh's own facts are the same in every golden.
+        resources: translated.resources.values().filter(|r| !matches!(r, Resource::MeshConfig(_))).collect(),
+        statuses: translated.statuses.iter().map(|(name, status)| (name.to_string(), status)).collect(),
+        notices: translated.notices.iter().collect(),
+    };
+    serde_saphyr::to_string(&golden).unwrap()
+}
+
+#[test]
+fn objects_are_translated_to_what_the_goldens_say() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.to_string_lossy().ends_with(".in.yaml"));
+    paths.sort();
+    assert!(paths.len() >= 30, "only {} goldens", paths.len());
+    let mut differ = Vec::new();
+    for path in paths {
+        let out = PathBuf::from(path.to_string_lossy().replace(".in.yaml", ".out.yaml"));
+        let actual = render(&translate(&inputs(&path)));
+        if update {
+            fs::write(&out, actual).unwrap();
+            continue;
+        }
+        let expected = fs::read_to_string(&out).unwrap_or_default();
+        if expected != actual {
+            let line = expected.lines().zip(actual.lines()).position(|(a, b)| a != b);
+            differ.push(format!("{}: differs from line {:?}\n{actual}", out.display(), line.map(|l| l + 1)));
+        }
+    }
+    assert!(differ.is_empty(), "run with UPDATE_GOLDEN=1 and review the changes:\n{}", differ.join("\n"));
+}
