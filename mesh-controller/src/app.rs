@@ -54,7 +54,7 @@ pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyho
     let admin = admin(metrics, level, snapshots, progress);
 
     tokio::select! {
-        served = server.serve(listener, stop.clone()) => served.context("the gRPC server"),
+        () = server.serve(listener, stop.clone()) => Ok(()),
         ended = control.run(changes) => ended.context("the control loop"),
         never = admin.serve(admin_listener) => match never {},
     }

@@ -6,14 +6,16 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
+use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::{Request, Response, Status, Streaming};
+use tower::ServiceExt;
 use weft_api::proto;
 use weft_api::proto::config_server::{Config, ConfigServer};
 use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate};
@@ -128,15 +130,7 @@ pub struct Server<A> {
 
 impl<A: Authenticator> Server<A> {
     /// Serves until `stop` is cancelled; then streams end and the rest has a few seconds.
-    ///
-    /// # Errors
-    /// When the HTTP/2 server fails as a whole.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        stop: CancellationToken,
-    ) -> Result<(), tonic::transport::Error> {
-        let incoming = connection::accept(listener, self.tls, stop.clone());
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
         let identities = Arc::new(SnapshotIdentities(self.snapshots.clone()));
         let certificates = CertificatesService::server(
             self.authority,
@@ -145,16 +139,22 @@ impl<A: Authenticator> Server<A> {
             Rate::default(),
         );
         let config = ConfigService::server(self.authenticator, self.snapshots, self.progress, stop.clone());
-        // A proxy that is gone without a word is noticed by unanswered pings.
-        let serving = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(20)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .add_service(config)
-            .add_service(certificates)
-            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-        tokio::select! {
-            served = serving => served,
-            () = async { stop.cancelled().await; tokio::time::sleep(Duration::from_secs(5)).await } => Ok(()),
-        }
+        let answer = move |request: http::Request<Incoming>| {
+            let (config, certificates) = (config.clone(), certificates.clone());
+            async move {
+                // A call's path is /package.Service/Method.
+                let answered = match request.uri().path().split('/').nth(1) {
+                    Some(name) if name == service_name(&config) => config.oneshot(request).await,
+                    Some(name) if name == service_name(&certificates) => certificates.oneshot(request).await,
+                    _ => Ok(Status::unimplemented("there is no such service here").into_http()),
+                };
+                answered.unwrap_or_else(|never| match never {})
+            }
+        };
+        connection::serve(listener, self.tls, stop, answer).await;
     }
+}
+
+fn service_name<S: NamedService>(_: &S) -> &'static str {
+    S::NAME
 }
