@@ -1,39 +1,68 @@
 //! Certificates of the identities that run on this node, kept in memory only, and the trust bundle.
 
+pub mod driver;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::HashMap;
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, watch};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
 use weft_model::Identity;
-use weft_tls::WorkloadTls;
+use weft_tls::{Leaf, WorkloadTls};
 
-/// The store that workers read; filled by a task on the control runtime.
+/// The store that workers read; filled by [`driver::run`] on the control runtime.
 #[derive(Debug)]
 pub struct Certificates {
     /// Built once per change of a leaf or of the bundle.
-    ready: ArcSwap<ahash::HashMap<Identity, Arc<WorkloadTls>>>,
+    ready: ArcSwap<HashMap<Identity, Certified>>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
     /// Pods have come or gone.
     pods: Notify,
+    /// Connections wait for these.
+    needed: mpsc::UnboundedSender<Identity>,
+    /// The driver's end of `needed`, until it takes it.
+    wishes: Mutex<Option<mpsc::UnboundedReceiver<Identity>>>,
+}
+
+/// A certificate and what is made of it.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// Identity, validity and serial number.
+    pub leaf: Leaf,
+    /// Both sides of mutual TLS.
+    pub tls: Arc<WorkloadTls>,
 }
 
 impl Default for Certificates {
     fn default() -> Self {
-        Self { ready: ArcSwap::default(), changes: watch::Sender::new(0), pods: Notify::new() }
+        let (needed, wishes) = mpsc::unbounded_channel();
+        Self {
+            ready: ArcSwap::default(),
+            changes: watch::Sender::new(0),
+            pods: Notify::new(),
+            needed,
+            wishes: Mutex::new(Some(wishes)),
+        }
     }
 }
 
 impl Certificates {
     /// Both sides of mutual TLS for `identity`, if there is a certificate.
     pub fn for_identity(&self, identity: &Identity) -> Option<Arc<WorkloadTls>> {
-        self.ready.load().get(identity).cloned()
+        self.ready.load().get(identity).map(|certified| certified.tls.clone())
     }
 
     /// As [`Self::for_identity`], waiting at most `patience` for the certificate; `None`: refuse as `no_certificate`.
     pub async fn wait_for(&self, identity: &Identity, patience: Duration) -> Option<Arc<WorkloadTls>> {
+        if let Some(tls) = self.for_identity(identity) {
+            return Some(tls);
+        }
         let mut changed = self.changes.subscribe();
+        // Without a driver nobody hears it, and the wait ends without a certificate.
+        let _ = self.needed.send(identity.clone());
         let search = async {
             loop {
                 changed.borrow_and_update();
@@ -46,14 +75,30 @@ impl Certificates {
         tokio::time::timeout(patience, search).await.ok().flatten()
     }
 
-    /// Puts `tls` in the place of what its identity had; `None` takes an identity's certificate away.
-    pub fn put(&self, identity: &Identity, tls: Option<Arc<WorkloadTls>>) {
+    /// Every certificate in force, by identity.
+    pub fn list(&self) -> Vec<Certified> {
+        let mut all: Vec<_> = self.ready.load().values().cloned().collect();
+        all.sort_by(|a, b| a.leaf.identity.cmp(&b.leaf.identity));
+        all
+    }
+
+    /// Puts these in the place of what their identities had.
+    pub fn put(&self, certified: impl IntoIterator<Item = Certified>) {
+        let fresh: Vec<_> = certified.into_iter().collect();
+        self.change(|all| {
+            all.extend(fresh.iter().map(|one| (one.leaf.identity.clone(), one.clone())));
+        });
+    }
+
+    /// Takes away what these identities had.
+    pub fn take(&self, identities: &[Identity]) {
+        self.change(|all| all.retain(|identity, _| !identities.contains(identity)));
+    }
+
+    fn change(&self, change: impl Fn(&mut HashMap<Identity, Certified>)) {
         self.ready.rcu(|now| {
-            let mut next = ahash::HashMap::clone(now);
-            match &tls {
-                Some(tls) => next.insert(identity.clone(), tls.clone()),
-                None => next.remove(identity),
-            };
+            let mut next = HashMap::clone(now);
+            change(&mut next);
             next
         });
         self.changes.send_modify(|changes| *changes += 1);

@@ -12,6 +12,7 @@ pub mod body;
 pub mod call;
 pub mod certificates;
 pub mod config;
+pub mod controller;
 pub mod http_server;
 pub mod inbound;
 pub mod listen;

@@ -1,0 +1,212 @@
+//! Fetches and renews the certificates of the identities that run here, and follows the trust bundle.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ahash::{HashMap, HashSet};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::watch;
+use weft_api::proto::certificates_client::CertificatesClient;
+use weft_api::proto::{SignRequest, WatchTrustBundleRequest};
+use weft_model::{Identity, TrustDomain};
+use weft_runtime::backoff::Backoff;
+use weft_tls::renewal::{Now, Priority, Renewal};
+use weft_tls::{BundleError, KeyRequest, Leaf, LeafError, TrustBundle, WorkloadTls};
+
+use super::{Certificates, Certified};
+use crate::controller::Controller;
+use crate::worker::Shared;
+
+/// Deadline of one signing call.
+const SIGN: Duration = Duration::from_secs(10);
+
+/// Why there is no certificate or bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The call failed.
+    #[error("{}: {}", .0.code(), .0.message())]
+    Call(#[from] tonic::Status),
+    /// What came cannot be used.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// What came cannot be used.
+    #[error(transparent)]
+    Bundle(#[from] BundleError),
+    /// The authority did not answer.
+    #[error("no answer within {SIGN:?}")]
+    Silent,
+    /// The authority ended the stream of bundles.
+    #[error("the stream ended")]
+    Ended,
+}
+
+/// Fetches and renews for ever.
+pub async fn run(shared: Arc<Shared>, controller: Controller) {
+    let (bundles, bundle) = watch::channel(None);
+    tokio::select! {
+        never = follow_bundle(&controller, &bundles) => match never {},
+        () = renew(&shared, &controller, bundle) => {}
+    }
+}
+
+/// What the driver itself knows.
+struct Driver<'a> {
+    certificates: &'a Certificates,
+    renewal: Renewal,
+    leaves: HashMap<Identity, Leaf>,
+    bundle: Option<TrustBundle>,
+}
+
+async fn renew(shared: &Shared, controller: &Controller, mut bundle: watch::Receiver<Option<TrustBundle>>) {
+    let certificates = &shared.certificates;
+    let Some(mut needed) = certificates.wishes.lock().take() else { return };
+    let renewal = Renewal::new(rand::random());
+    let mut driver = Driver { certificates, renewal, leaves: HashMap::default(), bundle: None };
+    let mut calls = FuturesUnordered::new();
+    loop {
+        driver.follow_pods(&local_identities(shared));
+        driver.drop_expired();
+        let due = driver.renewal.poll(now());
+        calls.extend(due.into_iter().map(|identity| async {
+            let leaf = sign(controller, &identity).await;
+            (identity, leaf)
+        }));
+        let wait = driver.renewal.wait(now()).unwrap_or(Duration::from_secs(60));
+        tokio::select! {
+            () = certificates.pods.notified() => {}
+            Some(identity) = needed.recv() => driver.need(&identity),
+            Ok(()) = bundle.changed() => {
+                driver.bundle.clone_from(&bundle.borrow_and_update());
+                driver.publish_all();
+            }
+            Some((identity, leaf)) = calls.next() => driver.finish(&identity, leaf),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+impl Driver<'_> {
+    /// Identities are wanted while a pod of theirs is here.
+    fn follow_pods(&mut self, present: &HashSet<Identity>) {
+        let gone: Vec<_> =
+            self.leaves.keys().filter(|identity| !present.contains(*identity)).cloned().collect();
+        for identity in &gone {
+            self.renewal.forget(identity);
+            self.leaves.remove(identity);
+        }
+        if !gone.is_empty() {
+            self.certificates.take(&gone);
+        }
+        for identity in present.iter().filter(|identity| !self.leaves.contains_key(*identity)) {
+            self.renewal.want(identity, Priority::WarmUp, now());
+        }
+    }
+
+    /// A connection waits: only for an identity that is here, since nothing else is signed.
+    fn need(&mut self, identity: &Identity) {
+        if !self.leaves.contains_key(identity) {
+            self.renewal.want(identity, Priority::Needed, now());
+        }
+    }
+
+    fn finish(&mut self, identity: &Identity, leaf: Result<Leaf, FetchError>) {
+        match leaf {
+            Ok(leaf) => {
+                if self.renewal.succeeded(identity, leaf.not_before, leaf.not_after) {
+                    tracing::info!(%identity, serial = leaf.serial, "certificate in force");
+                    self.certificates.put(self.certified(&leaf));
+                    self.leaves.insert(identity.clone(), leaf);
+                }
+            }
+            Err(error) => {
+                self.renewal.failed(identity, now());
+                let valid = self.renewal.is_valid(identity, SystemTime::now());
+                tracing::warn!(%identity, %error, old_still_valid = valid, "no certificate; trying again");
+            }
+        }
+    }
+
+    /// The bundle is another: everything is built anew of it.
+    fn publish_all(&self) {
+        self.certificates.put(self.leaves.values().filter_map(|leaf| self.certified(leaf)));
+    }
+
+    fn certified(&self, leaf: &Leaf) -> Option<Certified> {
+        match WorkloadTls::new(leaf, self.bundle.as_ref()?) {
+            Ok(tls) => Some(Certified { leaf: leaf.clone(), tls: Arc::new(tls) }),
+            Err(error) => {
+                tracing::error!(identity = %leaf.identity, %error, "the certificate cannot be used");
+                None
+            }
+        }
+    }
+
+    /// An expired certificate is none: peers would refuse it, and the reason would be theirs to guess.
+    fn drop_expired(&mut self) {
+        let wall = SystemTime::now();
+        let expired: Vec<_> = self
+            .leaves
+            .iter()
+            .filter(|(_, leaf)| leaf.not_after <= wall)
+            .map(|(identity, _)| identity.clone())
+            .collect();
+        if !expired.is_empty() {
+            tracing::error!(identities = ?expired, "certificates have expired before they could be renewed");
+            self.leaves.retain(|identity, _| !expired.contains(identity));
+            self.certificates.take(&expired);
+        }
+    }
+}
+
+fn local_identities(shared: &Shared) -> HashSet<Identity> {
+    shared.pods.load().iter().map(|pod| pod.identity.clone()).collect()
+}
+
+#[allow(clippy::disallowed_methods, reason = "the driver is where the schedule's clock is read")]
+fn now() -> Now {
+    Now { monotonic: std::time::Instant::now(), wall: SystemTime::now() }
+}
+
+async fn sign(controller: &Controller, identity: &Identity) -> Result<Leaf, FetchError> {
+    let key = KeyRequest::new(identity)?;
+    let request = SignRequest { csr_der: key.csr_der().to_vec(), identity: identity.to_string() };
+    let request = controller.request(request)?;
+    let mut client = CertificatesClient::new(controller.channel.clone());
+    let answer = tokio::time::timeout(SIGN, client.sign(request)).await.map_err(|_| FetchError::Silent)?;
+    Ok(key.into_leaf(answer?.into_inner().chain_der)?)
+}
+
+/// Keeps the latest bundle in `bundles`, for ever; the last one stays while the authority is away.
+async fn follow_bundle(controller: &Controller, bundles: &watch::Sender<Option<TrustBundle>>) -> Infallible {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    loop {
+        let before = bundles.borrow().is_some();
+        let error = bundle_stream(controller, bundles).await.err().unwrap_or(FetchError::Ended);
+        if !before && bundles.borrow().is_some() {
+            backoff.reset();
+        }
+        let delay = backoff.next_delay();
+        tracing::warn!(%error, ?delay, "no stream of trust bundles; the last one stays in force");
+        tokio::time::sleep(delay).await;
+    }
+}
+
+async fn bundle_stream(
+    controller: &Controller,
+    bundles: &watch::Sender<Option<TrustBundle>>,
+) -> Result<(), FetchError> {
+    let request = controller.request(WatchTrustBundleRequest {})?;
+    let mut client = CertificatesClient::new(controller.channel.clone());
+    let mut stream = client.watch_trust_bundle(request).await?.into_inner();
+    while let Some(message) = stream.message().await? {
+        let bundle = TrustBundle::new(TrustDomain(message.trust_domain.into()), message.roots_der)?;
+        tracing::info!(trust_domain = %bundle.trust_domain(), "trust bundle in force");
+        bundles.send_if_modified(|held| {
+            let changed = held.as_ref() != Some(&bundle);
+            *held = Some(bundle);
+            changed
+        });
+    }
+    Ok(())
+}
