@@ -24,7 +24,7 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Registers the metrics in `registry` and opens the access log.
+    /// Registers the metrics in `registry` (whose prefix is `weft`) and opens the access log.
     ///
     /// # Errors
     /// The access log's file cannot be opened for appending.

@@ -15,10 +15,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Registry, Unit};
 
-use super::record::{Labels, Outcome};
+use weft_model::Reason;
+
+use super::record::{Labels, Outcome, Security};
 use crate::call::Listener;
 
-/// Label sets a proxy keeps apart. One costs about 2 KiB of memory and twenty lines when scraped.
+/// Label sets a proxy keeps apart.
 pub const MAX_SERIES: usize = 5_000;
 
 /// Upper bounds of the duration buckets, in seconds.
@@ -29,9 +31,9 @@ const BOUNDS: [f64; 14] =
 #[derive(Debug)]
 pub struct Metrics {
     requests: Family<SeriesLabels, Counter>,
-    durations: Family<SeriesLabels, Durations>,
-    request_bytes: Family<SeriesLabels, Counter>,
-    response_bytes: Family<SeriesLabels, Counter>,
+    durations: Family<TrafficLabels, Durations>,
+    request_bytes: Family<TrafficLabels, Counter>,
+    response_bytes: Family<TrafficLabels, Counter>,
     connections: Family<SeriesLabels, Counter>,
     open: Family<ListenerLabels, Gauge>,
     overflowed: Counter,
@@ -58,7 +60,7 @@ thread_local! {
 }
 
 impl Metrics {
-    /// Registers every metric.
+    /// Registers every metric. The registry's own prefix is `weft`.
     pub fn register(registry: &mut Registry) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let metrics = Self {
@@ -73,40 +75,36 @@ impl Metrics {
             series: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         };
-        registry.register("weft_requests", "HTTP and gRPC requests that ended", metrics.requests.clone());
+        registry.register("requests", "HTTP and gRPC requests that ended", metrics.requests.clone());
         registry.register_with_unit(
-            "weft_request_duration",
+            "request_duration",
             "From a request's head to the last byte of its response",
             Unit::Seconds,
             metrics.durations.clone(),
         );
         registry.register(
-            "weft_request_bytes",
+            "request_bytes",
             "Bytes from callers: bodies and byte streams",
             metrics.request_bytes.clone(),
         );
         registry.register(
-            "weft_response_bytes",
+            "response_bytes",
             "Bytes to callers: bodies and byte streams",
             metrics.response_bytes.clone(),
         );
         registry.register(
-            "weft_connections",
+            "connections",
             "Connections that ended and were not HTTP",
             metrics.connections.clone(),
         );
+        registry.register("connections_open", "Accepted connections that are open", metrics.open.clone());
         registry.register(
-            "weft_connections_open",
-            "Accepted connections that are open",
-            metrics.open.clone(),
-        );
-        registry.register(
-            "weft_series_overflow",
+            "series_overflow",
             "Outcomes counted under `other` since too many label sets exist",
             metrics.overflowed.clone(),
         );
         registry.register(
-            "weft_access_log_dropped",
+            "access_log_dropped",
             "Access-log lines dropped since the disk was slow or full",
             metrics.dropped_lines.clone(),
         );
@@ -139,11 +137,12 @@ impl Metrics {
             self.overflowed.inc();
             labels = SeriesLabels(None);
         }
+        let traffic = TrafficLabels::of(&labels);
         Series {
             count: counter.get_or_create(&labels).clone(),
-            durations: self.durations.get_or_create(&labels).clone(),
-            request_bytes: self.request_bytes.get_or_create(&labels).clone(),
-            response_bytes: self.response_bytes.get_or_create(&labels).clone(),
+            durations: self.durations.get_or_create(&traffic).clone(),
+            request_bytes: self.request_bytes.get_or_create(&traffic).clone(),
+            response_bytes: self.response_bytes.get_or_create(&traffic).clone(),
         }
     }
 
@@ -182,22 +181,8 @@ struct SeriesLabels(Option<Labels>);
 
 impl EncodeLabelSet for SeriesLabels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
-        let Some(labels) = &self.0 else { return encode_other(encoder) };
-        label(encoder, "reporter", labels.reporter.as_str())?;
-        label(encoder, "source_namespace", labels.source.namespace())?;
-        label(encoder, "source_workload", labels.source.workload())?;
-        label(encoder, "destination_namespace", labels.destination.namespace())?;
-        label(encoder, "destination_workload", labels.destination.workload())?;
-        display(encoder, "destination_service", labels.service.as_ref())?;
-        display(encoder, "destination_port", labels.service_port())?;
-        display(encoder, "route", labels.route.as_ref())?;
-        display(encoder, "rule", labels.rule.as_ref())?;
-        display(
-            encoder,
-            "backend",
-            labels.backend.as_ref().map(|(service, port)| format!("{service}:{port}")),
-        )?;
-        label(encoder, "protocol", labels.protocol.as_str())?;
+        let Some(labels) = &self.0 else { return encode_other(&NAMES, encoder) };
+        encode_traffic(labels, encoder)?;
         label(encoder, "security", labels.security.as_str())?;
         display(encoder, "code", (labels.code != 0).then_some(labels.code))?;
         display(encoder, "grpc_code", labels.grpc_code)?;
@@ -205,7 +190,47 @@ impl EncodeLabelSet for SeriesLabels {
     }
 }
 
-/// The label names, in the order they are written in.
+/// A label set without what became of the single request, for what takes many lines.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct TrafficLabels(Option<Labels>);
+
+impl TrafficLabels {
+    fn of(labels: &SeriesLabels) -> Self {
+        let neutral = |labels: &Labels| Labels {
+            security: Security::None,
+            code: 0,
+            grpc_code: None,
+            reason: Reason::Ok,
+            ..labels.clone()
+        };
+        Self(labels.0.as_ref().map(neutral))
+    }
+}
+
+impl EncodeLabelSet for TrafficLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Some(labels) => encode_traffic(labels, encoder),
+            None => encode_other(NAMES.get(..TRAFFIC_NAMES).unwrap_or(&NAMES), encoder),
+        }
+    }
+}
+
+fn encode_traffic(labels: &Labels, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+    label(encoder, "reporter", labels.reporter.as_str())?;
+    label(encoder, "source_namespace", labels.source.namespace())?;
+    label(encoder, "source_workload", labels.source.workload())?;
+    label(encoder, "destination_namespace", labels.destination.namespace())?;
+    label(encoder, "destination_workload", labels.destination.workload())?;
+    display(encoder, "destination_service", labels.service.as_ref())?;
+    display(encoder, "destination_port", labels.service_port())?;
+    display(encoder, "route", labels.route.as_ref())?;
+    display(encoder, "rule", labels.rule.as_ref())?;
+    display(encoder, "backend", labels.backend.as_ref().map(|(service, port)| format!("{service}:{port}")))?;
+    label(encoder, "protocol", labels.protocol.as_str())
+}
+
+/// The label names, in the order they are written in; those of [`TrafficLabels`] first.
 const NAMES: [&str; 15] = [
     "reporter",
     "source_namespace",
@@ -224,8 +249,11 @@ const NAMES: [&str; 15] = [
     "reason",
 ];
 
-fn encode_other(encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
-    NAMES.iter().try_for_each(|name| label(encoder, name, "other"))
+/// How many of [`NAMES`] are [`TrafficLabels`]'.
+const TRAFFIC_NAMES: usize = 11;
+
+fn encode_other(names: &[&'static str], encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+    names.iter().try_for_each(|name| label(encoder, name, "other"))
 }
 
 fn label(encoder: &mut LabelSetEncoder<'_>, name: &'static str, value: &str) -> std::fmt::Result {
@@ -282,7 +310,7 @@ impl TypedMetric for Durations {
 
 impl EncodeMetric for Durations {
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> std::fmt::Result {
-        let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
+        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds
             .zip(&self.0.buckets)
             .map(|(bound, count)| (bound, count.load(Ordering::Relaxed)))

@@ -43,7 +43,8 @@ impl Turns {
         let sum = taken
             .entry(std::ptr::from_ref(mirror) as usize)
             .or_insert_with(|| rand::rng().random_range(0..whole));
-        *sum += share;
+        // A place taken over from another filter may hold more than a whole of this one.
+        *sum = *sum % whole + share;
         let due = *sum >= whole;
         if due {
             *sum -= whole;
