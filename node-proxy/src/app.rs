@@ -91,6 +91,7 @@ fn admin(shared: &Arc<Shared>, metrics: Metrics, level: logging::Level, synced: 
     let mut admin = Admin::new();
     admin.serve_metrics(Arc::new(metrics));
     admin.serve_logging(level);
+    crate::admin::register(&mut admin, shared);
     let configured = shared.clone();
     admin.ready_when("configuration from the controller", move || configured.snapshot.load().is_configured());
     admin.ready_when("pods from the agent", move || synced.load(Ordering::Relaxed));

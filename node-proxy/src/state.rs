@@ -1,12 +1,14 @@
 //! What the proxy knows: one immutable [`Snapshot`], swapped atomically. A request reads one from start to end.
 
 pub mod client;
+mod describe;
 mod index;
 pub mod shards;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +18,7 @@ use tokio::sync::watch;
 use weft_model::route::{Route, RouteId};
 use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service};
 use weft_model::workload::{Workload, WorkloadProtocol};
-use weft_model::{MeshConfig, ObjectName, Text};
+use weft_model::{MeshConfig, ObjectName, ResourceName, Text};
 use weft_routing::ServicePortRoutes;
 
 use self::shards::Sharded;
@@ -89,6 +91,8 @@ pub struct Snapshot {
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
     routes: Sharded<RouteId, Arc<Route>>,
     routes_by_port: Sharded<(ObjectName, u16), index::PortRoutes>,
+    /// What could not be read, and why.
+    rejected: Arc<BTreeMap<ResourceName, String>>,
     /// The pods served here: always the present ones, since they come and go by the agent's word.
     pods: Arc<ArcSwap<LocalPods>>,
     same_node: SameNode,
@@ -107,6 +111,7 @@ impl Snapshot {
             workloads_by_address: Sharded::default(),
             routes: Sharded::default(),
             routes_by_port: Sharded::default(),
+            rejected: Arc::default(),
             pods,
             same_node,
         }

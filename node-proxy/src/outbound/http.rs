@@ -1,6 +1,7 @@
 //! HTTP from an enrolled pod: every request on a captured connection is routed, filtered, balanced and sent by the
 //! configuration that is current when it comes. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
 
+mod claims;
 pub mod mirrored;
 pub mod prefixed;
 pub mod refusal;
@@ -18,6 +19,7 @@ use weft_model::service::AppProtocol;
 use weft_routing::table::is_grpc;
 use weft_routing::{CompiledRule, Selection};
 
+use self::claims::Claims;
 use self::prefixed::Prefixed;
 use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
@@ -25,7 +27,7 @@ use super::filter::{self, Answer, Pending};
 use super::resilience::timeout::{Deadline, Timeouts};
 use super::route::{Routed, Target, backend_of, route};
 use crate::body::Body;
-use crate::call::{Captured, Claimed, Destination, Selected, Transport};
+use crate::call::{Captured, Claimed, Destination, Selected};
 use crate::http_server::{self, Limits};
 use crate::pod::LocalPod;
 use crate::send::{SendError, send_http};
@@ -42,7 +44,8 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
     let limits = Limits::default();
     let mut io = Prefixed::new(prefix, stream);
     let closing = source.closing.clone();
-    let connection = Rc::new(Connection { worker: Rc::clone(worker), source, peer, original });
+    let connection =
+        Rc::new(Connection { worker: Rc::clone(worker), source, peer, original, claims: Claims::default() });
     let Ok(Ok(version)) = tokio::time::timeout(limits.header_timeout, io.http_version()).await else {
         return; // Ended, or idle for too long, before its first request.
     };
@@ -63,6 +66,7 @@ struct Connection {
     source: Arc<LocalPod>,
     peer: SocketAddr,
     original: SocketAddr,
+    claims: Claims,
 }
 
 /// A response, and when its body is cut off.
@@ -137,7 +141,7 @@ impl Connection {
         &self,
         snapshot: &Snapshot,
         mut target: Target<'_>,
-        rule: Option<&CompiledRule>,
+        rule: Option<&Arc<CompiledRule>>,
         request: Request<Body>,
         grpc: bool,
         recorder: &mut Recorder,
@@ -146,7 +150,10 @@ impl Connection {
             target.protocol = AppProtocol::H2c;
         }
         let exchange = Exchange {
-            transmit: Live { connection: self, rule },
+            transmit: Live {
+                connection: self,
+                claimed: self.claims.of(recorder.outcome.labels.service.as_ref(), rule),
+            },
             balancer: &self.worker.balancer,
             budget: &self.worker.shared.retries,
             snapshot,
@@ -189,7 +196,7 @@ impl<'a> Phases<'a> {
         body: Body,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
-        let rule: &'a CompiledRule = self.selection.rule;
+        let rule = self.selection.rule;
         let labels = &mut recorder.outcome.labels;
         labels.route = Some(Named::Known(rule.route.id.clone()));
         labels.rule = Some(rule.spec.name.clone().map_or(RuleName::Index(rule.index), RuleName::Name));
@@ -217,7 +224,7 @@ impl<'a> Phases<'a> {
         pending: &mut Pending<'a>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Answer> {
-        let rule: &'a CompiledRule = self.selection.rule;
+        let rule = self.selection.rule;
         let context = self.context();
         filter::apply_to_request(&rule.spec.filters, context, &mut head, pending)?;
         let backend = rule.next_backend();
@@ -262,7 +269,7 @@ pub(crate) fn authority_of(head: &http::request::Parts) -> &str {
 /// Sends for real.
 struct Live<'a> {
     connection: &'a Connection,
-    rule: Option<&'a CompiledRule>,
+    claimed: Claimed,
 }
 
 impl Transmit for Live<'_> {
@@ -272,14 +279,6 @@ impl Transmit for Live<'_> {
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
         let Connection { worker, source, peer, .. } = self.connection;
-        // Only another node's proxy needs to be told.
-        let claimed = match selected.transport {
-            Transport::Tunnel(_) => Claimed {
-                service: selected.service.as_ref().map(|(service, _)| service.to_string().into()),
-                route: self.rule.map(|rule| rule.label().into()),
-            },
-            Transport::SameNode(_) | Transport::Plaintext => Claimed::default(),
-        };
-        send_http(worker, source, *peer, selected, claimed, request).await
+        send_http(worker, source, *peer, selected, self.claimed.clone(), request).await
     }
 }

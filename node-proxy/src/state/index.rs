@@ -29,6 +29,7 @@ impl Snapshot {
         let mut next = Self { version, ..self.clone() };
         let mut ports = HashSet::default();
         for change in changes {
+            next.note_rejection(&change);
             match change {
                 Change::Set(_, resource) => next.upsert(Resource::clone(&resource), &mut ports),
                 // What depends on it is refused, once it is forgotten.
@@ -39,6 +40,18 @@ impl Snapshot {
             next.rebuild(port);
         }
         next
+    }
+
+    fn note_rejection(&mut self, change: &Change) {
+        match change {
+            Change::Refused { name, message } => {
+                Arc::make_mut(&mut self.rejected).insert(name.clone(), message.clone());
+            }
+            Change::Set(name, _) | Change::Removed(name) if self.rejected.contains_key(name) => {
+                Arc::make_mut(&mut self.rejected).remove(name);
+            }
+            Change::Set(..) | Change::Removed(_) => {}
+        }
     }
 
     fn upsert(&mut self, resource: Resource, ports: &mut HashSet<(ObjectName, u16)>) {

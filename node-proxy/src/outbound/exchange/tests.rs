@@ -212,7 +212,7 @@ async fn a_retry_prefers_endpoints_not_tried_and_then_comes_back() {
 async fn a_retry_waits_its_back_off() {
     let start = Instant::now();
     let script = Script::new([Step::Status(500), Step::Status(200)]);
-    Rig::new(1, retry(1, &[500])).send(&script, Body::Empty).await;
+    assert_eq!(Rig::new(1, retry(1, &[500])).send(&script, Body::Empty).await, (Ok(200), 2));
     assert!(start.elapsed() >= Duration::from_millis(25));
 }
 

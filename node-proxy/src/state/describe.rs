@@ -1,0 +1,38 @@
+//! The snapshot in words, for the admin server: every resource in force, and what could not be read.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use weft_model::Resource;
+
+use super::Snapshot;
+
+impl Snapshot {
+    /// Version, resources whose names begin with `prefix` (by name, in the form they travel in), and rejections.
+    pub fn describe(&self, prefix: &str) -> Value {
+        let mut resources: Vec<_> = self
+            .resources()
+            .map(|resource| (resource.name(), resource))
+            .filter(|(name, _)| name.0.starts_with(prefix))
+            .collect();
+        resources.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let resources: Vec<Value> = resources
+            .into_iter()
+            .map(|(name, resource)| json!({ "name": name, "resource": resource }))
+            .collect();
+        let rejected: Vec<Value> =
+            self.rejected.iter().map(|(name, message)| json!({ "name": name, "message": message })).collect();
+        json!({ "version": self.version, "resources": resources, "rejected": rejected })
+    }
+
+    fn resources(&self) -> impl Iterator<Item = Resource> {
+        let mesh = self.mesh.iter().map(|mesh| Resource::MeshConfig((**mesh).clone()));
+        let services = self.services.iter().map(|(_, service)| Resource::Service((**service).clone()));
+        let endpoints =
+            self.endpoints.iter().map(|(_, endpoints)| Resource::Endpoints((**endpoints).clone()));
+        let workloads = self.workloads.iter().map(|(_, workload)| Resource::Workload((**workload).clone()));
+        let routes =
+            self.routes.iter().map(|(_, route)| Resource::Route(Arc::unwrap_or_clone(route.clone())));
+        mesh.chain(services).chain(endpoints).chain(workloads).chain(routes)
+    }
+}
