@@ -18,35 +18,35 @@ struct Definition {
 }
 
 #[derive(Debug, Deserialize)]
-struct DefinitionSpec {
-    group: String,
-    names: Names,
-    scope: String,
-    versions: Vec<Version>,
+pub(crate) struct DefinitionSpec {
+    pub(crate) group: String,
+    pub(crate) names: Names,
+    pub(crate) scope: String,
+    pub(crate) versions: Vec<Version>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Names {
-    kind: String,
+pub(crate) struct Names {
+    pub(crate) kind: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct Version {
-    name: String,
-    served: bool,
-    schema: VersionSchema,
+pub(crate) struct Version {
+    pub(crate) name: String,
+    pub(crate) served: bool,
+    pub(crate) schema: VersionSchema,
 }
 
 #[derive(Debug, Deserialize)]
-struct VersionSchema {
+pub(crate) struct VersionSchema {
     #[serde(rename = "openAPIV3Schema")]
-    schema: Schema,
+    pub(crate) schema: Schema,
 }
 
 /// The definitions by group and kind.
-type Definitions = BTreeMap<(String, String), DefinitionSpec>;
+pub(crate) type Definitions = BTreeMap<(String, String), DefinitionSpec>;
 
-fn definitions() -> Result<&'static Definitions, FieldError> {
+pub(crate) fn definitions() -> Result<&'static Definitions, FieldError> {
     static DEFINITIONS: OnceLock<Result<Definitions, String>> = OnceLock::new();
     let read = || -> Result<Definitions, String> {
         let mut definitions = Definitions::new();

@@ -34,7 +34,7 @@ pub(crate) struct Rule {
     compiled: OnceLock<Result<Compiled, String>>,
 }
 
-struct Compiled {
+pub(crate) struct Compiled {
     rule: Program,
     message: Option<Program>,
     /// Speaks of `oldSelf`: only judged on updates.
@@ -130,7 +130,7 @@ impl Rule {
         expressed.or_else(|| self.message.clone()).unwrap_or_else(|| format!("failed rule: {}", self.rule))
     }
 
-    fn compiled(&self) -> Result<&Compiled, &str> {
+    pub(crate) fn compiled(&self) -> Result<&Compiled, &str> {
         self.compiled.get_or_init(|| self.compile()).as_ref().map_err(String::as_str)
     }
 

@@ -99,6 +99,17 @@ impl HttpTable {
         Some(Selection { rule: &entry.rule, matched: &entry.matched })
     }
 
+    /// How many matches are looked at for a path, if none of them holds.
+    #[cfg(test)]
+    pub(crate) fn looks(&self, path: &str) -> usize {
+        let mut looks = 0;
+        let _ = self.index.first(path, |_, _| -> Option<()> {
+            looks += 1;
+            None
+        });
+        looks
+    }
+
     /// GRPCRoutes see only gRPC requests.
     pub(crate) fn admits_protocol(&self, request: &Request<'_>) -> bool {
         !self.grpc || is_grpc(request.headers)
