@@ -24,3 +24,6 @@ pub mod state;
 pub mod telemetry;
 pub mod tunnel;
 pub mod worker;
+
+#[cfg(test)]
+mod testing;

@@ -110,3 +110,6 @@ async fn peek(mut connection: Connection<'_>) {
         Speaks::Other => connection.pass(first).await,
     }
 }
+
+#[cfg(test)]
+mod tests;

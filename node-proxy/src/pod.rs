@@ -211,3 +211,6 @@ impl LocalPods {
         Self { by_uid }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,242 @@
-//! The agent client against a fake agent.
+//! The agent client against a fake agent: real sockets on the loopback device, real descriptors over a socket pair.
+
+use std::net::{SocketAddr, TcpListener};
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use weft_runtime::netns::NetNamespace;
+
+use super::*;
+use crate::testing;
+
+/// The agent's side.
+struct FakeAgent {
+    socket: SeqPacket,
+    netns: NetNamespace,
+    listeners: Vec<TcpListener>,
+}
+
+impl FakeAgent {
+    fn new(socket: SeqPacket) -> Self {
+        let bind = |_| {
+            let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        Self { socket, netns: NetNamespace::current().unwrap(), listeners: (0..3).map(bind).collect() }
+    }
+
+    fn address(&self, index: usize) -> SocketAddr {
+        self.listeners[index].local_addr().unwrap()
+    }
+
+    async fn say(&self, message: &ToProxy, with_descriptors: bool) {
+        let descriptors: Vec<_> =
+            std::iter::once(self.netns.as_fd()).chain(self.listeners.iter().map(|l| l.as_fd())).collect();
+        let descriptors = if with_descriptors { &descriptors[..] } else { &[] };
+        self.socket.send(&serde_json::to_vec(message).unwrap(), descriptors).await.unwrap();
+    }
+
+    async fn hear(&self) -> (ToAgent, Vec<OwnedFd>) {
+        let received = tokio::time::timeout(Duration::from_secs(5), self.socket.receive()).await.unwrap();
+        let (bytes, descriptors) = received.unwrap().unwrap();
+        (serde_json::from_slice(&bytes).unwrap(), descriptors)
+    }
+
+    async fn add(&self, id: u64) -> Option<String> {
+        self.say(&ToProxy::Add { id, pod: testing::enrolled("a", &["127.0.0.1"]) }, true).await;
+        self.acked(id).await
+    }
+
+    async fn remove(&self, id: u64, cause: RemoveCause) -> Option<String> {
+        self.say(&ToProxy::Remove { id, uid: "a".into(), cause }, false).await;
+        self.acked(id).await
+    }
+
+    async fn acked(&self, expected: u64) -> Option<String> {
+        match self.hear().await.0 {
+            ToAgent::Ack { id, error } if id == expected => error,
+            other => panic!("{other:?} instead of the ack of {expected}"),
+        }
+    }
+
+    /// Greets, and returns which pods the proxy holds, with the number of descriptors beside each.
+    async fn greet(&self) -> Vec<(Text, usize)> {
+        self.say(&ToProxy::Hello { version: PROTOCOL_VERSION, node: "node-a".into() }, false).await;
+        assert_eq!(self.hear().await.0, ToAgent::Hello { version: PROTOCOL_VERSION });
+        let mut held = Vec::new();
+        loop {
+            match self.hear().await {
+                (ToAgent::Held { pod }, descriptors) => held.push((pod.uid, descriptors.len())),
+                (ToAgent::HeldEnd, _) => return held,
+                (other, _) => panic!("{other:?} among the pods held"),
+            }
+        }
+    }
+}
+
+/// A client with its workers, serving one session; the task gives the client back when the session ends.
+fn session(mut agent: Agent) -> (FakeAgent, tokio::task::JoinHandle<(Agent, AgentError)>) {
+    let (near, far) = SeqPacket::pair().unwrap();
+    let task = tokio::spawn(async move {
+        let error = agent.serve(&near).await.unwrap_err();
+        (agent, error)
+    });
+    (FakeAgent::new(far), task)
+}
+
+fn client(flags: &[&str]) -> (Agent, Arc<Shared>) {
+    let shared = testing::shared(flags);
+    let (crew, _threads) = Crew::start(&shared).unwrap();
+    (Agent::new(shared.clone(), crew), shared)
+}
+
+async fn ends(stream: &mut TcpStream) -> bool {
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.is_ok()
+}
+
+/// How a connection ends that is refused, be it so soon that connecting fails already.
+async fn refusal(address: SocketAddr) -> io::ErrorKind {
+    let refused = async { TcpStream::connect(address).await?.read_u8().await };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.unwrap().unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn an_added_pod_is_served_and_acked() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    assert_eq!(fake.greet().await, []);
+    assert_eq!(fake.add(7).await, None);
+    let pods = shared.pods.load();
+    let pod = pods.by_uid("a").unwrap();
+    assert_eq!(pod.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/cart");
+    // Nobody redirected this connection, so it is a loop: accepted, and reset.
+    assert_eq!(refusal(fake.address(0)).await, io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_restarted_agent_gets_every_descriptor_back_and_adding_again_changes_nothing() {
+    let (agent, shared) = client(&[]);
+    let (fake, task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let before = shared.pods.load().by_uid("a").unwrap().clone();
+    let FakeAgent { socket, netns, listeners } = fake;
+    drop(socket);
+    let (agent, error) = task.await.unwrap();
+    assert!(matches!(error, AgentError::Closed), "{error}");
+
+    let (mut fake, _task) = session(agent);
+    (fake.netns, fake.listeners) = (netns, listeners);
+    assert_eq!(fake.greet().await, [("a".into(), 4)]);
+    assert_eq!(fake.add(2).await, None);
+    assert!(Arc::ptr_eq(&before, shared.pods.load().by_uid("a").unwrap()));
+    assert!(!before.accepting.is_cancelled());
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_with_other_listeners_is_served_on_those() {
+    let (agent, shared) = client(&[]);
+    let (mut fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let before = shared.pods.load().by_uid("a").unwrap().clone();
+    fake.listeners = FakeAgent::new(SeqPacket::pair().unwrap().0).listeners;
+    assert_eq!(fake.add(2).await, None);
+    assert!(before.accepting.is_cancelled());
+    assert!(!Arc::ptr_eq(&before, shared.pods.load().by_uid("a").unwrap()));
+    assert!(ends(&mut TcpStream::connect(fake.address(0)).await.unwrap()).await);
+}
+
+#[tokio::test]
+async fn a_pods_end_closes_its_connections_and_listeners_within_two_seconds() {
+    let (agent, shared) = client(&[]);
+    let (mut fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    // A tunnel that has not sent a byte yet: it would be waited for longer than that.
+    let mut waiting = TcpStream::connect(fake.address(2)).await.unwrap();
+    while shared.pods.load().by_uid("a").unwrap().connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let (begun, address) = (Instant::now(), fake.address(2));
+    assert_eq!(fake.remove(2, RemoveCause::PodEnd).await, None);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(ends(&mut waiting).await);
+    assert!(shared.pods.load().by_uid("a").is_none());
+    fake.listeners.clear();
+    let error = TcpStream::connect(address).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn a_pod_no_longer_enrolled_keeps_its_connections_until_it_ends() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let mut waiting = TcpStream::connect(fake.address(2)).await.unwrap();
+    let pod = shared.pods.load().by_uid("a").unwrap().clone();
+    while pod.connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
+    assert_eq!((pod.connections(), pod.ended.is_cancelled()), (1, false));
+    drop(pod);
+    assert_eq!(fake.remove(3, RemoveCause::PodEnd).await, None);
+    assert!(ends(&mut waiting).await);
+}
+
+#[tokio::test]
+async fn removing_an_unknown_pod_is_done_already() {
+    let (fake, _task) = session(client(&[]).0);
+    fake.greet().await;
+    assert_eq!(fake.remove(9, RemoveCause::PodEnd).await, None);
+}
+
+#[tokio::test]
+async fn sockets_that_do_not_listen_are_refused_in_the_ack() {
+    let (agent, shared) = client(&[]);
+    let (mut fake, _task) = session(agent);
+    fake.greet().await;
+    nix::sys::socket::shutdown(
+        std::os::fd::AsRawFd::as_raw_fd(&fake.listeners[1]),
+        nix::sys::socket::Shutdown::Both,
+    )
+    .unwrap();
+    let error = fake.add(1).await.unwrap();
+    assert!(error.contains("does not listen"), "{error}");
+    fake.listeners.pop();
+    let error = fake.add(2).await.unwrap();
+    assert!(error.contains("3 descriptors"), "{error}");
+    assert!(shared.pods.load().by_uid("a").is_none());
+}
+
+#[tokio::test]
+async fn more_connections_than_a_pod_may_have_are_reset() {
+    let (agent, shared) = client(&["--max-connections-per-pod", "2"]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let mut open = Vec::new();
+    for count in 1..=2 {
+        open.push(TcpStream::connect(fake.address(2)).await.unwrap());
+        while shared.pods.load().by_uid("a").unwrap().connections() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(refusal(fake.address(2)).await, io::ErrorKind::ConnectionReset);
+    assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 2);
+}
+
+#[tokio::test]
+async fn another_version_or_node_ends_the_session_with_words() {
+    for (version, node, word) in [(2, "node-a", "version 2"), (1, "node-b", "node-b")] {
+        let (fake, task) = session(client(&[]).0);
+        fake.say(&ToProxy::Hello { version, node: node.into() }, false).await;
+        let (_, error) = task.await.unwrap();
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
