@@ -59,8 +59,8 @@ pub async fn authenticate<A: Authenticator>(
     })
 }
 
-/// Nodes that share a secret with the controller, each its own: a file of lines `<node>=<secret>`, read again when
-/// it changes. The proof is `<node>:<secret>`. For the lab, where no API server reviews tokens.
+/// Nodes that share a secret with the controller, each its own: a file of lines `<node>=<secret>` (a colon does as
+/// well), read again when it changes. The proof is `<node>:<secret>`. For the lab, where no API server reviews tokens.
 #[derive(Debug)]
 pub struct NodeSecretAuthenticator {
     path: PathBuf,
@@ -135,7 +135,7 @@ fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match line.split_once('=') {
+        match line.split_once(['=', ':']) {
             Some((node, secret)) if !node.is_empty() && !secret.is_empty() => {
                 secrets.insert(node.to_owned(), Secret(secret.to_owned()));
             }
