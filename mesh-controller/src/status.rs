@@ -106,7 +106,11 @@ impl StatusWriter {
             for namespace in entries(self.store.root().join(kind.as_str())) {
                 let of = namespace.file_name().to_string_lossy().into_owned();
                 for file in entries(namespace.path()) {
-                    if let Some(name) = file.file_name().to_string_lossy().strip_suffix(".json") {
+                    let file = file.file_name();
+                    // A name with a dot in front is a file that was being written.
+                    if let Some(name) =
+                        file.to_string_lossy().strip_suffix(".json").filter(|n| !n.starts_with('.'))
+                    {
                         found.push(RouteName { kind, name: weft_model::ObjectName::new(of.as_str(), name) });
                     }
                 }

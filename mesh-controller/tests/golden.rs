@@ -46,7 +46,11 @@ fn inputs(path: &Path, differ: &mut Vec<String>) -> Inputs {
             object.json
         });
         let object = Object::decode(json).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        assert!(!matches!(object, Object::Other), "{}: {title} is of a kind that is not read", path.display());
+        assert!(
+            !matches!(object, Object::Other),
+            "{}: {title} is of a kind that is not read",
+            path.display()
+        );
         assert!(inputs.insert(&object), "{}: {title} is there twice", path.display());
     }
     if text.starts_with(NOT_ADMITTED) == refused.is_empty() {

@@ -1,1 +1,145 @@
-//! Statuses.
+//! Merging into a list shared with other controllers, and writing files.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::inputs::Object;
+use crate::translate::status::{Condition, ParentStatus, StatusParentRef};
+
+fn ours(service: &str, accepted: &'static str, generation: i64) -> ParentStatus {
+    ParentStatus {
+        parent_ref: StatusParentRef {
+            group: "",
+            kind: "Service",
+            namespace: "shop".into(),
+            name: service.into(),
+            section_name: None,
+            port: Some(80),
+        },
+        controller_name: CONTROLLER_NAME,
+        conditions: vec![Condition {
+            kind: "Accepted",
+            status: accepted,
+            reason: "Accepted",
+            message: String::new(),
+            observed_generation: generation,
+        }],
+    }
+}
+
+fn status(parents: Vec<ParentStatus>) -> RouteStatus {
+    RouteStatus { parents }
+}
+
+fn times(status: &Value) -> Vec<&str> {
+    let parents = status["parents"].as_array().unwrap();
+    parents.iter().map(|p| p["conditions"][0]["lastTransitionTime"].as_str().unwrap()).collect()
+}
+
+fn foreign() -> Value {
+    json!({
+        "parentRef": {"group": "", "kind": "Service", "namespace": "shop", "name": "cart", "port": 80},
+        "controllerName": "example.com/other",
+        "conditions": [{"type": "Accepted", "status": "False", "lastTransitionTime": "then", "observedGeneration": 1}],
+    })
+}
+
+#[test]
+fn entries_of_other_controllers_stay_as_they_are() {
+    let current = json!({"parents": [foreign()], "other": 1});
+    let merged = merge(&current, None, &status(vec![ours("cart", "True", 2)]), "now");
+    assert_eq!(merged["parents"][0], foreign());
+    assert_eq!(merged["parents"][1]["controllerName"], CONTROLLER_NAME);
+    assert_eq!(merged["other"], 1);
+}
+
+#[test]
+fn our_entries_for_parents_that_are_gone_go() {
+    let before =
+        merge(&Value::Null, None, &status(vec![ours("old", "True", 1), ours("cart", "True", 1)]), "then");
+    let merged = merge(&before, None, &status(vec![ours("cart", "True", 2)]), "now");
+    assert_eq!(merged["parents"].as_array().unwrap().len(), 1);
+    assert_eq!(merged["parents"][0]["parentRef"]["name"], "cart");
+    assert_eq!(merged["parents"][0]["conditions"][0]["observedGeneration"], 2);
+}
+
+#[test]
+fn transition_time_moves_only_when_the_status_of_the_condition_does() {
+    let before = merge(&Value::Null, None, &status(vec![ours("a", "True", 1), ours("b", "True", 1)]), "then");
+    let now = status(vec![ours("a", "True", 2), ours("b", "False", 2)]);
+    assert_eq!(times(&merge(&Value::Null, Some(&before), &now, "now")), ["then", "now"]);
+    assert_eq!(times(&merge(&before, None, &now, "now")), ["then", "now"]);
+}
+
+#[test]
+fn conditions_of_unknown_types_stay_in_our_entries() {
+    let mut before = merge(&Value::Null, None, &status(vec![ours("cart", "True", 1)]), "then");
+    let theirs = json!({"type": "example.com/Checked", "status": "True"});
+    let conditions = before["parents"][0]["conditions"].as_array_mut().unwrap();
+    conditions.push(theirs.clone());
+    conditions.push(json!({"type": "PartiallyInvalid", "status": "True"}));
+    let merged = merge(&before, None, &status(vec![ours("cart", "True", 2)]), "now");
+    let conditions = merged["parents"][0]["conditions"].as_array().unwrap();
+    assert_eq!(conditions.len(), 2, "{conditions:?}");
+    assert_eq!(conditions[1], theirs);
+}
+
+#[test]
+fn list_never_grows_beyond_what_the_api_admits() {
+    let current = json!({"parents": vec![foreign(); 31]});
+    let merged = merge(&current, None, &status(vec![ours("a", "True", 1), ours("b", "True", 1)]), "now");
+    assert_eq!(merged["parents"].as_array().unwrap().len(), 32);
+}
+
+fn route(name: &str) -> Arc<Route> {
+    let object = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"namespace": "shop", "name": name, "uid": "u", "generation": 1}, "spec": {},
+    });
+    match Object::decode(object).unwrap() {
+        Object::Route(route) => route,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn unchanged_files_are_left_alone_and_those_of_gone_routes_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(format!("HTTPRoute/shop/{name}.json"));
+    let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
+    let statuses = |names: &[&str]| -> BTreeMap<RouteName, RouteStatus> {
+        names.iter().map(|name| (route(name).name.clone(), status(vec![ours("cart", "True", 1)]))).collect()
+    };
+    let mut writer = StatusWriter::new(folder.path());
+    assert!(writer.write(&statuses(&["a", "b"]), &routes, "then").is_empty());
+    let written = std::fs::metadata(file("a")).unwrap().modified().unwrap();
+    let text = std::fs::read_to_string(file("a")).unwrap();
+    assert!(text.contains("\"lastTransitionTime\": \"then\""), "{text}");
+
+    assert!(writer.write(&statuses(&["a"]), &routes, "now").is_empty());
+    assert_eq!(std::fs::metadata(file("a")).unwrap().modified().unwrap(), written);
+    assert!(!file("b").exists());
+
+    // Another process goes on where the first one stopped.
+    let mut writer = StatusWriter::new(folder.path());
+    assert!(writer.write(&statuses(&["a"]), &routes, "later").is_empty());
+    assert_eq!(std::fs::metadata(file("a")).unwrap().modified().unwrap(), written);
+    let mut writer = StatusWriter::new(folder.path());
+    assert!(writer.write(&statuses(&[]), &routes, "later").is_empty());
+    assert!(!file("a").exists());
+}
+
+#[test]
+fn status_that_cannot_be_written_keeps_no_other_from_being_written() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(folder.path().join("HTTPRoute/shop/a.json")).unwrap();
+    let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
+    let statuses = routes.keys().map(|name| (name.clone(), status(vec![ours("cart", "True", 1)]))).collect();
+    let errors = StatusWriter::new(folder.path()).write(&statuses, &routes, "now");
+    assert_eq!(errors.len(), 1);
+    assert!(errors[0].to_string().contains("HTTPRoute/shop/a"), "{errors:?}");
+    assert!(folder.path().join("HTTPRoute/shop/b.json").is_file());
+}
