@@ -160,9 +160,9 @@ fn create(
 /// and the error is [`io::ErrorKind::AlreadyExists`].
 fn write_whole(path: &Path, mode: u32, bytes: &[u8], replace: bool) -> Result<(), RootError> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
+    // Process ids repeat between containers that share a volume.
+    temporary.push(format!(".{:016x}", rand::random::<u64>()));
     let temporary = PathBuf::from(temporary);
-    let _ = fs::remove_file(&temporary);
     let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(
         |mut file: File| {
             file.write_all(bytes)?;

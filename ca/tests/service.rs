@@ -1,0 +1,241 @@
+//! The certificate service over real TLS and gRPC, as a proxy calls it.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::SystemTime;
+use std::{fs, io};
+
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_stream::StreamExt;
+use tonic::transport::server::Connected;
+use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::{Code, Request, Status};
+use weft_api::proto::certificates_client::CertificatesClient;
+use weft_api::proto::{SignRequest, WatchTrustBundleRequest};
+use weft_ca::{Authority, CertificatesService, IdentitiesOnNode, NodeSecretAuthenticator, Rate, Settings};
+use weft_model::{Identity, TrustDomain};
+use weft_tls::testing::TestCa;
+use weft_tls::{ClientTls, KeyRequest, ServerTls, TlsStream, TrustBundle, WorkloadTls};
+
+const NAME: &str = "weft-controller.weft-system.svc";
+const GOOD: &str = "Bearer node-1:right";
+
+/// Who runs where.
+#[derive(Default)]
+struct Pods(Mutex<HashSet<(Identity, String)>>);
+
+impl IdentitiesOnNode for Pods {
+    fn runs_on(&self, identity: &Identity, node: &str) -> bool {
+        self.0.lock().contains(&(identity.clone(), node.to_owned()))
+    }
+}
+
+struct Fixture {
+    directory: TempDir,
+    authority: Arc<Authority>,
+    client: CertificatesClient<Channel>,
+}
+
+fn cart() -> Identity {
+    "spiffe://td/ns/shop/sa/cart".parse().unwrap()
+}
+
+async fn fixture(rate: Rate) -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings::new(directory.path().join("ca"), TrustDomain("td".into()));
+    let authority = Arc::new(Authority::open(settings, SystemTime::now()).unwrap());
+    let secrets = directory.path().join("secrets");
+    fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\n").unwrap();
+    let pods = Pods::default();
+    pods.0.lock().insert((cart(), "node-1".into()));
+    let authenticator = Arc::new(NodeSecretAuthenticator::new(&secrets));
+    let service = CertificatesService::server(Arc::clone(&authority), authenticator, Arc::new(pods), rate);
+    let serving = authority.serving_certificate(NAME, SystemTime::now()).unwrap();
+    let tls = ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = incoming.then(move |stream| {
+        let tls = tls.clone();
+        async move { tls.accept(stream?).await.map(Served).map_err(io::Error::other) }
+    });
+    tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
+    let root = directory.path().join("ca/root.crt");
+    let channel = channel(&root, address).await;
+    Fixture { directory, authority, client: CertificatesClient::new(channel) }
+}
+
+async fn channel(root: &Path, address: std::net::SocketAddr) -> Channel {
+    let roots = TrustBundle::from_pem_file(TrustDomain("td".into()), root).unwrap();
+    let tls = ClientTls::new(&roots, NAME).unwrap();
+    let connector = tower::service_fn(move |_: Uri| {
+        let tls = tls.clone();
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            tls.connect(stream).await.map(TokioIo::new).map_err(io::Error::other)
+        }
+    });
+    let endpoint = Endpoint::from_shared(format!("http://{NAME}")).unwrap();
+    endpoint.connect_with_connector(connector).await.unwrap()
+}
+
+/// What a server needs to know of a stream for tonic.
+struct Served(TlsStream<TcpStream>);
+
+impl Connected for Served {
+    type ConnectInfo = ();
+
+    fn connect_info(&self) {}
+}
+
+impl AsyncRead for Served {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Served {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+fn with_proof<T>(message: T, proof: Option<&'static str>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(proof) = proof {
+        request.metadata_mut().insert("authorization", proof.parse().unwrap());
+    }
+    request
+}
+
+impl Fixture {
+    /// Asks for a certificate of `asked`, with a request made for `named`.
+    async fn ask(
+        &mut self,
+        proof: Option<&'static str>,
+        asked: &str,
+        named: &Identity,
+    ) -> Result<(), Status> {
+        let key = KeyRequest::new(named).unwrap();
+        let message = SignRequest { csr_der: key.csr_der().to_vec(), identity: asked.into() };
+        let chain = self.client.sign(with_proof(message, proof)).await?.into_inner().chain_der;
+        let leaf = key.into_leaf(chain).unwrap();
+        let bundle = self.authority.trust_bundle().borrow().clone();
+        WorkloadTls::check_at(&leaf, &bundle, SystemTime::now()).unwrap();
+        Ok(())
+    }
+
+    async fn refused(&mut self, proof: Option<&'static str>, asked: &str) -> (Code, String) {
+        let named = asked.parse().unwrap_or_else(|_| cart());
+        let status = self.ask(proof, asked, &named).await.unwrap_err();
+        (status.code(), status.message().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_node_gets_certificates_for_its_own_live_pods_only() {
+    let mut fixture = fixture(Rate::default()).await;
+    let own = cart().to_string();
+    fixture.ask(Some(GOOD), &own, &cart()).await.unwrap();
+    let (code, why) = fixture.refused(Some("Bearer node-2:other"), &own).await;
+    assert_eq!(code, Code::PermissionDenied);
+    assert_eq!(why, "no live pod with the identity spiffe://td/ns/shop/sa/cart is bound to node node-2");
+    let (code, _) = fixture.refused(Some(GOOD), "spiffe://td/ns/shop/sa/other").await;
+    assert_eq!(code, Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn without_a_valid_proof_nothing_is_answered() {
+    let mut fixture = fixture(Rate::default()).await;
+    let own = cart().to_string();
+    for proof in [
+        None,
+        Some("Bearer node-1:wrong"),
+        Some("Bearer node-1:righ"),
+        Some("Bearer node-1:right2"),
+        Some("Bearer node-1:"),
+        Some("Bearer node-3:right"),
+        Some("Bearer right"),
+        Some("Basic node-1:right"),
+    ] {
+        assert_eq!(fixture.refused(proof, &own).await.0, Code::Unauthenticated, "{proof:?}");
+        let watch = fixture.client.watch_trust_bundle(with_proof(WatchTrustBundleRequest {}, proof)).await;
+        assert_eq!(watch.unwrap_err().code(), Code::Unauthenticated, "{proof:?}");
+    }
+}
+
+#[tokio::test]
+async fn secrets_are_read_again_when_they_change_and_a_damaged_file_proves_nobody() {
+    let mut fixture = fixture(Rate::default()).await;
+    let own = cart().to_string();
+    fixture.ask(Some(GOOD), &own, &cart()).await.unwrap();
+    let secrets = fixture.directory.path().join("secrets");
+    fs::write(&secrets, "node-1=another\n").unwrap();
+    assert_eq!(fixture.refused(Some(GOOD), &own).await.0, Code::Unauthenticated);
+    fixture.ask(Some("Bearer node-1:another"), &own, &cart()).await.unwrap();
+    fs::write(&secrets, "node-1=another\nno equals sign\n").unwrap();
+    let (code, why) = fixture.refused(Some("Bearer node-1:another"), &own).await;
+    assert_eq!(code, Code::Unavailable);
+    assert!(why.contains("line 2"), "{why}");
+    fs::remove_file(&secrets).unwrap();
+    assert_eq!(fixture.refused(Some("Bearer node-1:another"), &own).await.0, Code::Unavailable);
+    fs::write(&secrets, "node-1=right\n").unwrap();
+    fixture.ask(Some(GOOD), &own, &cart()).await.unwrap();
+}
+
+#[tokio::test]
+async fn foreign_trust_domains_and_requests_that_do_not_fit_are_refused() {
+    let mut fixture = fixture(Rate::default()).await;
+    let (code, why) = fixture.refused(Some(GOOD), "spiffe://other/ns/shop/sa/cart").await;
+    assert_eq!(code, Code::PermissionDenied);
+    assert!(why.contains("trust domain td"), "{why}");
+    assert_eq!(fixture.refused(Some(GOOD), "spiffe://td/ns/shop").await.0, Code::InvalidArgument);
+    let other = "spiffe://td/ns/shop/sa/admin".parse().unwrap();
+    let status = fixture.ask(Some(GOOD), &cart().to_string(), &other).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("must name spiffe://td/ns/shop/sa/cart"), "{status}");
+}
+
+#[tokio::test]
+async fn a_node_that_asks_too_fast_is_told_to_wait() {
+    let mut fixture = fixture(Rate { burst: 2, per_second: 0 }).await;
+    let own = cart().to_string();
+    for _ in 0..2 {
+        fixture.ask(Some(GOOD), &own, &cart()).await.unwrap();
+    }
+    assert_eq!(fixture.refused(Some(GOOD), &own).await.0, Code::ResourceExhausted);
+    let (code, _) = fixture.refused(Some("Bearer node-2:other"), &own).await;
+    assert_eq!(code, Code::PermissionDenied, "another node is not held back");
+}
+
+#[tokio::test]
+async fn the_trust_bundle_comes_at_once_and_again_when_it_changes() {
+    let mut fixture = fixture(Rate::default()).await;
+    let watch = fixture.client.watch_trust_bundle(with_proof(WatchTrustBundleRequest {}, Some(GOOD))).await;
+    let mut watch = watch.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!((first.trust_domain.as_str(), first.roots_der.len()), ("td", 1));
+    let other = TestCa::new("td").bundle().roots().next().unwrap().to_vec();
+    fixture.authority.trust_also(vec![other.clone()]).unwrap();
+    let second = watch.message().await.unwrap().unwrap();
+    assert_eq!(second.roots_der, [first.roots_der[0].clone(), other]);
+}
