@@ -18,8 +18,8 @@ const OPENING: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 pub enum Mode {
     /// Capture new connections.
     Capture,
-    /// Capture nothing new, keep what was captured alive: the nat chains are there, but empty. Without the chains the
-    /// kernel would stop translating live connections.
+    /// Capture nothing new, keep what was captured alive: the nat chains are there, but empty. Without the chains, or
+    /// without connection tracking, the kernel would stop translating live connections.
     Release,
 }
 
@@ -41,7 +41,7 @@ pub struct Ruleset {
 }
 
 impl Ruleset {
-    /// The transaction that replaces whatever table was there. For `nft -f -`.
+    /// The transaction that replaces whatever table was there, for `nft -f -`. Captured connections live through it.
     #[must_use]
     pub fn script(&self) -> String {
         format!("add table inet {TABLE}\ndelete table inet {TABLE}\n{}", self.table())
@@ -49,38 +49,66 @@ impl Ruleset {
 
     fn table(&self) -> String {
         let mut text = format!("table inet {TABLE} {{\n");
-        self.sets(&mut text);
-        let untracked = format!("meta mark {:#010x} notrack", self.inbound_mark);
-        chain(&mut text, "application_output", "filter hook output priority raw", &[untracked.clone()]);
-        let untracked = format!("iifname \"lo\" {untracked}");
-        chain(&mut text, "application_prerouting", "filter hook prerouting priority raw", &[untracked]);
-        let capturing = self.mode == Mode::Capture;
-        if capturing && !self.ipv6 {
-            let rules = self.rejected();
-            chain(&mut text, "outbound_reject", "filter hook output priority filter", &rules);
-        }
-        let (outbound, inbound) =
-            if capturing { (self.outbound(), self.inbound()) } else { (Vec::new(), Vec::new()) };
-        chain(&mut text, "outbound", "nat hook output priority dstnat", &outbound);
-        chain(&mut text, "inbound", "nat hook prerouting priority dstnat", &inbound);
-        text.push_str("}\n");
-        text
-    }
-
-    fn sets(&self, text: &mut String) {
-        let (v4, v6): (Vec<_>, Vec<_>) =
-            self.cluster.iter().map(IpNet::trunc).partition(|range| matches!(range, IpNet::V4(_)));
-        for (name, kind, ranges) in [("cluster4", "ipv4_addr", v4), ("cluster6", "ipv6_addr", v6)] {
-            if self.cluster.is_empty() {
-                continue;
-            }
+        for (name, kind, ranges) in self.sets() {
             let _ = writeln!(text, "\tset {name} {{\n\t\ttype {kind}\n\t\tflags interval\n\t\tauto-merge");
             if !ranges.is_empty() {
-                let ranges: Vec<String> = ranges.iter().map(IpNet::to_string).collect();
                 let _ = writeln!(text, "\t\telements = {{ {} }}", ranges.join(", "));
             }
             text.push_str("\t}\n");
         }
+        for chain in self.chains() {
+            let _ = writeln!(text, "\tchain {} {{\n\t\ttype {}; policy accept;", chain.name, chain.hook);
+            for rule in chain.rules {
+                let _ = writeln!(text, "\t\t{rule}");
+            }
+            text.push_str("\t}\n");
+        }
+        text.push_str("}\n");
+        text
+    }
+
+    fn chains(&self) -> Vec<Chain> {
+        let untracked = format!("meta mark {:#010x} notrack", self.inbound_mark);
+        let arriving = format!("iifname \"lo\" {untracked}");
+        let mut chains = vec![
+            // Does nothing but keep connection tracking on in the namespace while `redirect` rules come and go:
+            // without any rule that needs it, it stops, and live captured connections are no longer translated.
+            Chain::new(
+                "tracking",
+                "filter hook output priority filter",
+                vec!["ct state established accept".into()],
+            ),
+            Chain::new("application_output", "filter hook output priority raw", vec![untracked]),
+            Chain::new("application_prerouting", "filter hook prerouting priority raw", vec![arriving]),
+        ];
+        if !self.ipv6 {
+            let hook = "filter hook output priority filter";
+            chains.push(Chain::new("outbound_reject", hook, self.captured(self.rejected())));
+        }
+        // -100 is what nft calls dstnat, but only in prerouting.
+        chains.push(Chain::new("outbound", "nat hook output priority -100", self.captured(self.outbound())));
+        chains.push(Chain::new(
+            "inbound",
+            "nat hook prerouting priority -100",
+            self.captured(self.inbound()),
+        ));
+        chains
+    }
+
+    fn captured(&self, rules: Vec<String>) -> Vec<String> {
+        if self.mode == Mode::Capture { rules } else { Vec::new() }
+    }
+
+    /// Name, type and elements of the sets of cluster ranges.
+    fn sets(&self) -> Vec<(&'static str, &'static str, Vec<String>)> {
+        if self.cluster.is_empty() {
+            return Vec::new();
+        }
+        let of = |v4: bool| {
+            let ranges = self.cluster.iter().filter(move |range| matches!(range, IpNet::V4(_)) == v4);
+            ranges.map(|range| range.trunc().to_string()).collect()
+        };
+        vec![("cluster4", "ipv4_addr", of(true)), ("cluster6", "ipv6_addr", of(false))]
     }
 
     /// Matches the destinations that are captured, one per address family.
@@ -140,10 +168,15 @@ impl Ruleset {
     }
 }
 
-fn chain(text: &mut String, name: &str, hook: &str, rules: &[String]) {
-    let _ = writeln!(text, "\tchain {name} {{\n\t\ttype {hook}; policy accept;");
-    for rule in rules {
-        let _ = writeln!(text, "\t\t{rule}");
+/// A chain of the table.
+struct Chain {
+    name: &'static str,
+    hook: &'static str,
+    rules: Vec<String>,
+}
+
+impl Chain {
+    const fn new(name: &'static str, hook: &'static str, rules: Vec<String>) -> Self {
+        Self { name, hook, rules }
     }
-    text.push_str("\t}\n");
 }

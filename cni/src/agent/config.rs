@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
+use weft_runtime::logging::Format;
 
 /// Enrols this node's pods into the mesh.
 #[derive(Clone, Debug, Parser)]
@@ -35,6 +36,12 @@ pub struct Config {
     /// How often every enrolled pod's rules are read back and compared.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub verify_every: Duration,
+    /// What is logged, such as `info` or `weft_cni=debug`.
+    #[arg(long, default_value = "info")]
+    pub log: String,
+    /// How log lines are written.
+    #[arg(long, default_value = "text")]
+    pub log_format: Format,
 }
 
 /// `500ms`, `5s`, `2m`.

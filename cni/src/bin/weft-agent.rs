@@ -6,6 +6,7 @@ use weft_cni::agent::{self, config::Config};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
-    Ok(agent::run(Config::parse()).await?)
+    let config = Config::parse();
+    weft_runtime::logging::init(&config.log, config.log_format)?;
+    Ok(agent::run(config).await?)
 }

@@ -128,10 +128,7 @@ impl Capture {
             if route::verify(self.ruleset.inbound_mark, self.ruleset.ipv6).is_err() {
                 route::install(self.ruleset.inbound_mark, self.ruleset.ipv6)?;
             }
-            let replaced = self.ruleset.mode == Mode::Capture && !self.listening();
-            if replaced {
-                self.listeners = Some(listen::open()?);
-            }
+            let replaced = self.listeners.as_mut().map_or(Ok(false), Listeners::reopen)?;
             if nft::verify(&self.ruleset).is_err() {
                 nft::install(&self.ruleset)?;
             }

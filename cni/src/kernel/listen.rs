@@ -38,6 +38,21 @@ impl Listeners {
         self.0.iter().all(|socket| weft_runtime::fd::is_listening(socket).unwrap_or(false))
     }
 
+    /// Opens those that no longer listen anew; returns whether there were any. Run inside the pod's namespace.
+    ///
+    /// # Errors
+    /// As [`open`].
+    pub fn reopen(&mut self) -> Result<bool, KernelError> {
+        let mut replaced = false;
+        for (socket, port) in self.0.iter_mut().zip(PORTS) {
+            if !weft_runtime::fd::is_listening(socket).unwrap_or(false) {
+                *socket = open_one(port)?;
+                replaced = true;
+            }
+        }
+        Ok(replaced)
+    }
+
     /// Accepts what waits and resets it; returns how many connections that were.
     #[must_use]
     pub fn reset_waiting(&self) -> u64 {

@@ -16,7 +16,11 @@ const PACKAGE: &str = "nftables";
 /// # Errors
 /// When nft is missing or refuses; nothing has changed then.
 pub fn install(ruleset: &Ruleset) -> Result<(), KernelError> {
-    run("nft", PACKAGE, &["-f", "-"], &ruleset.script()).map(drop)
+    apply(&ruleset.script())
+}
+
+fn apply(script: &str) -> Result<(), KernelError> {
+    run("nft", PACKAGE, &["-f", "-"], script).map(drop)
 }
 
 /// Compares Weft's table with `ruleset`. Run inside the pod's namespace.
@@ -43,8 +47,7 @@ pub fn verify(ruleset: &Ruleset) -> Result<(), KernelError> {
 /// # Errors
 /// When nft is missing or refuses.
 pub fn remove() -> Result<(), KernelError> {
-    let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
-    run("nft", PACKAGE, &["-f", "-"], &script).map(drop)
+    apply(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"))
 }
 
 fn list() -> Result<String, KernelError> {

@@ -1,0 +1,363 @@
+//! The agent's and the plugin's binaries with a proxy of the test's own and pods that are network namespaces.
+//! Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, missing_docs)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::*;
+use weft_api::node::{EnrolledPod, PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_runtime::fd::SeqPacket;
+use weft_runtime::netns::NetNamespace;
+
+/// A node: folder of objects, agent, one pod `shop/cart` on a wire.
+struct Node {
+    folder: tempfile::TempDir,
+    wire: Wire,
+    agent: Child,
+}
+
+struct Kill(Child);
+
+impl Drop for Kill {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill_agent();
+    }
+}
+
+impl Node {
+    fn new(namespace_label: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let wire = Wire::new();
+        label(folder.path(), namespace_label);
+        let agent = start_agent(folder.path());
+        Self { folder, wire, agent }
+    }
+
+    fn kill_agent(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+
+    fn restart_agent(&mut self) {
+        self.kill_agent();
+        self.agent = start_agent(self.folder.path());
+    }
+
+    /// The pod object, with addresses once the pod runs.
+    fn pod(&self, running: bool) {
+        let ips: Vec<Value> = POD.iter().map(|ip| json!({"ip": ip})).collect();
+        let object = json!({"kind": "Pod", "metadata": {"namespace": "shop", "name": "cart", "uid": "u1"},
+            "spec": {"nodeName": "one", "serviceAccountName": "cart-sa"},
+            "status": {"phase": if running {"Running"} else {"Pending"}, "podIPs": if running {ips} else {vec![]}}});
+        write(self.folder.path(), "Pod/shop/cart.json", &object);
+    }
+
+    fn plugin(&self, command: &str) -> (bool, Value) {
+        let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.wire.pod.as_fd().as_raw_fd());
+        let config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "weft-cni", "timeout": 10,
+            "agentSocket": self.folder.path().join("run/cni.sock"),
+            "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.2/24"}, {"address": "fd01::2/64"}]}});
+        let mut child = Command::new(env!("CARGO_BIN_EXE_weft-cni"))
+            .env("CNI_COMMAND", command)
+            .env("CNI_CONTAINERID", "c1")
+            .env("CNI_NETNS", namespace)
+            .env("CNI_ARGS", "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart;K8S_POD_UID=u1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(config.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        (output.status.success(), serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
+
+    fn tables(&self) -> String {
+        run(&self.wire.pod, "nft", &["list", "tables"], "")
+    }
+
+    fn status(&self) -> Value {
+        let text = std::fs::read(self.folder.path().join("run/agent-status.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+}
+
+fn start_agent(folder: &Path) -> Child {
+    let socket = folder.join("run/agent.sock");
+    let _ = std::fs::remove_file(&socket);
+    let ranges: Vec<String> = cluster().iter().map(ToString::to_string).collect();
+    let agent = Command::new(env!("CARGO_BIN_EXE_weft-agent"))
+        .args(["--node", "one", "--hold", "1s", "--pod-wait", "2s", "--verify-every", "300ms"])
+        .args(["--cluster-range", &ranges.join(",")])
+        .arg("--folder")
+        .arg(folder)
+        .arg("--runtime-dir")
+        .arg(folder.join("run"))
+        .spawn()
+        .unwrap();
+    eventually("the agent listens", || socket.exists());
+    agent
+}
+
+fn write(folder: &Path, path: &str, object: &Value) {
+    let path = folder.join(path);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path.with_extension("tmp"), object.to_string()).unwrap();
+    std::fs::rename(path.with_extension("tmp"), path).unwrap();
+}
+
+fn label(folder: &Path, value: &str) {
+    let object =
+        json!({"kind": "Namespace", "metadata": {"name": "shop", "labels": {"weft-mesh.dev/mesh": value}}});
+    write(folder, "Namespace/_/shop.json", &object);
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < 2 * LIMIT, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A proxy that says yes.
+struct Proxy {
+    packets: SeqPacket,
+    pods: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>,
+}
+
+impl Proxy {
+    async fn connect(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
+        let packets = SeqPacket::connect(&folder.join("run/agent.sock")).unwrap();
+        let mut proxy = Self { packets, pods: held };
+        proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION }).await;
+        for (pod, descriptors) in proxy.pods.values() {
+            let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+            let message = serde_json::to_vec(&ToAgent::Held { pod: pod.clone() }).unwrap();
+            proxy.packets.send(&message, &descriptors).await.unwrap();
+        }
+        proxy.say(&ToAgent::HeldEnd).await;
+        let ToProxy::Hello { node, .. } = proxy.next().await else { panic!() };
+        assert_eq!(&*node, "one");
+        while !matches!(proxy.next().await, ToProxy::SnapshotEnd) {}
+        proxy
+    }
+
+    async fn say(&self, message: &ToAgent) {
+        self.packets.send(&serde_json::to_vec(message).unwrap(), &[]).await.unwrap();
+    }
+
+    /// The next message, obeyed and confirmed.
+    async fn next(&mut self) -> ToProxy {
+        let received =
+            tokio::time::timeout(2 * LIMIT, self.packets.receive()).await.expect("the agent is silent");
+        let (bytes, descriptors) = received.unwrap().expect("the agent closed");
+        let message: ToProxy = serde_json::from_slice(&bytes).unwrap();
+        match &message {
+            ToProxy::Add { id, pod } => {
+                assert_eq!(descriptors.len(), 4);
+                self.pods.insert(pod.uid.to_string(), (pod.clone(), descriptors));
+                self.say(&ToAgent::Ack { id: *id, error: None }).await;
+            }
+            ToProxy::Remove { id, uid, .. } => {
+                self.pods.remove(&**uid);
+                self.say(&ToAgent::Ack { id: *id, error: None }).await;
+            }
+            _ => {}
+        }
+        message
+    }
+
+    fn listener(&self, place: usize) -> &OwnedFd {
+        &self.pods["u1"].1[place]
+    }
+}
+
+fn service() -> SocketAddr {
+    SERVICE[0].parse().unwrap()
+}
+
+async fn added(node: &Node, proxy: &mut Proxy) {
+    node.pod(false);
+    std::thread::scope(|scope| {
+        let plugin = scope.spawn(|| node.plugin("ADD"));
+        let message =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(proxy.next()));
+        let ToProxy::Add { pod, .. } = message else { panic!("{message:?}") };
+        assert_eq!((&*pod.service_account, pod.addresses), ("cart-sa", addresses()));
+        let (success, printed) = plugin.join().unwrap();
+        assert!(success, "{printed}");
+        assert_eq!(printed["ips"][0]["address"], "10.1.0.2/24");
+    });
+    node.pod(true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_pod_is_served_by_the_proxy_until_it_ends() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    let namespace = NetNamespace::from_descriptor(proxy.listener(0).try_clone().unwrap()).unwrap();
+    assert_eq!(namespace.id(), node.wire.pod.id());
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    assert_alive(&mut client, &mut accept(proxy.listener(1)).0);
+    for command in ["CHECK", "STATUS"] {
+        assert!(node.plugin(command).0, "{command}");
+    }
+    assert_eq!(node.status()["pods"]["u1"]["state"], "enrolled");
+    std::thread::scope(|scope| {
+        let plugin = scope.spawn(|| node.plugin("DEL"));
+        let message =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(proxy.next()));
+        assert!(matches!(message, ToProxy::Remove { cause: RemoveCause::PodEnd, .. }), "{message:?}");
+        assert!(plugin.join().unwrap().0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_proxy_a_meshed_pod_does_not_start_and_others_do() {
+    let node = Node::new("enabled");
+    node.pod(false);
+    let (success, printed) = node.plugin("ADD");
+    assert!(!success && printed["code"] == 11, "{printed}");
+    assert_eq!(node.plugin("STATUS").1["code"], 50);
+    assert_eq!(node.tables(), "");
+    label(node.folder.path(), "disabled");
+    eventually("an unmeshed pod starts", || node.plugin("ADD").0);
+    assert_eq!(node.tables(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_that_the_proxy_refuses_leaves_nothing_behind() {
+    let node = Node::new("enabled");
+    let proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    node.pod(false);
+    std::thread::scope(|scope| {
+        let plugin = scope.spawn(|| node.plugin("ADD"));
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                let (bytes, _) = proxy.packets.receive().await.unwrap().unwrap();
+                let ToProxy::Add { id, .. } = serde_json::from_slice(&bytes).unwrap() else { panic!() };
+                proxy.say(&ToAgent::Ack { id, error: Some("full".to_owned()) }).await;
+            });
+        });
+        let (success, printed) = plugin.join().unwrap();
+        assert!(!success && printed["msg"].as_str().unwrap().contains("full"), "{printed}");
+    });
+    assert_eq!(node.tables(), "");
+    drop(listen(&node.wire.pod, "[::]:15001"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_made_while_the_proxy_is_away_is_served_by_the_next() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    drop(proxy);
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    client.write_all(b"early").unwrap();
+    let proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    let (mut served, _) = accept(proxy.listener(1));
+    let mut early = [0; 5];
+    served.read_exact(&mut early).unwrap();
+    assert_eq!(&early, b"early");
+    assert_alive(&mut client, &mut served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_wait_longer_than_hold_are_reset() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    drop(proxy);
+    let start = Instant::now();
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    let error = client.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(start.elapsed() > Duration::from_millis(700), "{:?}", start.elapsed());
+    eventually("the reset is counted", || node.status()["resetConnections"] == 1);
+    let proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    assert_alive(&mut client, &mut accept(proxy.listener(1)).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restarted_agent_gets_the_sockets_back_from_the_proxy() {
+    let mut node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    let mut old = dial(&node.wire.pod, service()).unwrap();
+    let (mut old_served, _) = accept(proxy.listener(1));
+    node.restart_agent();
+    let mut waiting = dial(&node.wire.pod, service()).unwrap();
+    let before = proxy.pods["u1"].0.clone();
+    let proxy = Proxy::connect(node.folder.path(), proxy.pods).await;
+    assert_eq!(proxy.pods["u1"].0, before);
+    assert!(node.plugin("CHECK").0);
+    assert_alive(&mut old, &mut old_served);
+    assert_alive(&mut waiting, &mut accept(proxy.listener(1)).0);
+    // Adopted for real: the agent alone keeps the port open now.
+    drop(proxy);
+    let mut late = dial(&node.wire.pod, service()).unwrap();
+    let proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    assert_alive(&mut late, &mut accept(proxy.listener(1)).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
+    let node = Node::new("disabled");
+    // Makes the pod's namespace findable. No other test here does so: all their pods have the same addresses.
+    let program = node.wire.pod.run_in(|| Command::new("sleep").arg("300").spawn().unwrap()).unwrap();
+    let _program = Kill(program);
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    node.pod(true);
+    let server = listen(&node.wire.peer, "[::]:9000");
+    let mut old = dial(&node.wire.pod, at(PEER[0], 9000)).unwrap();
+    let (mut old_served, _) = accept(&server);
+    assert_eq!(node.tables(), "");
+    label(node.folder.path(), "enabled");
+    assert!(matches!(proxy.next().await, ToProxy::Add { .. }));
+    let mut captured = dial(&node.wire.pod, service()).unwrap();
+    let (mut captured_served, _) = accept(proxy.listener(1));
+    label(node.folder.path(), "disabled");
+    assert!(matches!(proxy.next().await, ToProxy::Remove { cause: RemoveCause::Unenrolled, .. }));
+    eventually("released", || node.status()["pods"]["u1"]["state"] == "released");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_alive(&mut captured, &mut captured_served);
+    assert_alive(&mut old, &mut old_served);
+    let mut direct = dial(&node.wire.pod, at(PEER[0], 9000)).unwrap();
+    assert_alive(&mut direct, &mut accept(&server).0);
+    drop((captured, captured_served));
+    eventually("the rules are gone", || node.tables().is_empty());
+    assert_alive(&mut old, &mut old_served);
+    label(node.folder.path(), "enabled");
+    assert!(matches!(proxy.next().await, ToProxy::Add { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tampered_rules_fail_check_and_are_put_back() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    run(&node.wire.pod, "nft", &["delete", "table", "inet", "weft"], "");
+    eventually("the table is back", || node.tables().contains("weft"));
+    eventually("the repair is counted", || node.status()["repairs"] == 1);
+    assert!(node.plugin("CHECK").0);
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    assert_alive(&mut client, &mut accept(proxy.listener(1)).0);
+}

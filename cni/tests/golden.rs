@@ -1,0 +1,44 @@
+//! The capture rules as nft text, compared with `golden/*.nft`. `WEFT_UPDATE_GOLDEN=1` writes them anew.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
+
+use weft_cni::ruleset::{Mode, Ruleset};
+
+fn ruleset() -> Ruleset {
+    Ruleset {
+        mode: Mode::Capture,
+        bypass_mark: 0x1234_5678,
+        inbound_mark: 0x0bad_cafe,
+        ipv6: true,
+        outer: vec!["eth0".to_owned()],
+        cluster: ["10.96.0.0/16", "10.1.0.0/16", "fd96::/112"].map(|range| range.parse().unwrap()).to_vec(),
+    }
+}
+
+fn compare(name: &str, ruleset: &Ruleset) {
+    let path = format!("{}/tests/golden/{name}.nft", env!("CARGO_MANIFEST_DIR"));
+    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, ruleset.script()).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(ruleset.script(), expected, "{path} differs; look at it, then WEFT_UPDATE_GOLDEN=1");
+}
+
+#[test]
+fn dual_stack_pod() {
+    compare("dual-stack", &ruleset());
+}
+
+#[test]
+fn pod_without_ipv6_loopback_rejects_captured_ipv6() {
+    compare("no-ipv6-loopback", &Ruleset { ipv6: false, ..ruleset() });
+}
+
+#[test]
+fn without_cluster_ranges_every_destination_is_captured() {
+    compare("no-ranges", &Ruleset { cluster: Vec::new(), ..ruleset() });
+}
+
+#[test]
+fn released_pod_keeps_empty_nat_chains() {
+    compare("released", &Ruleset { mode: Mode::Release, ..ruleset() });
+}
