@@ -282,3 +282,6 @@ impl Transmit for Live<'_> {
         send_http(worker, source, *peer, selected, self.claimed.clone(), request).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! One worker, pods of several namespaces, applications and clients.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use clap::Parser as _;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use weft_api::delta::Change;
+use weft_api::node::EnrolledPod;
+use weft_model::route::*;
+use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service, ServicePort};
+use weft_model::{Identity, MeshConfig, ObjectName, Resource};
+use weft_runtime::netns::NetNamespace;
+
+use crate::body::Body;
+use crate::call::Captured;
+use crate::certificates::Certificates;
+use crate::config::{Config, SameNode};
+use crate::http_server::{self, LocalExecutor};
+use crate::outbound::http::prefixed::Prefixed;
+use crate::outbound::resilience::budget::RetryBudget;
+use crate::pod::{LocalPod, LocalPods};
+use crate::state::{Snapshot, State};
+use crate::telemetry::{AccessLogTarget, Telemetry};
+use crate::worker::{Shared, Worker, WorkerRef};
+
+/// The address and port of Service `shop/web`, which everything is sent to.
+const WEB: &str = "10.96.0.1:80";
+
+pub(super) struct World {
+    worker: WorkerRef,
+    metrics: Registry,
+    version: std::cell::Cell<u64>,
+}
+
+/// Runs one test on a worker's kind of runtime.
+pub(super) fn run(test: impl AsyncFnOnce(&World)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let world = World::new();
+        tokio::time::timeout(Duration::from_secs(30), test(&world)).await.expect("the test ends within 30 s");
+    });
+}
+
+impl World {
+    fn new() -> Self {
+        let pods: Arc<ArcSwap<LocalPods>> = Arc::default();
+        let mut metrics = Registry::with_prefix("weft");
+        let flags = ["weft-proxy", "--node", "n", "--controller-ca", "x", "--node-secret-file", "y"];
+        let shared = Shared {
+            config: Config::parse_from(flags),
+            snapshot: State::new(Snapshot::empty(pods.clone(), SameNode::Direct)),
+            pods,
+            certificates: Certificates::default(),
+            telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
+            retries: RetryBudget::new(tokio::time::Instant::now()),
+            draining: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
+        let worker = Rc::new(Worker::new(0, Arc::new(shared)));
+        let world = Self { worker, metrics, version: std::cell::Cell::new(0) };
+        world.set(Resource::MeshConfig(MeshConfig {
+            trust_domain: "spiffe://cluster.local/ns/a/sa/b".parse::<Identity>().unwrap().trust_domain,
+            cluster_domain: "cluster.local".into(),
+            service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+            pod_ranges: vec!["10.9.0.0/16".parse().unwrap()],
+        }));
+        world.set(Resource::Service(service("web", AppProtocol::Unspecified)));
+        world
+    }
+
+    fn change(&self, change: Change) {
+        self.version.set(self.version.get() + 1);
+        let state = &self.worker.shared.snapshot;
+        let next = state.load().apply(self.version.get(), [change]);
+        state.swap(Arc::new(next));
+    }
+
+    fn set(&self, resource: Resource) {
+        self.change(Change::Set(resource.name(), resource.into()));
+    }
+
+    pub(super) fn remove(&self, resource: &Resource) {
+        self.change(Change::Removed(resource.name()));
+    }
+
+    /// Back to a proxy that no controller has told anything.
+    pub(super) fn forget(&self) {
+        let empty = Snapshot::empty(Arc::default(), SameNode::Direct);
+        self.worker.shared.snapshot.swap(Arc::new(empty));
+    }
+
+    /// These applications are behind port 80 of `shop/<name>`.
+    pub(super) fn endpoints(&self, name: &str, apps: &[&App]) {
+        let endpoint =
+            |app: &&App| Endpoint { address: app.address, workload: None, ready: true, zone: None };
+        self.set(Resource::Endpoints(Endpoints {
+            service: ObjectName::new("shop", name),
+            ports: [(80, apps.iter().map(endpoint).collect())].into(),
+        }));
+    }
+
+    /// An HTTPRoute of `namespace` on port 80 of `shop/web`.
+    pub(super) fn route(&self, name: &str, namespace: &str, rules: Vec<HttpRule>) {
+        let service = ObjectName::new("shop", "web");
+        self.set(Resource::Route(Route {
+            id: RouteId { kind: RouteKind::Http, name: ObjectName::new(namespace, name) },
+            generation: 1,
+            created: 0,
+            parents: vec![Parent { service, port: 80, explicit_port: true }],
+            rules: Rules::Http(rules),
+        }));
+    }
+
+    /// A connection that a pod of `namespace` makes to `shop/web`, captured.
+    pub(super) async fn connect(&self, namespace: &str) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let identity: Identity = format!("spiffe://cluster.local/ns/{namespace}/sa/caller").parse().unwrap();
+        let enrolled = EnrolledPod {
+            uid: format!("uid-{namespace}").into(),
+            pod: ObjectName::new(namespace, "caller"),
+            service_account: "caller".into(),
+            addresses: vec![peer.ip()],
+            bypass_mark: 0x1001,
+            inbound_mark: 0x1002,
+            ipv6: false,
+        };
+        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        let netns = NetNamespace::current().unwrap();
+        let source = Arc::new(LocalPod::new(enrolled, identity, netns, &closing, &ended));
+        let snapshot = self.worker.shared.snapshot.load_full();
+        let original: SocketAddr = WEB.parse().unwrap();
+        let destination = snapshot.destination(original);
+        let captured = Captured { source, peer, original, destination, snapshot, stream };
+        let worker = self.worker.clone();
+        tokio::task::spawn_local(async move {
+            crate::outbound::http::serve(&worker, captured, Bytes::new()).await;
+        });
+        client
+    }
+
+    /// Waits until a series shows both: outcomes are told when the last byte has passed.
+    pub(super) async fn told(&self, reason: &str, other: &str) {
+        let reason = format!("reason=\"{reason}\"");
+        let mut text = String::new();
+        for _ in 0..500 {
+            text.clear();
+            prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
+            if text.lines().any(|line| line.contains(&reason) && line.contains(other)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no series with {reason} and {other} in\n{text}");
+    }
+}
+
+pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {
+    Service {
+        name: ObjectName::new("shop", name),
+        addresses: vec!["10.96.0.1".parse().unwrap()],
+        ports: vec![ServicePort { port: 80, name: None, protocol }],
+    }
+}
+
+pub(super) fn rule(backends: Vec<Backend>) -> HttpRule {
+    HttpRule { matches: vec![Match::default()], backends, ..HttpRule::default() }
+}
+
+pub(super) fn backend(name: &str, weight: u32) -> Backend {
+    let (service, protocol) = (ObjectName::new("shop", name), AppProtocol::Unspecified);
+    Backend { weight, target: BackendTarget::Service { service, port: 80, protocol }, filters: vec![] }
+}
+
+pub(super) fn invalid(weight: u32) -> Backend {
+    let target = BackendTarget::Invalid { message: "Service shop/none does not exist".into() };
+    Backend { weight, target, filters: vec![] }
+}
+
+/// What came back, or what an application got. Echoed facts are lines `name: value` of the body.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    headers: HeaderMap,
+    pub(super) body: String,
+    trailers: HeaderMap,
+}
+
+impl Answer {
+    pub(super) fn line(&self, name: &str) -> &str {
+        let prefix = format!("{name}: ");
+        let line = self.body.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or_else(|| panic!("no {name} in {self:?}"))
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.body.contains(&format!("{name}: "))
+    }
+
+    pub(super) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
+    }
+
+    pub(super) fn trailer(&self, name: &str) -> &str {
+        self.trailers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
+    }
+}
+
+/// An application that answers with what it got, in HTTP/1 or HTTP/2.
+pub(super) struct App {
+    address: SocketAddr,
+    got: mpsc::UnboundedReceiver<String>,
+    /// A bound port that does not listen.
+    _held: Option<TcpSocket>,
+}
+
+impl App {
+    pub(super) async fn echo(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (report, got) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let report = report.clone();
+                tokio::task::spawn_local(async move {
+                    let mut io = Prefixed::new(Bytes::new(), stream);
+                    let Ok(version) = io.http_version().await else { return };
+                    let handler = move |request| echo(name, request, report.clone());
+                    let limits = http_server::Limits::default();
+                    let _ = http_server::serve(io, version, &limits, std::future::pending(), handler).await;
+                });
+            }
+        });
+        Self { address, got, _held: None }
+    }
+
+    /// Accepts every upgrade and echoes bytes.
+    pub(super) async fn upgrading() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let (mut reader, mut writer) = stream.split();
+            let _ = tokio::io::copy(&mut reader, &mut writer).await;
+        });
+        Self { address, got: mpsc::unbounded_channel().1, _held: None }
+    }
+
+    pub(super) async fn refusing() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        Self { address, got: mpsc::unbounded_channel().1, _held: Some(socket) }
+    }
+
+    /// The next request it got.
+    pub(super) async fn next(&mut self) -> Answer {
+        let body = self.got.recv().await.unwrap();
+        Answer { status: StatusCode::OK, headers: HeaderMap::new(), body, trailers: HeaderMap::new() }
+    }
+}
+
+async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<String>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    if head.uri.path() == "/hang" {
+        std::future::pending::<()>().await;
+    }
+    let body = body.collect().await.unwrap().to_bytes();
+    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let mut text = format!("app: {name}\nrequest: {} {path}\n", head.method);
+    for (name, value) in &head.headers {
+        text += &format!("{name}: {}\n", value.to_str().unwrap());
+    }
+    text += &format!("body: {}\n", String::from_utf8_lossy(&body));
+    let _ = report.send(text.clone());
+    let answer = Full::from(text).map_err(|never| match never {});
+    if head.uri.path() == "/trailers" {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("5"));
+        return Response::new(Body::boxed(answer.with_trailers(std::future::ready(Some(Ok(trailers))))));
+    }
+    Response::new(Body::boxed(answer))
+}
+
+/// A client of the captured connection.
+pub(super) enum Client {
+    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    pub(super) async fn http1(world: &World, namespace: &str) -> Self {
+        let io = TokioIo::new(world.connect(namespace).await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        Self::Http1(sender)
+    }
+
+    pub(super) async fn http2(world: &World, namespace: &str) -> Self {
+        let io = TokioIo::new(world.connect(namespace).await);
+        let (sender, connection) = hyper::client::conn::http2::handshake(LocalExecutor, io).await.unwrap();
+        tokio::task::spawn_local(connection);
+        Self::Http2(sender)
+    }
+
+    /// A GET in the form that this client's version asks for.
+    pub(super) fn get(&self, path: &str) -> Request<Full<Bytes>> {
+        match self {
+            Self::Http1(_) => Request::get(path).header("host", "web").body(Full::default()).unwrap(),
+            Self::Http2(_) => Request::get(format!("http://web{path}")).body(Full::default()).unwrap(),
+        }
+    }
+
+    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await.unwrap();
+                sender.send_request(request).await.unwrap()
+            }
+            Self::Http2(sender) => sender.send_request(request).await.unwrap(),
+        };
+        let (head, body) = response.into_parts();
+        let collected = body.collect().await.unwrap();
+        let trailers = collected.trailers().cloned().unwrap_or_default();
+        let body = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
+        Answer { status: head.status, headers: head.headers, body, trailers }
+    }
+}
