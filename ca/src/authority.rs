@@ -17,6 +17,9 @@ use crate::root::{self, Root, RootError, certificate_pem};
 /// How far certificates are dated back, for clocks that go behind.
 const BACKDATE: Duration = Duration::from_secs(60);
 
+/// How long before its end a root is complained about.
+const ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
 /// What an authority is told at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -99,7 +102,9 @@ impl Authority {
             path: settings.directory.clone(),
             why: error.to_string(),
         })?;
-        Ok(Self { settings, root, trust: watch::Sender::new(bundle) })
+        let authority = Self { settings, root, trust: watch::Sender::new(bundle) };
+        authority.watch_root(now);
+        Ok(authority)
     }
 
     /// The trust domain it signs for.
@@ -115,6 +120,20 @@ impl Authority {
     /// When the root ends. No certificate outlives it.
     pub fn root_not_after(&self) -> SystemTime {
         self.root.not_after
+    }
+
+    /// How long the root still lives, if that is less than 30 days. Logged at the start and with each of the
+    /// controller's own certificates.
+    pub fn root_ends_soon(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.root.not_after.duration_since(now).unwrap_or_default();
+        (left < ENDS_SOON).then_some(left)
+    }
+
+    fn watch_root(&self, now: SystemTime) {
+        if let Some(left) = self.root_ends_soon(now) {
+            let days = left.as_secs() / (24 * 60 * 60);
+            tracing::warn!(days, directory = %self.settings.directory.display(), "the root certificate ends soon and nothing is signed after it: prepare a new root");
+        }
     }
 
     /// The root certificate as PEM: what proxies are bootstrapped with.
@@ -175,6 +194,7 @@ impl Authority {
         dns_name: &str,
         now: SystemTime,
     ) -> Result<ServingCertificate, SignError> {
+        self.watch_root(now);
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let name = SanType::DnsName(dns_name.try_into()?);
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

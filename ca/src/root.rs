@@ -102,7 +102,11 @@ pub(crate) fn open(
     }
     let root = load(&path, trust_domain, now)?;
     let public = directory.join(PUBLIC);
-    write_whole(&public, 0o644, certificate_pem(&root.certificate_der).as_bytes(), true)?;
+    let text = certificate_pem(&root.certificate_der);
+    // Not written when it is there already: the directory may be mounted read-only.
+    if fs::read(&public).ok().as_deref() != Some(text.as_bytes()) {
+        write_whole(&public, 0o644, text.as_bytes(), true)?;
+    }
     Ok(root)
 }
 

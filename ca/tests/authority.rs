@@ -1,4 +1,5 @@
 //! The authority on disk and what it signs, checked by this code's own readers and by `openssl`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -188,6 +189,30 @@ fn no_certificate_outlives_the_root() {
     let request = KeyRequest::new(&cart()).unwrap();
     let late = authority.sign(request.csr_der(), &cart(), now + HOUR);
     assert!(matches!(late, Err(SignError::RootExpired)), "{late:?}");
+}
+
+#[test]
+fn a_root_near_its_end_is_told_of() {
+    let directory = directory();
+    let now = SystemTime::now();
+    let authority = Authority::open(Settings::new(directory.path(), domain()), now).unwrap();
+    assert_eq!(authority.root_ends_soon(now), None);
+    let late = authority.root_not_after() - HOUR;
+    assert_eq!(authority.root_ends_soon(late), Some(HOUR));
+    assert_eq!(authority.root_ends_soon(late + HOUR * 2), Some(Duration::ZERO));
+}
+
+#[test]
+fn a_restart_writes_nothing_that_is_there_already() {
+    let directory = directory();
+    open(directory.path()).unwrap();
+    let inode = |name: &str| fs::metadata(directory.path().join(name)).unwrap().ino();
+    let before = (inode("root.pem"), inode("root.crt"));
+    open(directory.path()).unwrap();
+    assert_eq!((inode("root.pem"), inode("root.crt")), before);
+    fs::write(directory.path().join("root.crt"), "something else").unwrap();
+    let authority = open(directory.path()).unwrap();
+    assert_eq!(fs::read_to_string(directory.path().join("root.crt")).unwrap(), authority.root_pem());
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub mod delta;
 pub mod node;
 
 /// Generated from `proto/weft.proto`.
-#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+#[allow(missing_docs, clippy::all, clippy::too_many_lines, unreachable_pub, unused_qualifications)]
 pub mod proto {
     include!("generated/weft.v1.rs");
 }

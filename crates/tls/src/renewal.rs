@@ -19,6 +19,8 @@ pub const IN_FLIGHT: usize = 8;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// The longest wait after a failure, before jitter.
 const LAST_RETRY: Duration = Duration::from_secs(150);
+/// The same while a connection waits for it.
+const LAST_RETRY_NEEDED: Duration = Duration::from_secs(10);
 /// How long to sleep at most, so that a jump of the clock is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -96,6 +98,20 @@ impl Renewal {
         self.identities.remove(identity);
     }
 
+    /// Forgets every identity that `keep` does not name, also those that no leaf came for yet.
+    pub fn retain(&mut self, keep: impl Fn(&Identity) -> bool) {
+        self.identities.retain(|identity, _| keep(identity));
+    }
+
+    /// The authority answers again after an outage: long waits after failures are cut short, spread over a second.
+    pub fn authority_is_back(&mut self, now: Now) {
+        for entry in self.identities.values_mut() {
+            let soon = now.monotonic + FIRST_RETRY.mul_f64(self.random.random_range(0.0..=1.0));
+            entry.retry_at = entry.retry_at.map(|at| at.min(soon));
+            entry.failures = 0;
+        }
+    }
+
     /// What to ask for now, most urgent first. Each ends in [`Renewal::succeeded`] or [`Renewal::failed`].
     pub fn poll(&mut self, now: Now) -> Vec<Identity> {
         let free = IN_FLIGHT.saturating_sub(self.in_flight.len());
@@ -127,7 +143,9 @@ impl Renewal {
     pub fn failed(&mut self, identity: &Identity, now: Now) {
         self.in_flight.remove(identity);
         let Some(entry) = self.identities.get_mut(identity) else { return };
-        let doubled = FIRST_RETRY.saturating_mul(1 << entry.failures.min(16)).min(LAST_RETRY);
+        let needed = entry.priority(now.wall) == Priority::Needed;
+        let last = if needed { LAST_RETRY_NEEDED } else { LAST_RETRY };
+        let doubled = FIRST_RETRY.saturating_mul(1 << entry.failures.min(16)).min(last);
         entry.failures = entry.failures.saturating_add(1);
         entry.retry_at = Some(now.monotonic + jittered(&mut self.random, doubled));
     }

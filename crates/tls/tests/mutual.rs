@@ -1,4 +1,5 @@
 //! Mutual TLS between two workloads that belong together: what is agreed on, and how a connection ends.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::io::ErrorKind;
 

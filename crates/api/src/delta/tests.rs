@@ -1,4 +1,5 @@
 //! The config stream between a publisher and a replica, without a wire.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
 

@@ -84,7 +84,7 @@ fn waits_after_failures_double_to_a_limit_with_jitter_and_alone() {
     let clock = Clock::new();
     let mut renewal = Renewal::new(7);
     let mut elapsed = Duration::ZERO;
-    renewal.want(&identity("a"), Priority::Needed, clock.at(elapsed));
+    renewal.want(&identity("a"), Priority::WarmUp, clock.at(elapsed));
     for expected in [1, 2, 4, 8, 16, 32, 64, 128, 150, 150] {
         let now = clock.at(elapsed);
         assert_eq!(names(&renewal.poll(now)), ["a"]);
@@ -139,7 +139,8 @@ fn greater_urgency_cuts_a_long_wait_short_but_only_once() {
     assert!((Duration::from_millis(500)..=FIRST_RETRY).contains(&cut), "{cut:?}");
     renewal.failed(&a, now);
     renewal.want(&a, Priority::Needed, now);
-    assert_eq!(renewal.wait(now), Some(LONGEST_SLEEP));
+    let again = renewal.wait(now).unwrap();
+    assert!((LAST_RETRY_NEEDED / 2..=LAST_RETRY_NEEDED).contains(&again), "{again:?}");
 }
 
 #[test]
@@ -170,4 +171,31 @@ fn a_forgotten_identity_is_not_asked_for_and_its_late_leaf_is_dropped() {
     assert!(renewal.succeeded(&identity("a"), clock.wall, clock.wall + HOUR));
     renewal.forget(&identity("a"));
     assert!(!renewal.succeeded(&identity("a"), clock.wall, clock.wall + HOUR));
+}
+
+#[test]
+fn when_the_authority_is_back_nobody_waits_longer_than_a_second() {
+    let clock = Clock::new();
+    let now = clock.at(Duration::ZERO);
+    let mut renewal = Renewal::new(9);
+    for name in ["a", "b"] {
+        renewal.want(&identity(name), Priority::WarmUp, now);
+        for _ in 0..10 {
+            renewal.failed(&identity(name), now);
+        }
+    }
+    assert!(renewal.poll(clock.at(FIRST_RETRY)).is_empty());
+    renewal.authority_is_back(now);
+    assert_eq!(renewal.poll(clock.at(FIRST_RETRY)).len(), 2);
+}
+
+#[test]
+fn identities_that_left_before_a_leaf_came_are_not_asked_for_again() {
+    let clock = Clock::new();
+    let now = clock.at(Duration::ZERO);
+    let mut renewal = Renewal::new(9);
+    renewal.want(&identity("here"), Priority::WarmUp, now);
+    renewal.want(&identity("gone"), Priority::WarmUp, now);
+    renewal.retain(|identity| &*identity.service_account == "here");
+    assert_eq!(names(&renewal.poll(now)), ["here"]);
 }

@@ -94,3 +94,17 @@ fn what_is_no_hello_is_named_so() {
         assert!(matches!(answer, Err(NoHello::NotTls(_))), "{bytes:?}: {answer:?}");
     }
 }
+
+/// Every byte broken in turn, and every length: an answer or an error, never a panic, and no answer before the end.
+#[test]
+fn broken_and_short_hellos_are_judged_without_panic() {
+    let good = hello("shop.example", vec![b"h2".to_vec()], &[&rustls::version::TLS13]);
+    for index in 0..good.len() {
+        for bits in [0x01, 0x80, 0xff] {
+            let mut broken = good.clone();
+            broken[index] ^= bits;
+            let _ = HelloReader::default().feed(&broken);
+        }
+        assert_eq!(HelloReader::default().feed(&good[..index]), Ok(None), "{index}");
+    }
+}
