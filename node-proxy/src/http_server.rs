@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
@@ -17,6 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_model::Reason;
 
 use crate::body::Body;
+use guard::Guarded;
+
+mod guard;
 
 /// The version that a connection speaks. Who calls has found out which, by ALPN or by the first bytes
 /// (`PRI * HTTP/2.0` is HTTP/2).
@@ -109,10 +113,17 @@ where
             })
         }
     });
+    let ambiguous = Arc::new(OnceLock::new());
     let ended = match version {
-        HttpVersion::Http1 => serve_http1(io, limits, closing, service).await,
+        HttpVersion::Http1 => {
+            let io = Guarded::new(io, limits.header_bytes, ambiguous.clone());
+            serve_http1(io, limits, closing, service).await
+        }
         HttpVersion::Http2 => serve_http2(io, limits, closing, service).await,
     };
+    if let Some(message) = ambiguous.get() {
+        return Err(Ended { reason: Reason::BadRequest, message: (*message).to_owned() });
+    }
     match refused.take() {
         Some(refusal) => Err(refusal),
         None => ended.map_err(Ended::from),
@@ -261,3 +272,6 @@ impl From<hyper::Error> for Ended {
         Self { reason, message: format!("{error}{cause}") }
     }
 }
+
+#[cfg(test)]
+mod tests;

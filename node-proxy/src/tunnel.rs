@@ -8,3 +8,6 @@ pub mod meta;
 pub(crate) mod pool;
 
 pub use accept::accept;
+
+#[cfg(test)]
+mod tests;

@@ -146,10 +146,9 @@ fn judge(error: &hyper::Error) -> (Reason, bool) {
             if h2.reason() == Some(h2::Reason::REFUSED_STREAM) {
                 return (Reason::ConnectFailed, true);
             }
-            if let Some(io) = h2.get_io()
-                && matches!(TlsError::of(io), Some(TlsError::Refused(_)))
-            {
-                return (Reason::TlsFailed, true);
+            // h2 keeps an error's kind and words, not its type; rustls' errors are `InvalidData`.
+            if h2.get_io().is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData) {
+                return (Reason::TlsFailed, false);
             }
         }
         cause = error.source();

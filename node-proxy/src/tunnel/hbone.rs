@@ -124,9 +124,9 @@ async fn open_on(
     let (response, send) = match sender.ready().await {
         Ok(mut ready) => match ready.send_request(request, false) {
             Ok(sent) => sent,
-            Err(error) => return Err(Opening::Unused(lease, dial.no_http(&error))),
+            Err(error) => return Err(Opening::Unused(lease, failed(dial, &error))),
         },
-        Err(error) => return Err(Opening::Unused(lease, dial.no_http(&error))),
+        Err(error) => return Err(Opening::Unused(lease, failed(dial, &error))),
     };
     match response.await {
         Ok(response) if response.status() == StatusCode::OK => {
@@ -140,16 +140,15 @@ async fn open_on(
             };
             Err(Opening::Refused(Failure::new(reason, message)))
         }
-        Err(error) => Err(Opening::Refused(refused_by(dial, &error))),
+        Err(error) => Err(Opening::Refused(failed(dial, &error))),
     }
 }
 
-/// A TLS 1.3 client learns only from its first read that its certificate was refused.
-fn refused_by(dial: &Dial, error: &h2::Error) -> Failure {
-    match error.get_io().and_then(weft_tls::TlsError::of) {
-        Some(tls) => Failure::new(Reason::TlsFailed, format!("{}: {tls}", dial.to)),
-        None => dial.no_http(error),
-    }
+/// A TLS 1.3 client learns only from its first read that its certificate was refused. (h2 keeps an error's kind and
+/// words, not its type; rustls' errors are `InvalidData`.)
+fn failed(dial: &Dial, error: &h2::Error) -> Failure {
+    let tls = error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::InvalidData);
+    if tls { Failure::new(Reason::TlsFailed, format!("{}: {error}", dial.to)) } else { dial.no_http(error) }
 }
 
 fn connect_request(to: SocketAddr, peer: SocketAddr, dial: &Dial) -> Result<Request<()>, http::Error> {
