@@ -76,7 +76,7 @@ pub async fn send_http(
                 HttpVersion::Http1 => Alpn::WeftH1,
                 HttpVersion::Http2 => Alpn::WeftH2,
             };
-            let dial = match tunnel(worker, source, selected, expected, alpn) {
+            let dial = match tunnel(worker, source, selected, expected, alpn).await {
                 Ok(dial) => dial,
                 Err(failure) => return Err(SendError::unsent(failure, request)),
             };
@@ -129,7 +129,7 @@ pub async fn connect_bytes(
             let dial = Dial { pod: source.clone(), to: selected.address, way: Way::Plain };
             dial.run_plain(worker.pools.deadlines()).await.map(ByteStream::Tcp)
         }
-        Transport::Tunnel(expected) => match tunnel(worker, source, selected, expected, Alpn::Hbone) {
+        Transport::Tunnel(expected) => match tunnel(worker, source, selected, expected, Alpn::Hbone).await {
             Ok(dial) => hbone::open(&worker.pools, &dial, selected.address, peer).await,
             Err(failure) => Err(failure),
         },
@@ -149,14 +149,15 @@ fn same_node(source: &LocalPod, peer: SocketAddr, claimed: Option<Claimed>) -> C
     Caller { address: peer, identity: Some(source.identity.clone()), security: Security::SameNode, claimed }
 }
 
-fn tunnel(
+async fn tunnel(
     worker: &WorkerRef,
     source: &Arc<LocalPod>,
     selected: &Selected,
     expected: &Identity,
     alpn: Alpn,
 ) -> Result<Dial, Failure> {
-    let Some(tls) = worker.shared.certificates.for_identity(&source.identity) else {
+    let patience = worker.shared.config.hold_certificate;
+    let Some(tls) = worker.shared.certificates.wait_for(&source.identity, patience).await else {
         let message = format!("no certificate for {} yet: see the proxy's /certificates", source.identity);
         return Err(Failure::new(Reason::NoCertificate, message));
     };

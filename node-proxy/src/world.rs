@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use clap::Parser as _;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,11 +17,12 @@ use weft_model::service::AppProtocol;
 use weft_model::workload::{MtlsMode, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource};
 use weft_runtime::netns::NetNamespace;
+use weft_tls::WorkloadTls;
 use weft_tls::testing::TestCa;
 
 use crate::call::{Accepted, Listener, Selected, Transport};
-use crate::certificates::Certificates;
-use crate::config::{Config, SameNode};
+use crate::certificates::{Certificates, Certified};
+use crate::config::SameNode;
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
@@ -59,7 +59,9 @@ pub(crate) fn run_with<F: Future<Output = ()>>(mode: MtlsMode, test: impl FnOnce
         command(&format!("ip address add {address}/32 dev lo"));
     }
     // Both pods share the namespace: what does not bind to an address comes from the caller's.
-    command(&format!("ip route replace local {CALLEE} dev lo table local proto kernel scope host src {CALLER}"));
+    command(&format!(
+        "ip route replace local {CALLEE} dev lo table local proto kernel scope host src {CALLER}"
+    ));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -94,12 +96,13 @@ impl World {
             Arc::new(LocalPod::new(enrolled, ca.identity("shop", name), netns, &closing, &ended))
         };
         let (caller, callee) = (pod("caller", CALLER), pod("callee", CALLEE));
-        let pods = Arc::new(ArcSwap::from_pointee(
-            LocalPods::default().with(caller.clone()).with(callee.clone()),
-        ));
+        let pods =
+            Arc::new(ArcSwap::from_pointee(LocalPods::default().with(caller.clone()).with(callee.clone())));
         let certificates = Certificates::default();
         for pod in [&caller, &callee] {
-            certificates.put(&pod.identity, Some(Arc::new(ca.workload(&pod.identity))));
+            let leaf = ca.leaf(&pod.identity);
+            let tls = Arc::new(WorkloadTls::new(&leaf, &ca.bundle()).unwrap());
+            certificates.put([Certified { leaf, tls }]);
         }
         let mesh = MeshConfig {
             trust_domain: caller.identity.trust_domain.clone(),
@@ -113,7 +116,7 @@ impl World {
         let snapshot = Snapshot::empty(pods.clone(), SameNode::Tunnel).apply(1, changes);
         let mut metrics = Registry::default();
         let shared = Shared {
-            config: Config::parse_from(["weft-proxy", "--node", "n", "--controller-ca", "/x", "--node-secret-file", "/y"]),
+            config: crate::testing::config(&["--hold-certificate", "300ms"]),
             snapshot: State::new(snapshot),
             pods,
             certificates,

@@ -143,7 +143,8 @@ impl Scanner {
         let Some(colon) = text.iter().position(|b| *b == b':') else {
             return Err("a header line without colon");
         };
-        let (name, value) = (text.get(..colon).unwrap_or_default(), text.get(colon + 1..).unwrap_or_default());
+        let (name, value) =
+            (text.get(..colon).unwrap_or_default(), text.get(colon + 1..).unwrap_or_default());
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case(b"content-length") {
             let digits = !value.is_empty() && value.len() <= 18 && value.iter().all(u8::is_ascii_digit);
@@ -166,7 +167,8 @@ impl Scanner {
     fn chunk_size(&mut self, text: &[u8]) -> Result<(), &'static str> {
         let size = text.split(|b| *b == b';').next().unwrap_or_default().trim_ascii_end();
         let hex = (1..=15).contains(&size.len()) && size.iter().all(u8::is_ascii_hexdigit);
-        let size = std::str::from_utf8(size).ok().filter(|_| hex).and_then(|s| u64::from_str_radix(s, 16).ok());
+        let size =
+            std::str::from_utf8(size).ok().filter(|_| hex).and_then(|s| u64::from_str_radix(s, 16).ok());
         self.state = match size.ok_or("a chunk size that is no number")? {
             0 => State::Trailers,
             size => State::ChunkData(size),

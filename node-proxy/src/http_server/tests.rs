@@ -93,7 +93,15 @@ async fn requests_that_can_be_read_in_two_ways_are_refused_with_a_reason() {
 
 #[tokio::test]
 async fn chunks_that_do_not_add_up_end_the_body_with_an_error() {
-    for chunks in ["-1\r\nx", "\r\n", "g\r\n", "1\nx\r\n0\r\n\r\n", "1\r\nxy\r\n0\r\n\r\n", "10000000000000000\r\n", "0x1\r\nx\r\n"] {
+    for chunks in [
+        "-1\r\nx",
+        "\r\n",
+        "g\r\n",
+        "1\nx\r\n0\r\n\r\n",
+        "1\r\nxy\r\n0\r\n\r\n",
+        "10000000000000000\r\n",
+        "0x1\r\nx\r\n",
+    ] {
         let raw = format!("POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{chunks}");
         let (answer, seen, ended) = exchange(raw.as_bytes()).await;
         assert!(seen.iter().all(|s| s == "POST / broken"), "{chunks:?}: {seen:?} {answer}");

@@ -38,7 +38,9 @@ async fn text(response: http::Response<Body>) -> String {
 fn application_sees_the_callers_identity_and_address_and_no_forged_header() {
     world::run(|world| async move {
         world::echo_heads(8080).await;
-        for transport in [Transport::Tunnel(world.callee.identity.clone()), Transport::SameNode(world.callee.clone())] {
+        for transport in
+            [Transport::Tunnel(world.callee.identity.clone()), Transport::SameNode(world.callee.clone())]
+        {
             let selected = world.selected(8080, AppProtocol::Http, transport);
             let request = get("/a?b=c")
                 .header("weft-meta", "port=22")
@@ -66,7 +68,9 @@ fn refused_connection_is_not_established_and_a_reset_after_sending_is() {
             world::read_head(&mut stream).await;
         })
         .await;
-        for transport in [Transport::Tunnel(world.callee.identity.clone()), Transport::SameNode(world.callee.clone())] {
+        for transport in
+            [Transport::Tunnel(world.callee.identity.clone()), Transport::SameNode(world.callee.clone())]
+        {
             for protocol in [AppProtocol::Http, AppProtocol::H2c] {
                 let nobody = world.selected(8082, protocol, transport.clone());
                 let error = send(&world, &nobody, get("/").body(Body::Empty).unwrap()).await.unwrap_err();
@@ -220,7 +224,8 @@ async fn http2_application(port: u16) {
         while let Some(Ok((request, mut respond))) = connection.accept().await {
             tokio::task::spawn_local(async move {
                 assert!(!request.headers().contains_key("weft-meta"));
-                let response = http::Response::builder().header("x-authority", request.uri().authority().unwrap().as_str());
+                let response = http::Response::builder()
+                    .header("x-authority", request.uri().authority().unwrap().as_str());
                 let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
                 let mut body = request.into_body();
                 while let Some(Ok(data)) = body.data().await {
@@ -325,16 +330,17 @@ fn peer_with_a_wrong_expired_or_foreign_certificate_is_refused() {
         let foreign = weft_tls::testing::TestCa::new("cluster.local");
         for leaf in [expired, foreign.leaf(identity)] {
             let tls = weft_tls::WorkloadTls::new(&leaf, &world.ca.bundle()).unwrap();
-            world.worker.shared.certificates.put(identity, Some(tls.into()));
+            world.worker.shared.certificates.put([crate::certificates::Certified { leaf, tls: tls.into() }]);
             let selected = world.tunnelled(8080, AppProtocol::Http);
             let error = send(&world, &selected, get("/").body(Body::Empty).unwrap()).await.unwrap_err();
             assert_eq!((error.reason, error.not_established), (Reason::TlsFailed, true), "{error}");
-            let error = connect_bytes(&world.worker, &world.caller, world.peer(), &selected).await.unwrap_err();
+            let error =
+                connect_bytes(&world.worker, &world.caller, world.peer(), &selected).await.unwrap_err();
             assert_eq!(error.reason, Reason::TlsFailed, "{error}");
         }
         world.told(Reason::TlsFailed).await;
 
-        world.worker.shared.certificates.put(identity, None);
+        world.worker.shared.certificates.take(std::slice::from_ref(identity));
         let selected = world.tunnelled(8080, AppProtocol::Http);
         let error = send(&world, &selected, get("/").body(Body::Empty).unwrap()).await.unwrap_err();
         assert_eq!((error.reason, error.not_established), (Reason::NoCertificate, true), "{error}");
@@ -346,7 +352,9 @@ fn tunnelled_request_without_exact_meta_is_refused_as_bad() {
     world::run(|world| async move {
         world::echo_heads(8080).await;
         let tls = world.worker.shared.certificates.for_identity(&world.caller.identity).unwrap();
-        for meta in ["", "weft-meta: port=8080; mood=good\r\n", "weft-meta: port=8080\r\nweft-meta: port=8080\r\n"] {
+        for meta in
+            ["", "weft-meta: port=8080; mood=good\r\n", "weft-meta: port=8080\r\nweft-meta: port=8080\r\n"]
+        {
             let tcp = TcpStream::connect((CALLEE, TUNNEL_PORT)).await.unwrap();
             let mut tunnel = tls.connect(tcp, &world.callee.identity, Alpn::WeftH1).await.unwrap();
             let request = format!("GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{meta}\r\n");

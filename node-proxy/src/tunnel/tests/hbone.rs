@@ -102,7 +102,10 @@ fn http_inside_a_byte_stream_cannot_bring_its_own_client_certificate() {
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.contains("x-forwarded-client-cert: URI=spiffe://cluster.local/ns/shop/sa/caller\r\n"), "{answer}");
+        assert!(
+            answer.contains("x-forwarded-client-cert: URI=spiffe://cluster.local/ns/shop/sa/caller\r\n"),
+            "{answer}"
+        );
         assert!(!answer.contains("admin") && !answer.contains("weft-meta"), "{answer}");
     });
 }

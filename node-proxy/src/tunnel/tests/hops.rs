@@ -103,7 +103,8 @@ fn upgraded_connection_carries_bytes_both_ways() {
         world::application(8080, |mut stream, _| async move {
             let head = world::read_head(&mut stream).await.unwrap();
             assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-            let answer = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi";
+            let answer =
+                "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nhi";
             stream.write_all(answer.as_bytes()).await.unwrap();
             while let Ok(byte) = stream.read_u8().await {
                 stream.write_all(&[byte + 1]).await.unwrap();
@@ -111,7 +112,8 @@ fn upgraded_connection_carries_bytes_both_ways() {
         })
         .await;
         let mut client = client(&world, 8080).await;
-        let request = "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n";
+        let request =
+            "GET /chat HTTP/1.1\r\nhost: x\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\r\n";
         client.write_all(request.as_bytes()).await.unwrap();
         let head = world::read_head(&mut client).await.unwrap().to_ascii_lowercase();
         assert!(head.starts_with("http/1.1 101 ") && head.contains("upgrade: websocket"), "{head}");
@@ -156,7 +158,8 @@ fn get_with_a_chunked_body_arrives_with_its_body() {
         })
         .await;
         let mut client = client(&world, 8080).await;
-        let request = "GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        let request =
+            "GET / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
         client.write_all(request.as_bytes()).await.unwrap();
         assert!(world::read_head(&mut client).await.unwrap().starts_with("HTTP/1.1 200 "));
     });
@@ -167,7 +170,8 @@ async fn plaintext(world: &World, port: u16) {
     use weft_api::node::INBOUND_PLAINTEXT_PORT;
     world::command("nft add table ip t");
     world::command("nft add chain ip t out { type nat hook output priority -100 ; }");
-    let rule = format!("meta mark 0 ip daddr {CALLEE} tcp dport {port} redirect to :{INBOUND_PLAINTEXT_PORT}");
+    let rule =
+        format!("meta mark 0 ip daddr {CALLEE} tcp dport {port} redirect to :{INBOUND_PLAINTEXT_PORT}");
     world::command(&format!("nft add rule ip t out {rule}"));
     // Redirected in the output hook, the connection arrives at the loopback address.
     let listener = TcpListener::bind(("127.0.0.1", INBOUND_PLAINTEXT_PORT)).await.unwrap();
@@ -200,7 +204,8 @@ fn permissive_pod_serves_plaintext_callers_without_an_identity() {
         world::echo_heads(8080).await;
         plaintext(&world, 8080).await;
         let mut client = TcpStream::connect((CALLEE, 8080)).await.unwrap();
-        let request = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-forwarded-client-cert: URI=admin\r\n\r\n";
+        let request =
+            "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-forwarded-client-cert: URI=admin\r\n\r\n";
         client.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
