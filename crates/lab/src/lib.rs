@@ -1,1 +1,27 @@
-//! Placeholder.
+//! The lab: nodes and their pods as network namespaces on one Linux machine, brought up from
+//! ordinary Kubernetes YAML. It plays API server, scheduler, kubelet, kube-proxy and DNS, and runs
+//! the real Weft binaries. Everything lives in one pid, mount and network namespace, so that
+//! nothing can leave the machine and a crash leaves nothing behind.
+#![forbid(unsafe_code)]
+
+mod apiserver;
+mod commands;
+mod config;
+mod daemon;
+mod dns;
+mod endpoints;
+mod files;
+mod kubelet;
+mod kubeproxy;
+mod launch;
+mod network;
+mod objects;
+mod output;
+mod report;
+mod rootfs;
+mod scheduler;
+mod stage;
+mod supervisor;
+
+pub use commands::{LabCommand, run};
+pub use report::{ContainerReport, DaemonReport, LabReport, Phase, PodReport, RejectedObject};

@@ -1,0 +1,127 @@
+//! A container's environment and arguments: `env`, `envFrom`, field references and `$(NAME)`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Container, EnvVar};
+
+use super::{ConfigMaps, PodSpec};
+use crate::launch::PATH;
+
+/// The whole environment of a container.
+pub(crate) fn environment(
+    spec: &PodSpec,
+    container: &Container,
+    addresses: &[IpAddr],
+    maps: &ConfigMaps,
+) -> Result<BTreeMap<String, String>, String> {
+    let mut env = BTreeMap::from([
+        ("PATH".to_owned(), PATH.to_owned()),
+        ("HOME".to_owned(), "/root".to_owned()),
+        ("HOSTNAME".to_owned(), spec.name.clone()),
+    ]);
+    for from in container.env_from.iter().flatten() {
+        let Some(reference) = &from.config_map_ref else {
+            return Err("envFrom: the lab knows configMapRef only".to_owned());
+        };
+        match maps.get(&(spec.namespace.clone(), reference.name.clone())) {
+            Some(data) => {
+                let prefix = from.prefix.as_deref().unwrap_or_default();
+                env.extend(
+                    data.iter()
+                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(v).into_owned())),
+                );
+            }
+            None if reference.optional == Some(true) => {}
+            None => return Err(format!("configmap {:?} not found", reference.name)),
+        }
+    }
+    for variable in container.env.iter().flatten() {
+        let value = value_of(spec, variable, addresses, maps)?;
+        let value = expand(&value, &env);
+        env.insert(variable.name.clone(), value);
+    }
+    Ok(env)
+}
+
+fn value_of(
+    spec: &PodSpec,
+    variable: &EnvVar,
+    addresses: &[IpAddr],
+    maps: &ConfigMaps,
+) -> Result<String, String> {
+    let Some(source) = &variable.value_from else { return Ok(variable.value.clone().unwrap_or_default()) };
+    if let Some(field) = &source.field_ref {
+        return field_value(spec, &field.field_path, addresses);
+    }
+    if let Some(key) = &source.config_map_key_ref {
+        let found = maps.get(&(spec.namespace.clone(), key.name.clone())).and_then(|data| data.get(&key.key));
+        return match found {
+            Some(value) => Ok(String::from_utf8_lossy(value).into_owned()),
+            None if key.optional == Some(true) => Ok(String::new()),
+            None => Err(format!("configmap {:?} has no key {:?}", key.name, key.key)),
+        };
+    }
+    Err(format!("env {}: the lab knows value, fieldRef and configMapKeyRef only", variable.name))
+}
+
+fn field_value(spec: &PodSpec, path: &str, addresses: &[IpAddr]) -> Result<String, String> {
+    let joined = || addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let labelled = |prefix: &str, values: Option<&BTreeMap<String, String>>| {
+        let name = path.strip_prefix(prefix)?.strip_suffix("']")?;
+        Some(values.and_then(|v| v.get(name)).cloned().unwrap_or_default())
+    };
+    Ok(match path {
+        "metadata.name" => spec.name.clone(),
+        "metadata.namespace" => spec.namespace.clone(),
+        "metadata.uid" => spec.uid.clone(),
+        "spec.nodeName" => spec.node.name(),
+        "spec.serviceAccountName" => spec.service_account().to_owned(),
+        "status.podIP" => addresses.first().map(ToString::to_string).unwrap_or_default(),
+        "status.podIPs" => joined(),
+        "status.hostIP" => spec.node.address_v4().to_string(),
+        _ => labelled("metadata.labels['", spec.pod.metadata.labels.as_ref())
+            .or_else(|| labelled("metadata.annotations['", spec.pod.metadata.annotations.as_ref()))
+            .ok_or_else(|| format!("fieldRef {path:?} is not known to the lab"))?,
+    })
+}
+
+/// `$(NAME)` becomes the variable's value if it is set; `$$(NAME)` stays `$(NAME)`.
+pub(crate) fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        let (before, from) = rest.split_at(at);
+        out.push_str(before);
+        let after = from.get(1..).unwrap_or_default();
+        if let Some(escaped) = after.strip_prefix('$') {
+            out.push('$');
+            rest = escaped;
+            continue;
+        }
+        let name = after.strip_prefix('(').and_then(|a| a.split_once(')'));
+        match name.and_then(|(name, tail)| Some((env.get(name)?, tail))) {
+            Some((value, tail)) => {
+                out.push_str(value);
+                rest = tail;
+            }
+            None => {
+                out.push('$');
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_expand_as_in_kubernetes() {
+        let env = BTreeMap::from([("A".to_owned(), "x".to_owned())]);
+        assert_eq!(expand("$(A)-$(B)-$$(A)-$A-$", &env), "x-$(B)-$(A)-$A-$");
+    }
+}

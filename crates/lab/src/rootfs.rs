@@ -1,0 +1,186 @@
+//! A container's root filesystem: the machine's own, copy on write. What a container writes goes
+//! to memory of the lab and is gone with it; `/run` is its own; volumes are mounted on top.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+/// The description of one container's root.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Rootfs {
+    /// Empty folder on the lab's own tmpfs, for the writable layers.
+    pub(crate) layer: PathBuf,
+    /// What is mounted over the machine's filesystem.
+    pub(crate) volumes: Vec<Volume>,
+    /// Overlays in a user namespace keep their marks in user xattrs.
+    pub(crate) userxattr: bool,
+}
+
+/// One mounted volume.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Volume {
+    /// File or folder.
+    pub(crate) source: PathBuf,
+    /// Absolute path in the container.
+    pub(crate) target: PathBuf,
+    pub(crate) read_only: bool,
+}
+
+/// Not part of what a program may see of the machine, or made anew.
+const LEFT_OUT: [&str; 5] = ["proc", "sys", "dev", "run", "lost+found"];
+
+impl Rootfs {
+    /// Builds the root and makes it this process's `/`. The caller has its own mount namespace.
+    pub(crate) fn enter(&self) -> Result<()> {
+        let root = self.layer.join("root");
+        fs::create_dir_all(&root)?;
+        mount(Some("tmpfs"), &root, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+            .context("cannot mount the container's root")?;
+        let mounted = mount_points()?;
+        for entry in fs::read_dir("/")? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if LEFT_OUT.iter().any(|n| name == *n) {
+                continue;
+            }
+            let kind = entry.file_type()?;
+            if kind.is_symlink() {
+                std::os::unix::fs::symlink(fs::read_link(entry.path())?, root.join(&name))?;
+            } else if kind.is_dir() {
+                self.top_level(&root, &entry.path(), name, &mounted)?;
+            }
+        }
+        kernel_filesystems(&root)?;
+        for volume in &self.volumes {
+            volume
+                .mount(&root)
+                .with_context(|| format!("cannot mount a volume at {}", volume.target.display()))?;
+        }
+        std::env::set_current_dir(&root)?;
+        nix::unistd::pivot_root(".", ".").context("cannot change the root")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        std::env::set_current_dir("/")?;
+        Ok(())
+    }
+
+    fn top_level(&self, root: &Path, source: &Path, name: OsString, mounted: &[PathBuf]) -> Result<()> {
+        let target = root.join(&name);
+        fs::create_dir(&target)?;
+        // The kernel refuses an overlay over a tree with mounts in it in a user namespace.
+        if !mounted.iter().any(|m| m != source && m.starts_with(source)) {
+            let (upper, work) = (self.layer.join("upper").join(&name), self.layer.join("work").join(&name));
+            fs::create_dir_all(&upper)?;
+            fs::create_dir_all(&work)?;
+            copy_mode(source, &upper);
+            let options = format!(
+                "lowerdir={},upperdir={},workdir={}{}",
+                source.display(),
+                upper.display(),
+                work.display(),
+                if self.userxattr { ",userxattr" } else { "" },
+            );
+            let flags = MsFlags::empty();
+            if mount(Some("overlay"), &target, Some("overlay"), flags, Some(options.as_str())).is_ok() {
+                return Ok(());
+            }
+        }
+        bind(source, &target)
+    }
+}
+
+/// The upper folder's mode shows at the mount point.
+fn copy_mode(from: &Path, to: &Path) {
+    if let Ok(meta) = fs::metadata(from) {
+        let _ = fs::set_permissions(to, meta.permissions());
+    }
+}
+
+impl Volume {
+    fn mount(&self, root: &Path) -> Result<()> {
+        let relative = self.target.strip_prefix("/").unwrap_or(&self.target);
+        let mut target = root.join(relative);
+        // A link such as /etc/resolv.conf → /run/… is followed inside the new root.
+        if let Ok(link) = fs::read_link(&target) {
+            let absolute =
+                target.parent().unwrap_or(root).strip_prefix(root).unwrap_or(Path::new("")).join(link);
+            let cleaned = clean(&absolute);
+            target = root.join(cleaned);
+        }
+        if self.source.is_dir() {
+            fs::create_dir_all(&target)?;
+        } else if !target.exists() {
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            fs::write(&target, "")?;
+        }
+        bind(&self.source, &target)?;
+        if self.read_only {
+            let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+            mount(None::<&str>, &target, None::<&str>, flags, None::<&str>)?;
+        }
+        Ok(())
+    }
+}
+
+/// Resolves `.` and `..` by name and drops the leading slash.
+fn clean(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => out.push(name),
+            Component::ParentDir => {
+                out.pop();
+            }
+            // An absolute link starts again at the root.
+            Component::RootDir => out.clear(),
+            Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    out
+}
+
+fn kernel_filesystems(root: &Path) -> Result<()> {
+    for name in ["proc", "dev", "sys", "run"] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    bind(Path::new("/proc"), &root.join("proc"))?;
+    bind(Path::new("/dev"), &root.join("dev"))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
+    // A fresh sysfs shows the pod's own network devices; some sandboxes forbid it.
+    if mount(Some("sysfs"), &root.join("sys"), Some("sysfs"), flags, None::<&str>).is_err() {
+        bind(Path::new("/sys"), &root.join("sys"))?;
+    }
+    let run = root.join("run");
+    mount(Some("tmpfs"), &run, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+    fs::create_dir_all(run.join("lock"))?;
+    Ok(())
+}
+
+/// Bind-mounts `source` and what is mounted below it.
+pub(crate) fn bind(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .with_context(|| format!("cannot mount {} at {}", source.display(), target.display()))
+}
+
+fn mount_points() -> Result<Vec<PathBuf>> {
+    let table = fs::read_to_string("/proc/self/mounts")?;
+    Ok(table.lines().filter_map(|l| l.split(' ').nth(1)).map(PathBuf::from).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_resolved_inside_the_new_root() {
+        assert_eq!(clean(Path::new("etc/../run/systemd/resolv.conf")), Path::new("run/systemd/resolv.conf"));
+        assert_eq!(clean(Path::new("/run/./x")), Path::new("run/x"));
+        assert_eq!(clean(Path::new("etc/../../run/x")), Path::new("run/x"));
+    }
+}

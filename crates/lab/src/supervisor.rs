@@ -1,0 +1,305 @@
+//! The lab's main loop: folder → objects → pods → endpoints → DNS and forwarding → report.
+
+mod pods;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::apiserver::Store;
+use crate::apiserver::source;
+use crate::config::LabConfig;
+use crate::daemon::{self, Daemon};
+use crate::dns::{self, Zone};
+use crate::endpoints;
+use crate::files;
+use crate::kubelet::{ConfigMaps, Kubelet, Order, PodEvent};
+use crate::kubeproxy;
+use crate::network;
+use crate::objects::{Key, now};
+use crate::report::{DaemonReport, LabReport, Phase};
+use crate::supervisor::pods::Pods;
+
+/// How often the folder is looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// Grace of every pod when the whole lab goes down.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+
+/// Everything the loop holds.
+struct Supervisor {
+    config: Arc<LabConfig>,
+    store: Store,
+    pods: Pods,
+    kubelet: Arc<Kubelet>,
+    config_maps: watch::Sender<Arc<ConfigMaps>>,
+    zone: watch::Sender<Arc<Zone>>,
+    daemons: Vec<DaemonReport>,
+    running_daemons: JoinSet<()>,
+    /// What was seen of the folder last.
+    fingerprint: Option<u64>,
+    forwarding: String,
+    report: LabReport,
+    folder_error: Option<String>,
+}
+
+/// Runs the lab until SIGTERM; failures to start are told in the report.
+pub(crate) async fn run(config: LabConfig) -> Result<()> {
+    let report = LabReport {
+        name: config.name.clone(),
+        folder: config.folder.display().to_string(),
+        ..LabReport::default()
+    };
+    let file = config.state.report();
+    write_report(&file, &report)?;
+    let outcome = Box::pin(serve(config, report.clone())).await;
+    if let Err(error) = &outcome {
+        let failed = LabReport { phase: Phase::Failed(format!("{error:#}")), ..report };
+        write_report(&file, &failed)?;
+    }
+    outcome
+}
+
+fn write_report(file: &std::path::Path, report: &LabReport) -> Result<()> {
+    files::write_atomic(file, &serde_json::to_vec_pretty(report)?)?;
+    Ok(())
+}
+
+async fn serve(config: LabConfig, report: LabReport) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    network::build(&config)?;
+    for node in config.all_nodes() {
+        let list = serde_json::to_vec_pretty(&crate::kubelet::cni::conflist(&config, node))?;
+        files::write_atomic(&config.state.node(node).join("cni/10-weft.conflist"), &list)?;
+    }
+    let (events_sender, mut events) = mpsc::unbounded_channel();
+    let (daemon_sender, mut daemon_reports) = mpsc::unbounded_channel();
+    let (stop_daemons, order) = watch::channel(Order::Run);
+    let mut supervisor = Supervisor::new(config, report, events_sender)?;
+    dns::serve(&supervisor.config, supervisor.zone.subscribe()).await?;
+    supervisor.add_built_in();
+    supervisor.look();
+    supervisor.store.sync()?;
+    if supervisor.config.mesh {
+        daemon::write_secrets(&supervisor.config)?;
+        for daemon in daemon::all(&supervisor.config) {
+            supervisor.start_daemon(daemon, &order, &daemon_sender);
+        }
+    }
+    supervisor.report.phase = Phase::Running;
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    supervisor.settle().await?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = tick.tick() => if !supervisor.look() { continue },
+            Some(event) = events.recv() => {
+                supervisor.pods.take(event);
+                while let Ok(event) = events.try_recv() {
+                    supervisor.pods.take(event);
+                }
+            }
+            Some(report) = daemon_reports.recv() => supervisor.take_daemon(report),
+        }
+        supervisor.settle().await?;
+    }
+    supervisor.shut_down(&mut events).await?;
+    stop_daemons.send_replace(Order::Stop(Duration::from_secs(1)));
+    let ended = async { while supervisor.running_daemons.join_next().await.is_some() {} };
+    let _ = timeout(Duration::from_secs(2), ended).await;
+    Ok(())
+}
+
+impl Supervisor {
+    fn new(config: LabConfig, report: LabReport, events: mpsc::UnboundedSender<PodEvent>) -> Result<Self> {
+        let config = Arc::new(config);
+        let (config_maps, receiver) = watch::channel(Arc::new(ConfigMaps::new()));
+        let (zone, _) = watch::channel(Arc::new(Zone::default()));
+        let exe = std::env::current_exe().context("cannot find this program's file")?;
+        let kubelet = Arc::new(Kubelet { config: Arc::clone(&config), exe, config_maps: receiver, events });
+        Ok(Self {
+            store: Store::new(&config),
+            pods: Pods::default(),
+            config,
+            kubelet,
+            config_maps,
+            zone,
+            daemons: Vec::new(),
+            running_daemons: JoinSet::new(),
+            fingerprint: None,
+            forwarding: String::new(),
+            report,
+            folder_error: None,
+        })
+    }
+
+    fn start_daemon(
+        &mut self,
+        daemon: Daemon,
+        order: &watch::Receiver<Order>,
+        reports: &mpsc::UnboundedSender<DaemonReport>,
+    ) {
+        self.daemons.push(DaemonReport { name: daemon.name.clone(), ..DaemonReport::default() });
+        self.running_daemons.spawn(daemon.run(Arc::clone(&self.kubelet), order.clone(), reports.clone()));
+    }
+
+    fn take_daemon(&mut self, report: DaemonReport) {
+        if let Some(slot) = self.daemons.iter_mut().find(|d| d.name == report.name) {
+            *slot = report;
+        }
+    }
+
+    /// Nodes, the namespaces every cluster has, and the DNS Service.
+    fn add_built_in(&mut self) {
+        for name in ["default", "kube-system", "weft-system"] {
+            let labels = json!({"kubernetes.io/metadata.name": name});
+            let object = json!({
+                "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
+                "status": {"phase": "Active"},
+            });
+            self.store.put(Key::new("Namespace", "", name), object);
+        }
+        for (key, object) in self.config.all_nodes().map(|n| node_object(&self.config, n)).collect::<Vec<_>>()
+        {
+            self.store.put(key, object);
+        }
+        for (key, object) in dns::objects(&self.config) {
+            self.store.reserve(&key, &object);
+            self.store.put(key, object);
+        }
+    }
+
+    /// Reads the folder if it changed; whether it did.
+    fn look(&mut self) -> bool {
+        let content = match source::read(&self.config.folder) {
+            Ok(content) => content,
+            Err(error) => {
+                let message = format!("folder {} cannot be read: {error}", self.config.folder.display());
+                let news = self.folder_error.as_ref() != Some(&message);
+                self.folder_error = Some(message);
+                return news;
+            }
+        };
+        if self.fingerprint == Some(content.fingerprint) {
+            return self.folder_error.take().is_some();
+        }
+        self.folder_error = None;
+        self.fingerprint = Some(content.fingerprint);
+        let (documents, broken) = content.parse();
+        self.store.apply_folder(documents, broken);
+        self.report.folder_version = self.report.folder_version.saturating_add(1);
+        true
+    }
+
+    /// Brings everything in line with objects and pods. Each step changes only what differs.
+    async fn settle(&mut self) -> Result<()> {
+        self.publish_config_maps();
+        self.pods.settle(&self.config, &mut self.store, &self.kubelet);
+        let slices = endpoints::slices(&self.store, &self.pods.backends());
+        self.store.replace_owned(
+            "EndpointSlice",
+            slices.into_iter().chain(endpoint_objects(&self.config)).collect(),
+        );
+        self.pods.write_objects(&mut self.store, &self.config);
+        self.store.sync().context("cannot write the cluster folder")?;
+        let zone = Zone::of(&self.store);
+        self.zone.send_if_modified(|old| {
+            let news = **old != zone;
+            if news {
+                *old = Arc::new(zone);
+            }
+            news
+        });
+        let forwarding = kubeproxy::ruleset(&self.config, &self.store);
+        if forwarding != self.forwarding {
+            kubeproxy::load(&self.kubelet, &forwarding).await?;
+            self.forwarding = forwarding;
+        }
+        self.publish_report()
+    }
+
+    fn publish_config_maps(&self) {
+        let maps: ConfigMaps = self
+            .store
+            .kind("ConfigMap")
+            .map(|(key, object)| {
+                let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
+                let files =
+                    data.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.as_bytes().to_vec())));
+                ((key.namespace.clone(), key.name.clone()), files.collect::<BTreeMap<_, _>>())
+            })
+            .collect();
+        self.config_maps.send_if_modified(|old| {
+            let news = **old != maps;
+            if news {
+                *old = Arc::new(maps);
+            }
+            news
+        });
+    }
+
+    fn publish_report(&mut self) -> Result<()> {
+        let mut next = self.report.clone();
+        next.pods = self.pods.reports();
+        next.daemons.clone_from(&self.daemons);
+        next.rejected.clone_from(&self.store.rejected);
+        next.rejected.extend(self.pods.unschedulable().iter().cloned());
+        if let Some(message) = &self.folder_error {
+            next.rejected
+                .push(crate::report::RejectedObject { message: message.clone(), ..Default::default() });
+        }
+        let file: PathBuf = self.config.state.report();
+        if next != self.report || !file.exists() {
+            write_report(&file, &next)?;
+            self.report = next;
+        }
+        Ok(())
+    }
+
+    async fn shut_down(&mut self, events: &mut mpsc::UnboundedReceiver<PodEvent>) -> Result<()> {
+        self.pods.stop_all(LAST_GRACE);
+        let patience = LAST_GRACE.saturating_mul(3);
+        let all_gone = async {
+            while !self.pods.is_empty() {
+                let Some(event) = events.recv().await else { break };
+                self.pods.take(event);
+            }
+        };
+        if timeout(patience, all_gone).await.is_err() {
+            tracing::warn!("some pods did not end in time; the lab ends without them");
+        }
+        self.publish_report()
+    }
+}
+
+fn endpoint_objects(config: &LabConfig) -> impl Iterator<Item = (Key, Value)> {
+    dns::objects(config).into_iter().filter(|(key, _)| key.kind == "EndpointSlice")
+}
+
+fn node_object(config: &LabConfig, node: crate::config::Node) -> (Key, Value) {
+    let name = node.name();
+    let mut ranges = vec![node.pod_range_v4()];
+    if config.ipv6 {
+        ranges.push(node.pod_range_v6());
+    }
+    let addresses: Vec<Value> =
+        node.addresses(config.ipv6).iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
+    let object = json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+        "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges},
+        "status": {
+            "addresses": addresses,
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now(), "reason": "KubeletReady"}],
+        },
+    });
+    (Key::new("Node", "", &name), object)
+}
