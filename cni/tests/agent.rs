@@ -25,6 +25,10 @@ struct Node {
     agent: Child,
 }
 
+/// Held by a test whose pod has a program in it, which makes its namespace findable: all pods here have the same
+/// addresses, and two with the same cannot be told apart.
+static FINDABLE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 struct Kill(Child);
 
 impl Drop for Kill {
@@ -227,6 +231,12 @@ async fn new_pod_is_served_by_the_proxy_until_it_ends() {
         assert!(matches!(message, ToProxy::Remove { cause: RemoveCause::PodEnd, .. }), "{message:?}");
         assert!(plugin.join().unwrap().0);
     });
+    let _alone = FINDABLE.lock().await;
+    // Its object and its programs may last a while; that is no reason to enrol it again.
+    let program = node.wire.pod.run_in(|| Command::new("sleep").arg("300").spawn().unwrap()).unwrap();
+    let _program = Kill(program);
+    let silence = tokio::time::timeout(Duration::from_millis(2500), proxy.packets.receive()).await;
+    assert!(silence.is_err(), "{silence:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,7 +331,7 @@ async fn restarted_agent_gets_the_sockets_back_from_the_proxy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     let node = Node::new("disabled");
-    // Makes the pod's namespace findable. No other test here does so: all their pods have the same addresses.
+    let _alone = FINDABLE.lock().await;
     let program = node.wire.pod.run_in(|| Command::new("sleep").arg("300").spawn().unwrap()).unwrap();
     let _program = Kill(program);
     let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;

@@ -186,6 +186,24 @@ fn application_sees_the_callers_address_also_beside_a_live_flow_of_the_same_four
 }
 
 #[test]
+fn pod_reaches_itself_through_its_own_service() {
+    let wire = Wire::new();
+    let capture = wire.capture();
+    let application = listen(&wire.pod, "[::]:8080");
+    let [outbound, ..] = &capture.listeners.as_ref().unwrap().0;
+    for (service, pod) in SERVICE.into_iter().zip(POD) {
+        let mut client = dial(&wire.pod, service.parse().unwrap()).unwrap();
+        let (mut captured, caller) = accept(outbound);
+        // The caller's address, but a port of its own: the caller's is in use in this very namespace.
+        let mut proxy = leg(&wire, SocketAddr::new(caller.ip(), 0), at(pod, 8080)).unwrap();
+        let (mut served, seen) = accept(&application);
+        assert_eq!(seen.ip(), pod.parse::<IpAddr>().unwrap());
+        assert_alive(&mut proxy, &mut served);
+        assert_alive(&mut client, &mut captured);
+    }
+}
+
+#[test]
 fn closed_port_of_the_application_refuses_the_leg_at_once_and_leaves_the_caller_alone() {
     let wire = Wire::new();
     let capture = wire.capture();

@@ -1,7 +1,7 @@
 //! What happens to one pod: enrolled, released, ended, checked. Operations on one pod wait for each other; different
 //! pods do not.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -70,6 +70,7 @@ pub(super) struct Members {
     /// Asks for a reconciliation at once.
     pub(super) wanted: Notify,
     slots: Mutex<HashMap<Text, Slot>>,
+    ending: Mutex<HashSet<Text>>,
     /// Since when no proxy is connected.
     unserved_since: Mutex<Option<Instant>>,
 }
@@ -85,6 +86,7 @@ impl Members {
             board,
             wanted: Notify::new(),
             slots: Mutex::default(),
+            ending: Mutex::default(),
             unserved_since: Mutex::new(Some(Instant::now())),
         }
     }
@@ -315,14 +317,36 @@ impl Members {
     }
 
     /// The pod has ended: the proxy flushes and closes, then every descriptor of the namespace is dropped. The rules
-    /// go with the namespace. `only`: just if the member is this one.
-    pub(super) async fn end(&self, uid: &Text, only: impl FnOnce(&Member) -> bool) {
+    /// go with the namespace. `only`: just if the member is this one. Returns whether it was.
+    pub(super) async fn end(&self, uid: &Text, only: impl FnOnce(&Member) -> bool) -> bool {
         let slot = self.slot(uid);
         let mut guard = slot.lock().await;
-        if guard.as_ref().is_some_and(only) {
+        let matches = guard.as_ref().is_some_and(only);
+        if matches {
             self.end_member(&mut guard).await;
             self.board.forget(uid);
         }
+        matches
+    }
+
+    /// DEL came for a pod: it is not enrolled again as a running one while its object and programs last.
+    pub(super) fn ending(&self, uid: &Text) {
+        self.ending.lock().insert(uid.clone());
+    }
+
+    /// ADD came for a pod, maybe after a DEL: a sandbox made anew.
+    pub(super) fn starting(&self, uid: &Text) {
+        self.ending.lock().remove(uid);
+    }
+
+    /// Is DEL the last that was heard of a pod?
+    pub(super) fn is_ending(&self, uid: &Text) -> bool {
+        self.ending.lock().contains(uid)
+    }
+
+    /// Forgets DELs of pods that are gone.
+    pub(super) fn tidy_ending(&self, exists: impl Fn(&Text) -> bool) {
+        self.ending.lock().retain(|uid| exists(uid));
     }
 
     async fn end_member(&self, slot: &mut Option<Member>) {

@@ -12,7 +12,7 @@ use weft_api::cni::{Request, Response, Sandbox};
 use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
 
-use super::members::{MemberError, Members};
+use super::members::{Member, MemberError, Members};
 use super::pods::{Decision, Pod};
 
 /// The longest request, in bytes. A GC names every container of the node.
@@ -116,6 +116,7 @@ async fn add(sandbox: &Sandbox, members: &Members) -> Response {
     if !sandbox.addresses.is_empty() {
         pod.addresses.clone_from(&sandbox.addresses);
     }
+    members.starting(&pod.uid);
     match members.enrol(&pod, namespace, Some(sandbox.container_id.clone())).await {
         Ok(()) => Response::Ok,
         Err(error @ (MemberError::NoProxy | MemberError::Link(_) | MemberError::Interrupted)) => {
@@ -155,19 +156,22 @@ async fn known_pod(sandbox: &Sandbox, members: &Members) -> Result<(Pod, Decisio
 
 async fn end(sandbox: &Sandbox, members: &Members) {
     let namespace = sandbox.netns.as_ref().and_then(|path| NetNamespace::open(path).ok());
+    let same_namespace = |member: &Member| match &namespace {
+        Some(namespace) => namespace.id() == member.capture.namespace.id(),
+        None => sandbox
+            .uid
+            .as_ref()
+            .map_or_else(|| sandbox.pod.as_ref() == Some(&member.pod.pod), |uid| *uid == member.pod.uid),
+    };
     for uid in members.slots().into_keys() {
-        let same_namespace = namespace.as_ref().map(NetNamespace::id);
-        let same_pod = sandbox.uid.as_ref() == Some(&uid);
-        members
-            .end(&uid, |member| match &member.container {
-                Some(container) => *container == sandbox.container_id,
-                // Found by address or adopted: the container's name was never known.
-                None => same_namespace
-                    .map_or(same_pod || sandbox.pod.as_ref() == Some(&member.pod.pod), |id| {
-                        id == member.capture.namespace.id()
-                    }),
-            })
-            .await;
+        // A pod found by its address, or adopted: the container's name was never known.
+        let this = |member: &Member| match &member.container {
+            Some(container) => *container == sandbox.container_id,
+            None => same_namespace(member),
+        };
+        if members.end(&uid, this).await {
+            members.ending(&uid);
+        }
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) async fn run(members: Arc<Members>) {
             existing(&members, &table, verify).await;
             missing(&members, &table).await;
             members.tidy_slots();
+            members.tidy_ending(|uid| table.pods.values().any(|pod| pod.uid == *uid));
         }
         tokio::select! {
             _ = pods.changed() => {}
@@ -48,7 +49,9 @@ async fn existing(members: &Members, table: &Table, verify: bool) {
         };
         let pod = table.pods.get(&name).filter(|pod| pod.uid == uid && !pod.terminal);
         match pod.map(|pod| table.decide(pod)) {
-            None => members.end(&uid, |_| true).await,
+            None => {
+                members.end(&uid, |_| true).await;
+            }
             Some(Decision::Leave) if released => members.finish(&uid).await,
             Some(Decision::Leave) => members.release(&uid).await,
             // A namespace that vanished is no reason to open a pod.
@@ -64,7 +67,8 @@ async fn missing(members: &Members, table: &Table) {
         return;
     }
     for pod in table.pods.values() {
-        if pod.addresses.is_empty() || table.decide(pod) != Decision::Enrol || is_member(members, pod).await {
+        let wanted = !pod.addresses.is_empty() && table.decide(pod) == Decision::Enrol;
+        if !wanted || members.is_ending(&pod.uid) || is_member(members, pod).await {
             continue;
         }
         let addresses = pod.addresses.clone();

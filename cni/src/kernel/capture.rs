@@ -21,6 +21,8 @@ pub struct Capture {
     pub ruleset: Ruleset,
     /// The sockets; shared with the proxy. `None` once released.
     pub listeners: Option<Listeners>,
+    /// How nft prints the rules.
+    printed: String,
     before: Vec<Before>,
 }
 
@@ -75,13 +77,14 @@ impl Capture {
         let entered = namespace.clone();
         inside(&entered, || {
             let ruleset = Ruleset::for_namespace(addresses, cluster, marks)?;
+            let printed = nft::printed(&ruleset)?;
             let before = sysctl::install(ruleset.ipv6)?;
             let opened = route::install(ruleset.inbound_mark, ruleset.ipv6)
                 .and_then(|()| held.map_or_else(listen::open, Ok))
                 .and_then(|listeners| nft::install(&ruleset).map(|()| listeners));
             match opened {
                 Ok(listeners) => {
-                    let capture = Self { namespace, ruleset, listeners: Some(listeners), before };
+                    let capture = Self { namespace, ruleset, listeners: Some(listeners), printed, before };
                     match capture.verify_here() {
                         Ok(()) => Ok(capture),
                         Err(error) => {
@@ -114,7 +117,7 @@ impl Capture {
         if self.ruleset.mode == Mode::Capture && !self.listening() {
             return Err(KernelError::Differs { what: "the listening sockets" });
         }
-        nft::verify(&self.ruleset)
+        nft::verify(&self.printed)
     }
 
     /// Puts back what differs. Sockets that no longer listen are replaced; true: they were, and the proxy needs them.
@@ -129,7 +132,7 @@ impl Capture {
                 route::install(self.ruleset.inbound_mark, self.ruleset.ipv6)?;
             }
             let replaced = self.listeners.as_mut().map_or(Ok(false), Listeners::reopen)?;
-            if nft::verify(&self.ruleset).is_err() {
+            if nft::verify(&self.printed).is_err() {
                 nft::install(&self.ruleset)?;
             }
             self.verify_here()?;
@@ -147,9 +150,10 @@ impl Capture {
     /// When the rules cannot be replaced.
     pub fn release(&mut self) -> Result<(), KernelError> {
         self.ruleset.mode = Mode::Release;
+        self.printed = nft::printed(&self.ruleset)?;
         inside(&self.namespace, || {
             nft::install(&self.ruleset)?;
-            nft::verify(&self.ruleset)
+            nft::verify(&self.printed)
         })
     }
 

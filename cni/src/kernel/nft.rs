@@ -1,7 +1,5 @@
 //! Installing the rules with the `nft` program and reading them back.
 
-use std::sync::OnceLock;
-
 use nix::sched::{CloneFlags, unshare};
 use parking_lot::Mutex;
 use weft_runtime::netns::NetNamespace;
@@ -23,15 +21,11 @@ fn apply(script: &str) -> Result<(), KernelError> {
     run("nft", PACKAGE, &["-f", "-"], script).map(drop)
 }
 
-/// Compares Weft's table with `ruleset`. Run inside the pod's namespace.
-///
-/// nft prints rules in a form that depends on its version, so both sides of the comparison are printed by the nft of
-/// this node: one from the pod, one from a namespace of our own where nothing else can have touched it.
+/// Compares Weft's table with `expected`, which is what [`printed`] gave. Run inside the pod's namespace.
 ///
 /// # Errors
 /// [`KernelError::Differs`], or when nft fails for another reason.
-pub fn verify(ruleset: &Ruleset) -> Result<(), KernelError> {
-    let expected = printed(ruleset)?;
+pub fn verify(expected: &str) -> Result<(), KernelError> {
     match list() {
         Ok(found) if found == expected => Ok(()),
         Ok(_) => Err(KernelError::Differs { what: "the nft rules" }),
@@ -55,28 +49,26 @@ fn list() -> Result<String, KernelError> {
 }
 
 /// How this node's nft prints `ruleset`.
-fn printed(ruleset: &Ruleset) -> Result<String, KernelError> {
-    static LAST: Mutex<Option<(Ruleset, String)>> = Mutex::new(None);
-    static REFERENCE: OnceLock<NetNamespace> = OnceLock::new();
-    let mut last = LAST.lock();
-    if let Some((known, text)) = last.as_ref()
-        && known == ruleset
-    {
-        return Ok(text.clone());
-    }
-    let namespace = match REFERENCE.get() {
+///
+/// nft prints rules in a form that depends on its version, so both sides of a comparison are printed by the nft of
+/// this node: one from the pod, one from a namespace of our own where nothing else can have touched it.
+///
+/// # Errors
+/// When nft is missing or refuses.
+pub fn printed(ruleset: &Ruleset) -> Result<String, KernelError> {
+    static REFERENCE: Mutex<Option<NetNamespace>> = Mutex::new(None);
+    // Held throughout: the namespace has room for one table of ours.
+    let mut reference = REFERENCE.lock();
+    let namespace = match reference.take() {
         Some(namespace) => namespace,
-        None => {
-            let fresh = new_namespace()?;
-            REFERENCE.get_or_init(|| fresh)
-        }
+        None => new_namespace()?,
     };
-    let text = inside(namespace, || {
+    let text = inside(&namespace, || {
         install(ruleset)?;
         list()
-    })?;
-    *last = Some((ruleset.clone(), text.clone()));
-    Ok(text)
+    });
+    *reference = Some(namespace);
+    text
 }
 
 fn new_namespace() -> Result<NetNamespace, KernelError> {
