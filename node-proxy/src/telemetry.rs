@@ -45,6 +45,11 @@ impl Telemetry {
         self.access_log.is_on()
     }
 
+    /// Counts a copy of a request that its mirror did not get, or not whole.
+    pub fn lost_copy(&self) {
+        self.metrics.lost_copies.inc();
+    }
+
     /// Counts a connection as open on `listener` until the guard is dropped.
     #[must_use]
     pub fn open_connection(&self, listener: Listener) -> OpenConnection {

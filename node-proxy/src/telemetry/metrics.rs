@@ -39,6 +39,8 @@ pub struct Metrics {
     overflowed: Counter,
     /// Access-log lines that were dropped.
     pub dropped_lines: Counter,
+    /// Copies for mirrors that did not arrive whole.
+    pub lost_copies: Counter,
     series: AtomicUsize,
     /// Tells the handles of this value from those of another in the same process (tests).
     id: usize,
@@ -72,6 +74,7 @@ impl Metrics {
             open: Family::default(),
             overflowed: Counter::default(),
             dropped_lines: Counter::default(),
+            lost_copies: Counter::default(),
             series: AtomicUsize::new(0),
             id: NEXT.fetch_add(1, Ordering::Relaxed),
         };
@@ -108,6 +111,8 @@ impl Metrics {
             "Access-log lines dropped since the disk was slow or full",
             metrics.dropped_lines.clone(),
         );
+        let help = "Copies of requests that a mirror did not get, or not whole";
+        registry.register("mirrored_requests_lost", help, metrics.lost_copies.clone());
         metrics
     }
 

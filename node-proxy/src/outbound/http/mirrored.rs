@@ -14,7 +14,7 @@ use crate::body::Body;
 use crate::call::{Claimed, Selected};
 use crate::outbound::filter::{Copy, mirror};
 use crate::outbound::route::Target;
-use crate::send::send_http;
+use crate::send::{SendError, send_http};
 use crate::state::Snapshot;
 
 /// How long a copy may take in all.
@@ -35,9 +35,12 @@ pub(super) fn send_copies(
         let mut head = copy.head;
         // The original's upgrade is not the copy's to take.
         head.extensions.clear();
-        if let BackendTarget::Service { service, port, protocol } = &copy.mirror.target {
-            let target = Target::service(snapshot, service, *port, *protocol);
-            spawn(connection, snapshot, &target, Request::from_parts(head, body));
+        match &copy.mirror.target {
+            BackendTarget::Service { service, port, protocol } => {
+                let target = Target::service(snapshot, service, *port, *protocol);
+                spawn(connection, snapshot, &target, Request::from_parts(head, body));
+            }
+            BackendTarget::Invalid { .. } => connection.worker.shared.telemetry.lost_copy(),
         }
     }
     body
@@ -46,19 +49,22 @@ pub(super) fn send_copies(
 /// Fire and forget. The response is read to its end, so that the connection can be used again.
 fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Request<Body>) {
     let worker = Rc::clone(&connection.worker);
-    let Some(picked) = worker.balancer.pick(&target.endpoints, &[], Instant::now()) else { return };
+    let Some(picked) = worker.balancer.pick(&target.endpoints, &[], Instant::now()) else {
+        return worker.shared.telemetry.lost_copy();
+    };
     let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, snapshot);
     let in_flight = picked.in_flight;
     let (source, peer) = (Arc::clone(&connection.source), connection.peer);
-    tokio::task::spawn_local(tokio::time::timeout(LIMIT, async move {
-        let sent = send_http(&worker, &source, peer, &selected, Claimed::default(), request).await;
-        match sent {
-            Ok(response) => {
-                let mut body = response.into_body();
-                while let Some(Ok(_)) = body.frame().await {}
-            }
-            Err(error) => tracing::debug!(%error, "a mirrored request was not sent"),
+    tokio::task::spawn_local(async move {
+        let exchange = async {
+            let response = send_http(&worker, &source, peer, &selected, Claimed::default(), request).await?;
+            let mut body = response.into_body();
+            while let Some(Ok(_)) = body.frame().await {}
+            Ok::<(), SendError>(())
+        };
+        if !matches!(tokio::time::timeout(LIMIT, exchange).await, Ok(Ok(()))) {
+            worker.shared.telemetry.lost_copy();
         }
         drop(in_flight);
-    }));
+    });
 }

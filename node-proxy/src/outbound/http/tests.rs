@@ -264,6 +264,64 @@ fn a_hanging_application_is_answered_for_with_504() {
 }
 
 #[test]
+fn a_mirror_that_cannot_be_reached_is_counted_and_changes_nothing() {
+    run(async |world: &World| {
+        let (app, gone) = (App::echo("v1").await, App::refusing().await);
+        world.endpoints("v1", &[&app]);
+        world.endpoints("copy", &[&gone]);
+        let mirror = |target| Filter::Mirror(Mirror { target, numerator: 1, denominator: 1 });
+        let filters = vec![mirror(backend("copy", 1).target), mirror(invalid(1).target)];
+        world.route("r", "shop", vec![HttpRule { filters, ..rule(vec![backend("v1", 1)]) }]);
+        let mut client = Client::http1(world, "shop").await;
+        assert_eq!(client.send(get("/")).await.line("app"), "v1");
+        world.told("ok", "code=\"200\"").await;
+        world.shows("weft_mirrored_requests_lost_total 2").await;
+    });
+}
+
+#[test]
+fn a_caller_that_leaves_is_told_as_such() {
+    run(async |world: &World| {
+        let app = App::echo("v1").await;
+        world.endpoints("web", &[&app]);
+        let mut stream = world.connect("shop").await;
+        stream.write_all(b"GET /hang HTTP/1.1\r\nhost: web\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(stream);
+        world.told("downstream_reset", "destination_service=\"shop/web\"").await;
+    });
+}
+
+#[test]
+fn a_response_that_outlasts_the_request_timeout_is_cut_off() {
+    run(async |world: &World| {
+        let app = App::echo("v1").await;
+        world.endpoints("v1", &[&app]);
+        let limit = Some(Duration::from_millis(200));
+        world.route("r", "shop", vec![HttpRule { request_timeout: limit, ..rule(vec![backend("v1", 1)]) }]);
+        let mut client = Client::http1(world, "shop").await;
+        assert!(client.try_send(get("/endless")).await.is_err());
+        world.told("request_timeout", "code=\"200\"").await;
+    });
+}
+
+#[test]
+fn a_status_named_in_codes_is_tried_again_with_the_whole_body() {
+    run(async |world: &World| {
+        let app = App::echo("v1").await;
+        world.endpoints("v1", &[&app]);
+        let retry = Some(Retry { attempts: 2, codes: vec![503], backoff: None });
+        world.route("r", "shop", vec![HttpRule { retry, ..rule(vec![backend("v1", 1)]) }]);
+        for mut client in [Client::http1(world, "shop").await, Client::http2(world, "shop").await] {
+            let uri = client.get("/twice-503").uri().clone();
+            let request = Request::post(uri).header("host", "web").body(Full::from("hello")).unwrap();
+            let answer = client.send(request).await;
+            assert_eq!((answer.status, answer.line("body")), (StatusCode::OK, "hello"));
+        }
+    });
+}
+
+#[test]
 fn an_upgraded_connection_carries_bytes_both_ways() {
     run(async |world: &World| {
         let app = App::upgrading().await;

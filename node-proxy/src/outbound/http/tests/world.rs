@@ -8,6 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use clap::Parser as _;
+use futures_util::StreamExt as _;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
@@ -156,16 +157,25 @@ impl World {
     /// Waits until a series shows both: outcomes are told when the last byte has passed.
     pub(super) async fn told(&self, reason: &str, other: &str) {
         let reason = format!("reason=\"{reason}\"");
+        self.wait_for(|line| line.contains(&reason) && line.contains(other)).await;
+    }
+
+    /// Waits until this line is there.
+    pub(super) async fn shows(&self, wanted: &str) {
+        self.wait_for(|line| line == wanted).await;
+    }
+
+    async fn wait_for(&self, wanted: impl Fn(&str) -> bool) {
         let mut text = String::new();
         for _ in 0..500 {
             text.clear();
             prometheus_client::encoding::text::encode(&mut text, &self.metrics).unwrap();
-            if text.lines().any(|line| line.contains(&reason) && line.contains(other)) {
+            if text.lines().any(&wanted) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("no series with {reason} and {other} in\n{text}");
+        panic!("not in the metrics:\n{text}");
     }
 }
 
@@ -280,12 +290,30 @@ impl App {
     }
 }
 
+thread_local! {
+    /// Of the requests for `/twice-503`. A test has a thread of its own.
+    static TRIES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+fn third(tries: &std::cell::Cell<u32>) -> bool {
+    tries.set(tries.get() + 1);
+    tries.get() % 3 == 0
+}
+
 async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<String>) -> Response<Body> {
     let (head, body) = request.into_parts();
     if head.uri.path() == "/hang" {
         std::future::pending::<()>().await;
     }
+    if head.uri.path() == "/endless" {
+        let frames = futures_util::stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"begun")))]);
+        let endless = frames.chain(futures_util::stream::pending());
+        return Response::new(Body::boxed(http_body_util::StreamBody::new(endless)));
+    }
     let body = body.collect().await.unwrap().to_bytes();
+    if head.uri.path() == "/twice-503" && !TRIES.with(|tries| third(tries)) {
+        return Response::builder().status(503).body(Body::Empty).unwrap();
+    }
     let path = head.uri.path_and_query().map_or("", |path| path.as_str());
     let mut text = format!("app: {name}\nrequest: {} {path}\n", head.method);
     for (name, value) in &head.headers {
@@ -332,17 +360,21 @@ impl Client {
     }
 
     pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+        self.try_send(request).await.unwrap()
+    }
+
+    pub(super) async fn try_send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
         let response = match self {
             Self::Http1(sender) => {
-                sender.ready().await.unwrap();
-                sender.send_request(request).await.unwrap()
+                sender.ready().await?;
+                sender.send_request(request).await?
             }
-            Self::Http2(sender) => sender.send_request(request).await.unwrap(),
+            Self::Http2(sender) => sender.send_request(request).await?,
         };
         let (head, body) = response.into_parts();
-        let collected = body.collect().await.unwrap();
+        let collected = body.collect().await?;
         let trailers = collected.trailers().cloned().unwrap_or_default();
         let body = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
-        Answer { status: head.status, headers: head.headers, body, trailers }
+        Ok(Answer { status: head.status, headers: head.headers, body, trailers })
     }
 }
