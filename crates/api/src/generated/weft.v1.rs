@@ -91,15 +91,9 @@ pub struct TrustBundle {
 }
 /// Generated client implementations.
 pub mod config_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
+    use tonic::codegen::*;
     /// The config stream: what a node's proxy needs, and only that.
     #[derive(Debug, Clone)]
     pub struct ConfigClient<T> {
@@ -131,22 +125,18 @@ pub mod config_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> ConfigClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> ConfigClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                    http::Request<tonic::body::Body>,
+                    Response = http::Response<
+                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                    >,
                 >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
+                Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             ConfigClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -184,18 +174,12 @@ pub mod config_client {
         pub async fn stream(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::ConfigRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::ConfigResponse>>,
-            tonic::Status,
-        > {
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ConfigResponse>>, tonic::Status>
+        {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
             let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static("/weft.v1.Config/Stream");
             let mut req = request.into_streaming_request();
@@ -206,13 +190,7 @@ pub mod config_client {
 }
 /// Generated server implementations.
 pub mod config_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with ConfigServer.
     #[async_trait]
@@ -220,8 +198,7 @@ pub mod config_server {
         /// Server streaming response type for the Stream method.
         type StreamStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::ConfigResponse, tonic::Status>,
-            >
-            + std::marker::Send
+            > + std::marker::Send
             + 'static;
         async fn stream(
             &self,
@@ -250,10 +227,7 @@ pub mod config_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -297,10 +271,7 @@ pub mod config_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -308,24 +279,16 @@ pub mod config_server {
                 "/weft.v1.Config/Stream" => {
                     #[allow(non_camel_case_types)]
                     struct StreamSvc<T: Config>(pub Arc<T>);
-                    impl<T: Config> tonic::server::StreamingService<super::ConfigRequest>
-                    for StreamSvc<T> {
+                    impl<T: Config> tonic::server::StreamingService<super::ConfigRequest> for StreamSvc<T> {
                         type Response = super::ConfigResponse;
                         type ResponseStream = T::StreamStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
                         fn call(
                             &mut self,
-                            request: tonic::Request<
-                                tonic::Streaming<super::ConfigRequest>,
-                            >,
+                            request: tonic::Request<tonic::Streaming<super::ConfigRequest>>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Config>::stream(&inner, request).await
-                            };
+                            let fut = async move { <T as Config>::stream(&inner, request).await };
                             Box::pin(fut)
                         }
                     }
@@ -351,25 +314,13 @@ pub mod config_server {
                     };
                     Box::pin(fut)
                 }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
+                _ => Box::pin(async move {
+                    let mut response = http::Response::new(tonic::body::Body::default());
+                    let headers = response.headers_mut();
+                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
+                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+                    Ok(response)
+                }),
             }
         }
     }
@@ -393,15 +344,9 @@ pub mod config_server {
 }
 /// Generated client implementations.
 pub mod certificates_client {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
-    use tonic::codegen::*;
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
+    use tonic::codegen::*;
     /// Certificates and trust.
     #[derive(Debug, Clone)]
     pub struct CertificatesClient<T> {
@@ -433,22 +378,18 @@ pub mod certificates_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> CertificatesClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> CertificatesClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-                Response = http::Response<
-                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                    http::Request<tonic::body::Body>,
+                    Response = http::Response<
+                        <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                    >,
                 >,
-            >,
-            <T as tonic::codegen::Service<
-                http::Request<tonic::body::Body>,
-            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
+                Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             CertificatesClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -491,15 +432,9 @@ pub mod certificates_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/weft.v1.Certificates/Sign",
-            );
+            let path = http::uri::PathAndQuery::from_static("/weft.v1.Certificates/Sign");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("weft.v1.Certificates", "Sign"));
             self.inner.unary(req, path, codec).await
@@ -508,38 +443,23 @@ pub mod certificates_client {
         pub async fn watch_trust_bundle(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchTrustBundleRequest>,
-        ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::TrustBundle>>,
-            tonic::Status,
-        > {
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::TrustBundle>>, tonic::Status>
+        {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/weft.v1.Certificates/WatchTrustBundle",
-            );
+            let path = http::uri::PathAndQuery::from_static("/weft.v1.Certificates/WatchTrustBundle");
             let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("weft.v1.Certificates", "WatchTrustBundle"));
+            req.extensions_mut().insert(GrpcMethod::new("weft.v1.Certificates", "WatchTrustBundle"));
             self.inner.server_streaming(req, path, codec).await
         }
     }
 }
 /// Generated server implementations.
 pub mod certificates_server {
-    #![allow(
-        unused_variables,
-        dead_code,
-        missing_docs,
-        clippy::wildcard_imports,
-        clippy::let_unit_value,
-    )]
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::*;
     /// Generated trait containing gRPC methods that should be implemented for use with CertificatesServer.
     #[async_trait]
@@ -552,17 +472,13 @@ pub mod certificates_server {
         /// Server streaming response type for the WatchTrustBundle method.
         type WatchTrustBundleStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::TrustBundle, tonic::Status>,
-            >
-            + std::marker::Send
+            > + std::marker::Send
             + 'static;
         /// The trust bundle now, and again whenever it changes.
         async fn watch_trust_bundle(
             &self,
             request: tonic::Request<super::WatchTrustBundleRequest>,
-        ) -> std::result::Result<
-            tonic::Response<Self::WatchTrustBundleStream>,
-            tonic::Status,
-        >;
+        ) -> std::result::Result<tonic::Response<Self::WatchTrustBundleStream>, tonic::Status>;
     }
     /// Certificates and trust.
     #[derive(Debug)]
@@ -586,10 +502,7 @@ pub mod certificates_server {
                 max_encoding_message_size: None,
             }
         }
-        pub fn with_interceptor<F>(
-            inner: T,
-            interceptor: F,
-        ) -> InterceptedService<Self, F>
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
         where
             F: tonic::service::Interceptor,
         {
@@ -633,10 +546,7 @@ pub mod certificates_server {
         type Response = http::Response<tonic::body::Body>;
         type Error = std::convert::Infallible;
         type Future = BoxFuture<Self::Response, Self::Error>;
-        fn poll_ready(
-            &mut self,
-            _cx: &mut Context<'_>,
-        ) -> Poll<std::result::Result<(), Self::Error>> {
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
             Poll::Ready(Ok(()))
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
@@ -644,21 +554,12 @@ pub mod certificates_server {
                 "/weft.v1.Certificates/Sign" => {
                     #[allow(non_camel_case_types)]
                     struct SignSvc<T: Certificates>(pub Arc<T>);
-                    impl<T: Certificates> tonic::server::UnaryService<super::SignRequest>
-                    for SignSvc<T> {
+                    impl<T: Certificates> tonic::server::UnaryService<super::SignRequest> for SignSvc<T> {
                         type Response = super::SignResponse;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::SignRequest>,
-                        ) -> Self::Future {
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::SignRequest>) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Certificates>::sign(&inner, request).await
-                            };
+                            let fut = async move { <T as Certificates>::sign(&inner, request).await };
                             Box::pin(fut)
                         }
                     }
@@ -687,26 +588,20 @@ pub mod certificates_server {
                 "/weft.v1.Certificates/WatchTrustBundle" => {
                     #[allow(non_camel_case_types)]
                     struct WatchTrustBundleSvc<T: Certificates>(pub Arc<T>);
-                    impl<
-                        T: Certificates,
-                    > tonic::server::ServerStreamingService<
-                        super::WatchTrustBundleRequest,
-                    > for WatchTrustBundleSvc<T> {
+                    impl<T: Certificates>
+                        tonic::server::ServerStreamingService<super::WatchTrustBundleRequest>
+                        for WatchTrustBundleSvc<T>
+                    {
                         type Response = super::TrustBundle;
                         type ResponseStream = T::WatchTrustBundleStream;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::ResponseStream>,
-                            tonic::Status,
-                        >;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
                         fn call(
                             &mut self,
                             request: tonic::Request<super::WatchTrustBundleRequest>,
                         ) -> Self::Future {
                             let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Certificates>::watch_trust_bundle(&inner, request)
-                                    .await
-                            };
+                            let fut =
+                                async move { <T as Certificates>::watch_trust_bundle(&inner, request).await };
                             Box::pin(fut)
                         }
                     }
@@ -732,25 +627,13 @@ pub mod certificates_server {
                     };
                     Box::pin(fut)
                 }
-                _ => {
-                    Box::pin(async move {
-                        let mut response = http::Response::new(
-                            tonic::body::Body::default(),
-                        );
-                        let headers = response.headers_mut();
-                        headers
-                            .insert(
-                                tonic::Status::GRPC_STATUS,
-                                (tonic::Code::Unimplemented as i32).into(),
-                            );
-                        headers
-                            .insert(
-                                http::header::CONTENT_TYPE,
-                                tonic::metadata::GRPC_CONTENT_TYPE,
-                            );
-                        Ok(response)
-                    })
-                }
+                _ => Box::pin(async move {
+                    let mut response = http::Response::new(tonic::body::Body::default());
+                    let headers = response.headers_mut();
+                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
+                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+                    Ok(response)
+                }),
             }
         }
     }

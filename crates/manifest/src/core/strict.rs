@@ -16,8 +16,7 @@ pub(super) fn decode<T: DeserializeOwned + Serialize>(
     let decoded = match T::deserialize(value) {
         Ok(decoded) => decoded,
         Err(error) => {
-            let mut value = value.clone();
-            let place = culprit::<T>(&mut value, path);
+            let place = culprit::<T>(value, path);
             errors.push(FieldError::new(place, error.to_string()));
             return;
         }
@@ -28,7 +27,7 @@ pub(super) fn decode<T: DeserializeOwned + Serialize>(
     }
 }
 
-/// Fields of `given` that `known` lacks. Nulls and empty containers may be left out on encoding.
+/// Fields of `given` that `known` lacks. Nulls may be left out on encoding.
 fn lost(given: &Value, known: &Value, path: &str, errors: &mut Vec<FieldError>) {
     match (given, known) {
         (Value::Object(given), Value::Object(known)) => {
@@ -36,7 +35,7 @@ fn lost(given: &Value, known: &Value, path: &str, errors: &mut Vec<FieldError>) 
                 let path = child(path, name);
                 match known.get(name) {
                     Some(known) => lost(value, known, &path, errors),
-                    None if is_empty(value) => {}
+                    None if value.is_null() => {}
                     None => errors.push(FieldError::new(path, "unknown field")),
                 }
             }
@@ -50,17 +49,8 @@ fn lost(given: &Value, known: &Value, path: &str, errors: &mut Vec<FieldError>) 
     }
 }
 
-fn is_empty(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        _ => false,
-    }
-}
-
 /// The innermost field without which the whole would decode: serde's errors name no path.
-fn culprit<T: DeserializeOwned>(root: &mut Value, path: &str) -> String {
+fn culprit<T: DeserializeOwned>(root: &Value, path: &str) -> String {
     let mut pointer = String::new();
     let mut words = path.to_owned();
     while let Some((step, word)) = next_step::<T>(root, &pointer, &words) {
@@ -71,7 +61,7 @@ fn culprit<T: DeserializeOwned>(root: &mut Value, path: &str) -> String {
 }
 
 /// The child of what `pointer` names whose removal lets the whole decode.
-fn next_step<T: DeserializeOwned>(root: &mut Value, pointer: &str, words: &str) -> Option<(String, String)> {
+fn next_step<T: DeserializeOwned>(root: &Value, pointer: &str, words: &str) -> Option<(String, String)> {
     let keys: Vec<(String, String)> = match root.pointer(pointer)? {
         Value::Object(fields) => fields.keys().map(|name| (escaped(name), child(words, name))).collect(),
         Value::Array(items) => {
@@ -81,12 +71,22 @@ fn next_step<T: DeserializeOwned>(root: &mut Value, pointer: &str, words: &str) 
     };
     keys.into_iter().find_map(|(key, words)| {
         let step = format!("{pointer}/{key}");
-        let held = root.pointer_mut(&step)?.take();
-        // Null is what every optional field accepts.
-        let decodes = T::deserialize(&*root).is_ok();
-        *root.pointer_mut(&step)? = held;
+        let decodes = T::deserialize(&without(root, pointer, &key)?).is_ok();
         decodes.then_some((step, words))
     })
+}
+
+/// `root` without one child of what `pointer` names: an item is taken out of its list, a field becomes null, which
+/// every field accepts here.
+fn without(root: &Value, pointer: &str, key: &str) -> Option<Value> {
+    let mut root = root.clone();
+    match root.pointer_mut(pointer)? {
+        Value::Array(items) => {
+            items.remove(key.parse().ok()?);
+        }
+        parent => *parent.pointer_mut(&format!("/{key}"))? = Value::Null,
+    }
+    Some(root)
 }
 
 fn escaped(name: &str) -> String {
