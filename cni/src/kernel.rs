@@ -112,3 +112,23 @@ fn run(
     let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(KernelError::Program { program, arguments: arguments.join(" "), message })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_program_is_named_with_its_package() {
+        let error = run("weft-no-such-program", "nftables", &[], "").unwrap_err().to_string();
+        assert!(error.contains("weft-no-such-program") && error.contains("package nftables"), "{error}");
+    }
+
+    #[test]
+    fn refusal_of_a_program_is_told_in_its_own_words() {
+        let error = run("nft", "nftables", &["-f", "-"], "nonsense").unwrap_err();
+        assert!(
+            matches!(&error, KernelError::Program { message, .. } if message.contains("nonsense")),
+            "{error}"
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! The CNI plugin (CNI spec 1.1.0; configurations of 0.3.1 to 1.1.0), chained after the cluster's own: it tells the
 //! agent what the container runtime said, and the runtime what the agent answered. It reads no Kubernetes API.
+//! Last in a list: `{"type": "weft-cni", "agentSocket": "/run/weft/cni.sock", "timeout": 30,
+//! "excludeNamespaces": ["weft-system", "kube-system"]}`; all but `type` may be left out and is then as here.
 
 mod ask;
 mod config;
