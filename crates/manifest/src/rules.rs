@@ -67,8 +67,10 @@ pub(crate) fn broken_rules(
         let old = old.map(|old| to_cel(schema, old));
         for rule in &schema.rules {
             if let Err(message) = rule.check(&this, old.as_ref()) {
-                let field =
-                    rule.field_path.as_ref().map_or(path.to_owned(), |below| format!("{path}{below}"));
+                let field = rule
+                    .field_path
+                    .as_ref()
+                    .map_or_else(|| path.to_owned(), |below| format!("{path}{below}"));
                 errors.push(FieldError::new(field, message));
             }
         }
@@ -104,7 +106,7 @@ fn old_item<'v>(schema: &Schema, item: &Value, old: Option<&'v Value>) -> Option
 impl Rule {
     fn check(&self, this: &cel::Value, old: Option<&cel::Value>) -> Result<(), String> {
         let unusable = |error: &str| format!("Weft cannot evaluate the rule {:?}: {error}", self.rule);
-        let compiled = self.compiled().map_err(|error| unusable(error))?;
+        let compiled = self.compiled().map_err(&unusable)?;
         if compiled.is_transition && old.is_none() {
             return Ok(());
         }

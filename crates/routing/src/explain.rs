@@ -94,8 +94,9 @@ fn of_failed(failed: Failed<'_>, request: &Request<'_>) -> Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found =
-            |found: &Option<String>| found.as_ref().map_or("is missing".to_owned(), |v| format!("is {v:?}"));
+        let found = |found: &Option<String>| {
+            found.as_ref().map_or_else(|| "is missing".to_owned(), |v| format!("is {v:?}"))
+        };
         match self {
             Self::Selected => f.write_str("selected"),
             Self::Outranked(criterion) => {

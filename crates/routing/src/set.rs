@@ -29,7 +29,8 @@ pub struct PortRoutes {
     pub table: Table,
 }
 
-/// The rules of one set, all of one kind.
+/// The rules of one set, all of one kind. One per set and long-lived, so their sizes do not matter.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub enum Table {
     /// GRPCRoutes or HTTPRoutes.
