@@ -25,7 +25,7 @@ pub struct Config {
     pub agent_socket: PathBuf,
 
     /// Where the controller listens, as host:port or address:port.
-    #[arg(long, env = "WEFT_CONTROLLER", default_value = "weft-controller.weft-system.svc:15010")]
+    #[arg(long, env = "WEFT_CONTROLLER", default_value = "weft-controller.weft-system.svc:15012")]
     pub controller: String,
 
     /// File with the PEM roots that the controller's certificate is verified against.
