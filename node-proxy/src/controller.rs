@@ -80,3 +80,6 @@ async fn connect(
     let stream = tls.connect(stream).await.map_err(io::Error::other)?;
     Ok(TokioIo::new(stream))
 }
+
+#[cfg(test)]
+mod tests;

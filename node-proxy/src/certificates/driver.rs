@@ -77,8 +77,8 @@ async fn renew(shared: &Shared, controller: &Controller, mut bundle: watch::Rece
             () = certificates.pods.notified() => {}
             Some(identity) = needed.recv() => driver.need(&identity),
             Ok(()) = bundle.changed() => {
-                driver.bundle.clone_from(&bundle.borrow_and_update());
-                driver.publish_all();
+                let latest = bundle.borrow_and_update().clone();
+                driver.follow_bundle(latest);
             }
             Some((identity, leaf)) = calls.next() => driver.finish(&identity, leaf),
             () = tokio::time::sleep(wait) => {}
@@ -91,10 +91,8 @@ impl Driver<'_> {
     fn follow_pods(&mut self, present: &HashSet<Identity>) {
         let gone: Vec<_> =
             self.leaves.keys().filter(|identity| !present.contains(*identity)).cloned().collect();
-        for identity in &gone {
-            self.renewal.forget(identity);
-            self.leaves.remove(identity);
-        }
+        self.renewal.retain(|identity| present.contains(identity));
+        self.leaves.retain(|identity, _| present.contains(identity));
         if !gone.is_empty() {
             self.certificates.take(&gone);
         }
@@ -127,8 +125,13 @@ impl Driver<'_> {
         }
     }
 
-    /// The bundle is another: everything is built anew of it.
-    fn publish_all(&self) {
+    /// A stream of bundles has begun or brought another: then everything is built anew of it.
+    fn follow_bundle(&mut self, latest: Option<TrustBundle>) {
+        self.renewal.authority_is_back(now());
+        if latest == self.bundle {
+            return;
+        }
+        self.bundle = latest;
         self.certificates.put(self.leaves.values().filter_map(|leaf| self.certified(leaf)));
     }
 
@@ -179,13 +182,9 @@ async fn sign(controller: &Controller, identity: &Identity) -> Result<Leaf, Fetc
 
 /// Keeps the latest bundle in `bundles`, for ever; the last one stays while the authority is away.
 async fn follow_bundle(controller: &Controller, bundles: &watch::Sender<Option<TrustBundle>>) -> Infallible {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let before = bundles.borrow().is_some();
-        let error = bundle_stream(controller, bundles).await.err().unwrap_or(FetchError::Ended);
-        if !before && bundles.borrow().is_some() {
-            backoff.reset();
-        }
+        let error = bundle_stream(controller, bundles, &mut backoff).await.err().unwrap_or(FetchError::Ended);
         let delay = backoff.next_delay();
         tracing::warn!(%error, ?delay, "no stream of trust bundles; the last one stays in force");
         tokio::time::sleep(delay).await;
@@ -195,18 +194,16 @@ async fn follow_bundle(controller: &Controller, bundles: &watch::Sender<Option<T
 async fn bundle_stream(
     controller: &Controller,
     bundles: &watch::Sender<Option<TrustBundle>>,
+    backoff: &mut Backoff,
 ) -> Result<(), FetchError> {
     let request = controller.request(WatchTrustBundleRequest {})?;
     let mut client = CertificatesClient::new(controller.channel.clone());
     let mut stream = client.watch_trust_bundle(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
         let bundle = TrustBundle::new(TrustDomain(message.trust_domain.into()), message.roots_der)?;
+        backoff.reset();
         tracing::info!(trust_domain = %bundle.trust_domain(), "trust bundle in force");
-        bundles.send_if_modified(|held| {
-            let changed = held.as_ref() != Some(&bundle);
-            *held = Some(bundle);
-            changed
-        });
+        bundles.send_replace(Some(bundle));
     }
     Ok(())
 }

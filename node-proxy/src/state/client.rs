@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use weft_api::delta::{Applied, DeltaError, Replica};
 use weft_api::proto::config_client::ConfigClient;
@@ -17,8 +16,6 @@ use super::Snapshot;
 use crate::controller::Controller;
 use crate::worker::Shared;
 
-/// How long a stream must have lasted for the next failure to count as the first.
-const STABLE: Duration = Duration::from_secs(10);
 /// The controller's messages are at most about 1 MiB, or one larger resource.
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
@@ -39,13 +36,9 @@ pub enum StreamError {
 /// Keeps a config stream open for ever.
 pub async fn run(shared: Arc<Shared>, controller: Controller) {
     let mut replica = Replica::default();
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     loop {
-        let begun = Instant::now();
-        let ended = stream(&shared, &controller, &mut replica).await;
-        if begun.elapsed() > STABLE {
-            backoff.reset();
-        }
+        let ended = stream(&shared, &controller, &mut replica, &mut backoff).await;
         let (delay, version) = (backoff.next_delay(), shared.snapshot.load().version);
         let controller = &shared.config.controller;
         tracing::warn!(controller, error = %ended, version, ?delay, "no config stream; the last state stays in force");
@@ -54,7 +47,12 @@ pub async fn run(shared: Arc<Shared>, controller: Controller) {
 }
 
 /// One stream, to its end.
-async fn stream(shared: &Shared, controller: &Controller, replica: &mut Replica) -> StreamError {
+async fn stream(
+    shared: &Shared,
+    controller: &Controller,
+    replica: &mut Replica,
+    backoff: &mut Backoff,
+) -> StreamError {
     let result: Result<(), StreamError> = async {
         let (requests, outgoing) = mpsc::channel(4);
         let hello = Hello {
@@ -71,6 +69,7 @@ async fn stream(shared: &Shared, controller: &Controller, replica: &mut Replica)
             if let Some(applied) = replica.apply(message)? {
                 let ack = put_in_force(shared, applied);
                 say(&requests, Request::Ack(ack)).await?;
+                backoff.reset();
             }
         }
         Ok(())

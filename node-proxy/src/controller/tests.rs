@@ -1,0 +1,280 @@
+//! Config stream and certificates against a fake controller: real gRPC over real TLS on the loopback device.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+
+use futures_util::Stream;
+use hyper_util::rt::TokioExecutor;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Streaming};
+use tower::Service as _;
+use weft_api::delta::{Payload, Publisher};
+use weft_api::proto;
+use weft_api::proto::certificates_server::{Certificates, CertificatesServer};
+use weft_api::proto::config_request::Request as Said;
+use weft_api::proto::config_server::{Config as ConfigService, ConfigServer};
+use weft_model::service::Service;
+use weft_model::{MeshConfig, ObjectName, Resource};
+use weft_runtime::netns::NetNamespace;
+use weft_tls::testing::TestCa;
+
+use super::*;
+use crate::pod::LocalPod;
+use crate::worker::Shared;
+use crate::{certificates, state, testing};
+
+const NAME: &str = "weft-controller.weft-system.svc";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A controller with one table; what it hears is kept.
+#[derive(Clone)]
+struct Fake {
+    ca: Arc<TestCa>,
+    table: Vec<Resource>,
+    version: u64,
+    heard: Arc<Mutex<Vec<proto::ConfigRequest>>>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn check<T>(request: &Request<T>) -> Result<(), Status> {
+    let proof = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+    if proof == Some("Bearer node-a:s3cret") { Ok(()) } else { Err(Status::unauthenticated("who are you?")) }
+}
+
+#[tonic::async_trait]
+impl ConfigService for Fake {
+    type StreamStream = Responses<proto::ConfigResponse>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<proto::ConfigRequest>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        check(&request)?;
+        let (fake, mut requests) = (self.clone(), request.into_inner());
+        let (responses, stream) = tokio::sync::mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok(Some(said)) = requests.message().await {
+                fake.heard.lock().push(said.clone());
+                let Some(Said::Hello(hello)) = said.request else { continue };
+                let mut publisher = Publisher::hello(&hello.bucket_digests).unwrap();
+                let table: BTreeMap<_, _> = fake.table.iter().map(|one| Payload::of(one).unwrap()).collect();
+                for message in publisher.publish(fake.version, &table).unwrap() {
+                    responses.send(Ok(message)).await.unwrap();
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+#[tonic::async_trait]
+impl Certificates for Fake {
+    type WatchTrustBundleStream = Responses<proto::TrustBundle>;
+
+    async fn sign(
+        &self,
+        request: Request<proto::SignRequest>,
+    ) -> Result<Response<proto::SignResponse>, Status> {
+        check(&request)?;
+        let proto::SignRequest { csr_der, identity } = request.into_inner();
+        let chain_der = self.ca.sign(&csr_der, |params| {
+            params.subject_alt_names = vec![weft_tls::testing::uri(&identity)];
+            params.not_after = (std::time::SystemTime::now() + Duration::from_secs(3600)).into();
+        });
+        Ok(Response::new(proto::SignResponse { chain_der }))
+    }
+
+    async fn watch_trust_bundle(
+        &self,
+        request: Request<proto::WatchTrustBundleRequest>,
+    ) -> Result<Response<Self::WatchTrustBundleStream>, Status> {
+        check(&request)?;
+        let roots_der = vec![rcgen_der(&self.ca.root_pem())];
+        let bundle = proto::TrustBundle { trust_domain: "cluster.local".to_owned(), roots_der };
+        let (sender, stream) = tokio::sync::mpsc::channel(1);
+        sender.send(Ok(bundle)).await.unwrap();
+        // The stream stays open while the call is.
+        tokio::spawn(async move { sender.closed().await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+fn rcgen_der(pem: &str) -> Vec<u8> {
+    let text: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
+impl Fake {
+    fn new(version: u64, service_address: &str) -> Self {
+        let mesh = MeshConfig {
+            trust_domain: TrustDomain("cluster.local".into()),
+            cluster_domain: "cluster.local".into(),
+            service_ranges: Vec::new(),
+            pod_ranges: Vec::new(),
+        };
+        let service = Service {
+            name: ObjectName::new("shop", "cart"),
+            addresses: vec![service_address.parse().unwrap()],
+            ports: Vec::new(),
+        };
+        let table = vec![Resource::MeshConfig(mesh), Resource::Service(service)];
+        Self { ca: Arc::new(TestCa::new("cluster.local")), table, version, heard: Arc::default() }
+    }
+
+    /// Serves until the task is aborted; its connections end with it.
+    async fn serve(self, listener: TcpListener) {
+        let (tls, _) = self.ca.controller(NAME);
+        let (config, certificates) = (ConfigServer::new(self.clone()), CertificatesServer::new(self));
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let stream = listener.accept().await.unwrap().0;
+            let (tls, config, certificates) = (tls.clone(), config.clone(), certificates.clone());
+            connections.spawn(async move {
+                let Ok(stream) = tls.accept(stream).await else { return };
+                let service =
+                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                        let (mut config, mut certificates) = (config.clone(), certificates.clone());
+                        async move {
+                            if request.uri().path().starts_with("/weft.v1.Config/") {
+                                config.call(request).await
+                            } else {
+                                certificates.call(request).await
+                            }
+                        }
+                    });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    }
+}
+
+/// A proxy's control tasks with one pod, and the address of its controller.
+struct Rig {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    _files: tempfile::TempDir,
+}
+
+impl Rig {
+    /// `ca`: whose root the proxy trusts.
+    fn start(ca: &TestCa, secret: &str) -> (Self, TcpListener) {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let files = tempfile::tempdir().unwrap();
+        let (root, secret_file) = (files.path().join("root.pem"), files.path().join("secret"));
+        std::fs::write(&root, ca.root_pem()).unwrap();
+        std::fs::write(&secret_file, format!("{secret}\n")).unwrap();
+        let mut shared = Arc::into_inner(testing::shared(&[])).unwrap();
+        shared.config.controller = address.to_string();
+        shared.config.controller_ca = root;
+        shared.config.node_secret_file = secret_file;
+        let shared = Arc::new(shared);
+        let controller = Controller::new(&shared.config).unwrap();
+        tokio::spawn(state::client::run(shared.clone(), controller.clone()));
+        tokio::spawn(certificates::driver::run(shared.clone(), controller));
+        (Self { shared, address, _files: files }, TcpListener::from_std(listener).unwrap())
+    }
+
+    fn add_pod(&self, ca: &TestCa) -> Arc<LocalPod> {
+        let netns = NetNamespace::current().unwrap();
+        let identity = ca.identity("shop", "cart");
+        let (closing, ended) = (&self.shared.draining, &self.shared.ended);
+        let pod = Arc::new(LocalPod::new(testing::enrolled("a", &[]), identity, netns, closing, ended));
+        self.shared.pods.rcu(|pods| pods.with(pod.clone()));
+        self.shared.certificates.pods_changed();
+        pod
+    }
+
+    async fn service_has(&self, address: &str) -> bool {
+        let address = address.parse().unwrap();
+        let name = ObjectName::new("shop", "cart");
+        let has = |snapshot: &Arc<state::Snapshot>| {
+            snapshot.service(&name).filter(|service| service.addresses.contains(&address)).map(|_| ())
+        };
+        self.shared.snapshot.find(PATIENCE, has).await.is_some()
+    }
+}
+
+#[tokio::test]
+async fn configuration_and_certificates_come_and_stay_while_the_controller_is_away() {
+    let fake = Fake::new(3, "10.96.0.1");
+    let (rig, listener) = Rig::start(&fake.ca, "s3cret");
+    let pod = rig.add_pod(&fake.ca);
+    let serving = tokio::spawn(fake.clone().serve(listener));
+    assert!(rig.service_has("10.96.0.1").await);
+    let tls = rig.shared.certificates.wait_for(&pod.identity, PATIENCE).await.unwrap();
+    assert_eq!(*tls.identity(), pod.identity);
+
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    assert!(rig.shared.snapshot.load().is_configured());
+    assert!(rig.shared.certificates.for_identity(&pod.identity).is_some());
+
+    // Another controller at the same place knows more; only the difference is asked for.
+    let later = Fake { ca: fake.ca.clone(), ..Fake::new(9, "10.96.0.2") };
+    let listener = TcpListener::bind(rig.address).await.unwrap();
+    tokio::spawn(later.clone().serve(listener));
+    assert!(rig.service_has("10.96.0.2").await);
+    let heard = later.heard.lock().clone();
+    let Some(Said::Hello(hello)) = &heard[0].request else { panic!("{heard:?}") };
+    assert_eq!((hello.node.as_str(), hello.bucket_digests.len()), ("node-a", 256));
+}
+
+#[tokio::test]
+async fn what_is_in_force_is_acknowledged() {
+    let fake = Fake::new(3, "10.96.0.1");
+    let (rig, listener) = Rig::start(&fake.ca, "s3cret");
+    tokio::spawn(fake.clone().serve(listener));
+    assert!(rig.service_has("10.96.0.1").await);
+    let acked = async {
+        loop {
+            let heard = fake.heard.lock().clone();
+            let ack = heard.iter().find_map(|said| match &said.request {
+                Some(Said::Ack(ack)) => Some(ack.version),
+                _ => None,
+            });
+            match ack {
+                Some(version) => return version,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, acked).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_certificate_goes_with_the_last_pod_of_its_identity() {
+    let fake = Fake::new(3, "10.96.0.1");
+    let (rig, listener) = Rig::start(&fake.ca, "s3cret");
+    tokio::spawn(fake.clone().serve(listener));
+    let pod = rig.add_pod(&fake.ca);
+    assert!(rig.shared.certificates.wait_for(&pod.identity, PATIENCE).await.is_some());
+    rig.shared.pods.rcu(|pods| pods.without("a"));
+    rig.shared.certificates.pods_changed();
+    let gone = async {
+        while rig.shared.certificates.for_identity(&pod.identity).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert!(rig.shared.certificates.wait_for(&pod.identity, Duration::from_millis(300)).await.is_none());
+}
+
+#[tokio::test]
+async fn a_foreign_controller_and_a_wrong_secret_configure_nothing() {
+    let (fake, foreign) = (Fake::new(3, "10.96.0.1"), TestCa::new("cluster.local"));
+    for (ca, secret) in [(&foreign, "s3cret"), (&*fake.ca, "wrong")] {
+        let (rig, listener) = Rig::start(ca, secret);
+        tokio::spawn(fake.clone().serve(listener));
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert!(!rig.shared.snapshot.load().is_configured(), "{secret}");
+    }
+    assert!(fake.heard.lock().is_empty());
+}
