@@ -65,7 +65,7 @@ pub fn is_enrolled(namespace: &str, namespace_label: Option<&str>, pod_label: Op
         Some("disabled") => Some(false),
         _ => None,
     };
-    !NEVER_ENROLLED.contains(&namespace) && said(pod_label).or(said(namespace_label)).unwrap_or(false)
+    !NEVER_ENROLLED.contains(&namespace) && said(pod_label).or_else(|| said(namespace_label)).unwrap_or(false)
 }
 
 #[cfg(test)]
