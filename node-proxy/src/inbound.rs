@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::call::Caller;
 use crate::pod::LocalPod;
-use crate::send::bytes::Recorded;
+use crate::send::bytes::Pipe;
 use crate::send::{ByteStream, SendError};
 use crate::worker::WorkerRef;
 
@@ -21,7 +21,8 @@ pub(crate) mod tcp;
 pub use http::handle_http;
 pub use plaintext::accept_plaintext;
 
-/// Connects to the application of `pod` at `to`, if `caller` may. The callee's outcome is told when the stream is dropped.
+/// Connects to the application of `pod` at `to`, if `caller` may. Bytes from a pod of the same node pass the same way
+/// as bytes out of a tunnel do, HTTP among them included.
 ///
 /// # Errors
 /// Always `not_established`.
@@ -32,12 +33,19 @@ pub async fn connect_bytes(
     caller: &Caller,
 ) -> Result<ByteStream, SendError> {
     let destination = tcp::Destination { worker, pod, to, caller };
-    let mut record = destination.record();
     match destination.connect().await {
-        Ok(stream) => Ok(ByteStream::Recorded(Box::new(Recorded::new(stream, record)))),
+        Ok(application) => {
+            let (ours, theirs) = Pipe::pair();
+            let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
+            tokio::task::spawn_local(async move {
+                let destination = tcp::Destination { worker: &worker, pod: &pod, to, caller: &caller };
+                pod.until_ended(destination.carry(ours, application)).await;
+            });
+            Ok(ByteStream::Local(theirs))
+        }
         Err(failure) => {
             let error = SendError::from(failure);
-            record.failed(&error);
+            destination.record().failed(&error);
             Err(error)
         }
     }

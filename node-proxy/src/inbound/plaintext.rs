@@ -16,7 +16,7 @@ pub async fn accept_plaintext(worker: WorkerRef, accepted: Accepted) {
     let Accepted { pod, mut stream, peer, .. } = accepted;
     let caller = Caller { address: peer, identity: None, claimed: None, security: Security::Plaintext };
     let original = destination(&stream);
-    let to = original.unwrap_or(SocketAddr::new(peer.ip(), 0));
+    let to = original.unwrap_or_else(|| SocketAddr::new(peer.ip(), 0));
     let destination = Destination { worker: &worker, pod: &pod, to, caller: &caller };
     if original.is_none() {
         destination.record().refuse(Reason::Loop, "the connection was not redirected to this port");

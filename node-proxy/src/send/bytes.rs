@@ -2,14 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
-use weft_model::Reason;
 
 use super::pools::Hbone;
-use crate::inbound::record::Record;
 use crate::relay::Duplex;
 use crate::tunnel::hbone::HboneStream;
 use crate::tunnel::pool::Lease;
@@ -22,8 +22,8 @@ pub enum ByteStream {
     Tcp(TcpStream),
     /// A stream of a pooled HBONE connection.
     Hbone(HboneStream, PooledPlace),
-    /// A TCP connection to an application of this node; the callee's outcome is told when it is dropped.
-    Recorded(Box<Recorded>),
+    /// To an application of this node, through the callee's side of this same process.
+    Local(Pipe),
 }
 
 /// A stream's place on its connection.
@@ -35,7 +35,7 @@ macro_rules! each {
         match $self {
             ByteStream::Tcp($stream) => $call,
             ByteStream::Hbone($stream, _) => $call,
-            ByteStream::Recorded($stream) => $call,
+            ByteStream::Local($stream) => $call,
         }
     };
 }
@@ -66,60 +66,51 @@ impl AsyncWrite for ByteStream {
     }
 }
 
-/// A connection to an application of this node, counting for the callee's outcome.
+/// One end of a byte stream inside the process. Dropping it is FIN, unless it was to be a reset.
 #[derive(Debug)]
-pub struct Recorded {
-    stream: TcpStream,
-    record: Record,
-    /// Both directions must have ended in order for the outcome to be "ok".
-    read_ended: bool,
-    write_ended: bool,
+pub struct Pipe {
+    stream: DuplexStream,
+    /// This end was dropped as a reset.
+    reset: Arc<AtomicBool>,
+    /// The other was.
+    was_reset: Arc<AtomicBool>,
 }
 
-impl Recorded {
-    pub(crate) fn new(stream: TcpStream, record: Record) -> Self {
-        Self { stream, record, read_ended: false, write_ended: false }
+impl Pipe {
+    /// Two ends.
+    pub(crate) fn pair() -> (Self, Self) {
+        let (one, other) = tokio::io::duplex(64 * 1024);
+        let (a, b) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let first = Self { stream: one, reset: a.clone(), was_reset: b.clone() };
+        (first, Self { stream: other, reset: b, was_reset: a })
     }
 
-    fn judge(&mut self) {
-        if self.read_ended && self.write_ended {
-            self.record.end(Reason::Ok, None);
-        }
+    fn check_reset(&self) -> io::Result<()> {
+        if self.was_reset.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
-impl Duplex for Box<Recorded> {
+impl Duplex for Pipe {
     fn reset_on_drop(&mut self) {
-        self.stream.reset_on_drop();
+        self.reset.store(true, Ordering::Release);
     }
 }
 
-impl AsyncRead for Recorded {
+impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let before = buf.filled().len();
-        match ready!(Pin::new(&mut this.stream).poll_read(cx, buf)) {
-            Ok(()) => {
-                let count = buf.filled().len() - before;
-                this.record.count(0, count as u64);
-                this.read_ended |= count == 0;
-                this.judge();
-                Poll::Ready(Ok(()))
-            }
-            Err(error) => {
-                this.record.end(Reason::UpstreamReset, Some(&error.to_string()));
-                Poll::Ready(Err(error))
-            }
-        }
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        // Both wake this end only by the drop that follows the mark.
+        Poll::Ready(if buf.filled().len() == before { this.check_reset() } else { Ok(()) })
     }
 }
 
-impl AsyncWrite for Recorded {
+impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let count = ready!(Pin::new(&mut this.stream).poll_write(cx, buf))?;
-        this.record.count(count as u64, 0);
-        Poll::Ready(Ok(count))
+        let written = ready!(Pin::new(&mut this.stream).poll_write(cx, buf));
+        Poll::Ready(written.or_else(|error| this.check_reset().and(Err(error))))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -127,10 +118,6 @@ impl AsyncWrite for Recorded {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        this.write_ended = true;
-        this.judge();
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 }

@@ -51,7 +51,8 @@ async fn exchange_http1(
         let reused = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
-            None => match pools.connect_http1(dial).await {
+            // Boxed: few requests need it, and all would carry its size.
+            None => match Box::pin(pools.connect_http1(dial)).await {
                 Ok(sender) => sender,
                 Err(failure) => return Err(SendError::unsent(failure, request)),
             },
@@ -157,6 +158,7 @@ fn judge(error: &hyper::Error) -> (Reason, bool) {
 }
 
 /// What happens to the connection when the response's body has ended.
+#[allow(clippy::large_enum_variant, reason = "it lives in the body's own box")]
 enum End {
     /// It is kept for the next request.
     Http1(Http1, Key, Dial, Pools),

@@ -20,7 +20,8 @@ pub async fn accept(worker: WorkerRef, accepted: Accepted) {
     let mut caller =
         Caller { address: accepted.peer, identity: None, claimed: None, security: Security::None };
     let Some(local) = local else { return };
-    let served = pod.until_ended(serve(&worker, accepted, local, &mut caller)).await;
+    // Boxed step by step: an open tunnel holds no more than what it carries needs.
+    let served = pod.until_ended(Box::pin(serve(&worker, accepted, local, &mut caller))).await;
     if let Some(Err(failure)) = served {
         Record::connection(&worker, &pod, local, &caller).refuse(failure.reason, &failure.message);
     }
@@ -39,7 +40,8 @@ async fn serve(
         let message = format!("no certificate for {} yet: see the proxy's /certificates", pod.identity);
         return Err(Failure::new(Reason::NoCertificate, message));
     };
-    let handshake = tokio::time::timeout(worker.pools.deadlines().tls, tls.accept(stream)).await;
+    let handshake = Box::pin(tls.accept(stream));
+    let handshake = tokio::time::timeout(worker.pools.deadlines().tls, handshake).await;
     let tunnel = match handshake {
         Ok(Ok(tunnel)) => tunnel,
         Ok(Err(error)) => return Err(Failure::new(Reason::TlsFailed, error.to_string())),
@@ -52,11 +54,12 @@ async fn serve(
     // Many requests share the connection: its port is no caller's, and a fixed one could not be taken twice.
     let of_requests = Caller { address: SocketAddr::new(peer.ip(), 0), ..caller.clone() };
     let (io, alpn) = (tunnel.stream, tunnel.alpn);
-    match alpn {
-        Alpn::Hbone => hbone::server::serve(worker, &pod, local, of_requests, io).await,
-        Alpn::WeftH1 => Ok(http::serve(worker, &pod, local, of_requests, HttpVersion::Http1, io).await?),
-        Alpn::WeftH2 => Ok(http::serve(worker, &pod, local, of_requests, HttpVersion::Http2, io).await?),
-    }
+    let version = match alpn {
+        Alpn::Hbone => return Box::pin(hbone::server::serve(worker, &pod, local, of_requests, io)).await,
+        Alpn::WeftH1 => HttpVersion::Http1,
+        Alpn::WeftH2 => HttpVersion::Http2,
+    };
+    Ok(Box::pin(http::serve(worker, &pod, local, of_requests, version, io)).await?)
 }
 
 impl From<Ended> for Failure {

@@ -9,8 +9,17 @@ use crate::relay::Duplex as _;
 use crate::send::ByteStream;
 
 async fn open(world: &World, port: u16) -> ByteStream {
-    let selected = world.tunnelled(port, AppProtocol::Tcp);
+    open_by(world, port, Transport::Tunnel(world.callee.identity.clone())).await
+}
+
+async fn open_by(world: &World, port: u16, transport: Transport) -> ByteStream {
+    let selected = world.selected(port, AppProtocol::Tcp, transport);
     connect_bytes(&world.worker, &world.caller, world.peer(), &selected).await.unwrap()
+}
+
+/// By tunnel, and inside the process.
+fn both(world: &World) -> [Transport; 2] {
+    [Transport::Tunnel(world.callee.identity.clone()), Transport::SameNode(world.callee.clone())]
 }
 
 #[test]
@@ -25,14 +34,15 @@ fn bytes_and_half_closes_pass_both_ways() {
         })
         .await;
         let data: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
-        let mut stream = open(&world, 8080).await;
-        stream.write_all(&data).await.unwrap();
-        stream.shutdown().await.unwrap();
-        let mut back = Vec::new();
-        stream.read_to_end(&mut back).await.unwrap();
-        back.reverse();
-        assert!(back == data);
-        drop(stream);
+        for transport in both(&world) {
+            let mut stream = open_by(&world, 8080, transport).await;
+            stream.write_all(&data).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut back = Vec::new();
+            stream.read_to_end(&mut back).await.unwrap();
+            back.reverse();
+            assert!(back == data);
+        }
         world.told(Reason::Ok).await;
     });
 }
@@ -60,27 +70,28 @@ fn resets_pass_both_ways() {
             stream.set_zero_linger().unwrap();
         })
         .await;
-        let (heard, hear) = tokio::sync::oneshot::channel();
-        let heard = std::cell::Cell::new(Some(heard));
+        let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
         world::application(8081, move |mut stream, _| {
-            let heard = heard.take().unwrap();
+            let heard = heard.clone();
             async move {
                 stream.write_all(b"x").await.unwrap();
                 let _ = heard.send(stream.read_u8().await.unwrap_err().kind());
             }
         })
         .await;
-        let mut stream = open(&world, 8080).await;
-        stream.read_u8().await.unwrap();
-        stream.write_all(b"y").await.unwrap();
-        let error = stream.read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+        for transport in both(&world) {
+            let mut stream = open_by(&world, 8080, transport.clone()).await;
+            stream.read_u8().await.unwrap();
+            stream.write_all(b"y").await.unwrap();
+            let error = stream.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
 
-        let mut stream = open(&world, 8081).await;
-        stream.read_u8().await.unwrap();
-        stream.reset_on_drop();
-        drop(stream);
-        assert_eq!(hear.await.unwrap(), std::io::ErrorKind::ConnectionReset);
+            let mut stream = open_by(&world, 8081, transport).await;
+            stream.read_u8().await.unwrap();
+            stream.reset_on_drop();
+            drop(stream);
+            assert_eq!(hear.recv().await.unwrap(), std::io::ErrorKind::ConnectionReset);
+        }
     });
 }
 

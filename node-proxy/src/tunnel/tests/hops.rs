@@ -7,6 +7,10 @@ use crate::http_server::{self, HttpVersion, Limits};
 
 /// A connection to a server that sends every request through the tunnel to the callee's `port`.
 async fn client(world: &Rc<World>, port: u16) -> TcpStream {
+    TcpStream::connect(server(world, port, HttpVersion::Http1).await).await.unwrap()
+}
+
+async fn server(world: &Rc<World>, port: u16, version: HttpVersion) -> std::net::SocketAddr {
     let listener = TcpListener::bind((CALLER, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let world = world.clone();
@@ -27,9 +31,9 @@ async fn client(world: &Rc<World>, port: u16) -> TcpStream {
             }
         };
         let closing = std::future::pending();
-        let _ = http_server::serve(stream, HttpVersion::Http1, &Limits::default(), closing, handler).await;
+        let _ = http_server::serve(stream, version, &Limits::default(), closing, handler).await;
     });
-    TcpStream::connect(address).await.unwrap()
+    address
 }
 
 const EXPECTING: &[u8] = b"POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n";
@@ -212,5 +216,39 @@ fn permissive_pod_serves_plaintext_callers_without_an_identity() {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(!answer.contains("forwarded-client-cert"), "{answer}");
         world.told(Reason::Ok).await;
+    });
+}
+
+/// Runs a program in the test's namespace without blocking the worker.
+async fn output(program: &str, arguments: &[&str]) -> String {
+    let output = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn curl_and_h2load_reach_nghttpd_through_the_tunnel() {
+    world::run(|world| async move {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), vec![b'w'; 300_000]).unwrap();
+        let folder = folder.path().to_str().unwrap();
+        let mut application = tokio::process::Command::new("nghttpd")
+            .args(["--no-tls", "-a", CALLEE, "-d", folder, "8080"])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        while TcpStream::connect((CALLEE, 8080)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let address = server(&world, 8080, HttpVersion::Http2).await;
+        let url = format!("http://{address}/file");
+        let body = output("curl", &["-sSf", "--http2-prior-knowledge", &url]).await;
+        assert!(body.len() == 300_000 && body.bytes().all(|b| b == b'w'));
+        let address = server(&world, 8080, HttpVersion::Http2).await;
+        let url = format!("http://{address}/file");
+        let report = output("h2load", &["-n", "200", "-c", "1", "-m", "50", &url]).await;
+        assert!(report.contains("200 succeeded, 0 failed, 0 errored"), "{report}");
+        application.kill().await.unwrap();
     });
 }
