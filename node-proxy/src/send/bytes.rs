@@ -86,7 +86,11 @@ impl Pipe {
     }
 
     fn check_reset(&self) -> io::Result<()> {
-        if self.was_reset.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+        if self.was_reset.load(Ordering::Acquire) {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else {
+            Ok(())
+        }
     }
 }
 

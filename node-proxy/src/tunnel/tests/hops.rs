@@ -221,34 +221,47 @@ fn permissive_pod_serves_plaintext_callers_without_an_identity() {
 
 /// Runs a program in the test's namespace without blocking the worker.
 async fn output(program: &str, arguments: &[&str]) -> String {
-    let output = tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap();
+    let output =
+        tokio::process::Command::new(program).args(arguments).kill_on_drop(true).output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {said}");
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// nginx on the callee's 8080 (HTTP/1.1) and 8081 (HTTP/2), serving `/file` of 300,000 bytes.
+async fn nginx(folder: &std::path::Path) -> tokio::process::Child {
+    std::fs::write(folder.join("file"), vec![b'w'; 300_000]).unwrap();
+    let folder = folder.to_str().unwrap();
+    let configuration = format!(
+        "daemon off; master_process off; pid {folder}/pid; error_log stderr; events {{}} http {{ access_log off;
+         client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f;
+         uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s; root {folder};
+         server {{ listen {CALLEE}:8080; listen {CALLEE}:8081 http2; }} }}"
+    );
+    let path = format!("{folder}/nginx.conf");
+    std::fs::write(&path, configuration).unwrap();
+    let child = tokio::process::Command::new("nginx").args(["-c", &path]).kill_on_drop(true).spawn().unwrap();
+    while TcpStream::connect((CALLEE, 8081)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    child
+}
+
 #[test]
-fn curl_and_h2load_reach_nghttpd_through_the_tunnel() {
+fn curl_and_h2load_reach_nginx_through_the_tunnel() {
     world::run(|world| async move {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("file"), vec![b'w'; 300_000]).unwrap();
-        let folder = folder.path().to_str().unwrap();
-        let mut application = tokio::process::Command::new("nghttpd")
-            .args(["--no-tls", "-a", CALLEE, "-d", folder, "8080"])
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        while TcpStream::connect((CALLEE, 8080)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut nginx = nginx(folder.path()).await;
+        for (version, port, flag) in
+            [(HttpVersion::Http1, 8080, "--http1.1"), (HttpVersion::Http2, 8081, "--http2-prior-knowledge")]
+        {
+            let url = format!("http://{}/file", server(&world, port, version).await);
+            let body = output("curl", &["-sSf", flag, &url]).await;
+            assert!(body.len() == 300_000 && body.bytes().all(|b| b == b'w'));
         }
-        let address = server(&world, 8080, HttpVersion::Http2).await;
-        let url = format!("http://{address}/file");
-        let body = output("curl", &["-sSf", "--http2-prior-knowledge", &url]).await;
-        assert!(body.len() == 300_000 && body.bytes().all(|b| b == b'w'));
-        let address = server(&world, 8080, HttpVersion::Http2).await;
-        let url = format!("http://{address}/file");
+        let url = format!("http://{}/file", server(&world, 8081, HttpVersion::Http2).await);
         let report = output("h2load", &["-n", "200", "-c", "1", "-m", "50", &url]).await;
         assert!(report.contains("200 succeeded, 0 failed, 0 errored"), "{report}");
-        application.kill().await.unwrap();
+        nginx.kill().await.unwrap();
     });
 }
