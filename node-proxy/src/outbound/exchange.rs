@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 
 use http::{Request, Response};
 use http_body::Body as _;
@@ -71,7 +72,8 @@ impl<T: Transmit> Exchange<'_, T> {
     /// # Errors
     /// No endpoint was ready, none could be reached, or a time limit ran out.
     pub async fn run(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<Answered, Refused> {
-        match until(self.timeouts.request, self.tries(request, outcome)).await {
+        let tries = pin!(self.tries(request, outcome));
+        match until(self.timeouts.request, tries).await {
             Ok(ended) => ended,
             Err(reason) => Err(timed_out(reason)),
         }
@@ -94,7 +96,7 @@ impl<T: Transmit> Exchange<'_, T> {
                 return Err(last.unwrap_or_else(|| Refused::new(Reason::Internal, "the request is gone")));
             };
             let deadline = self.timeouts.of_try(began);
-            let mut ended = until(deadline, self.transmit.transmit(&selected, request)).await;
+            let mut ended = until(deadline, pin!(self.transmit.transmit(&selected, request))).await;
             let verdict = judge(&ended, &picked.in_flight, began);
             let again = tries.wants_another(verdict)
                 && resend.take_back(&mut ended)
@@ -178,6 +180,7 @@ fn timed_out(reason: Reason) -> Refused {
 }
 
 /// The request, for as many tries as may come. Nothing is copied where only one can.
+#[allow(clippy::large_enum_variant, reason = "one per request, on its way anyway")]
 enum Resend {
     /// Given away for the one try, or handed back by it untouched.
     Once(Option<Request<Body>>),

@@ -63,7 +63,7 @@ pub fn apply_to_request<'a>(
             }
             Filter::Cors(cors) => {
                 if let Some(answer) = cors::preflight(cors, head) {
-                    return Err(Answer::Filter(answer));
+                    return Err(Answer::Filter(Box::new(answer)));
                 }
                 pending.origin = Some(cors::fields_of(&head.headers));
             }
@@ -97,7 +97,7 @@ pub fn apply_to_response(
 #[derive(Debug)]
 pub enum Answer {
     /// A filter's own answer.
-    Filter(Response<Body>),
+    Filter(Box<Response<Body>>),
     /// A filter could not be applied.
     Refused(Refused),
 }

@@ -69,6 +69,14 @@ struct Connection {
     claims: Claims,
 }
 
+/// What the last phases need to know of the ones before.
+struct Last<'a> {
+    snapshot: &'a Snapshot,
+    target: Target<'a>,
+    rule: Option<&'a Arc<CompiledRule>>,
+    grpc: bool,
+}
+
 /// A response, and when its body is cut off.
 type Limited = (Response<Body>, Option<Deadline>);
 
@@ -126,8 +134,8 @@ impl Connection {
         let (head, body) = request.into_parts();
         match route(snapshot, &destination, self.original, namespace, &head)? {
             Routed::Plain(target) => {
-                let request = Request::from_parts(head, body);
-                self.exchange(snapshot, target, None, request, grpc, recorder).await
+                let last = Last { snapshot, target, rule: None, grpc };
+                self.exchange(last, Request::from_parts(head, body), recorder).await
             }
             Routed::Rule(selection) => {
                 let phases = Phases { connection: self, snapshot, selection, grpc };
@@ -139,13 +147,11 @@ impl Connection {
     /// The last phases: balance, send, try again, under the rule's limits.
     async fn exchange(
         &self,
-        snapshot: &Snapshot,
-        mut target: Target<'_>,
-        rule: Option<&Arc<CompiledRule>>,
+        last: Last<'_>,
         request: Request<Body>,
-        grpc: bool,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
+        let Last { snapshot, mut target, rule, grpc } = last;
         if grpc && matches!(target.protocol, AppProtocol::Unspecified | AppProtocol::Http) {
             target.protocol = AppProtocol::H2c;
         }
@@ -208,7 +214,7 @@ impl<'a> Phases<'a> {
             Ok(limited) => limited,
             Err(Answer::Filter(response)) => {
                 recorder.outcome.labels.reason = Reason::AnsweredByFilter;
-                (response, None)
+                (*response, None)
             }
             Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
         };
@@ -236,9 +242,8 @@ impl<'a> Phases<'a> {
         let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
         let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
         let request = Request::from_parts(head, body);
-        let exchanged =
-            self.connection.exchange(self.snapshot, target, Some(rule), request, self.grpc, recorder).await;
-        let (mut response, deadline) = exchanged?;
+        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), grpc: self.grpc };
+        let (mut response, deadline) = self.connection.exchange(last, request, recorder).await?;
         filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
         Ok((response, deadline))
     }

@@ -143,7 +143,7 @@ fn stream(pieces: &[&'static str]) -> Body {
 async fn without_retry_one_other_endpoint_is_tried_when_none_was_reached() {
     let script = Script::new([Step::Refused, Step::Status(200)]);
     assert_eq!(Rig::new(3, None).send(&script, Body::text("hello")).await, (Ok(200), 2));
-    let seen = script.seen.borrow();
+    let seen = script.seen.take();
     assert_ne!(seen[0].0, seen[1].0);
     assert_eq!(seen[1].1, "hello");
     let script = Script::new([Step::Refused, Step::Refused]);

@@ -88,8 +88,7 @@ pub fn split(body: Body, count: usize) -> (Body, Vec<Body>) {
     }
     let hint = body.size_hint();
     let queues: Vec<_> = (0..count).map(|_| Rc::<RefCell<Queue>>::default()).collect();
-    let copies =
-        queues.iter().map(|queue| Body::boxed(CopyBody { queue: Rc::clone(queue), hint: hint.clone() }));
+    let copies = queues.iter().map(|queue| Body::boxed(CopyBody { queue: Rc::clone(queue), hint }));
     let copies = copies.collect();
     (Body::boxed(Original { inner: body, queues }), copies)
 }
@@ -229,7 +228,7 @@ impl http_body::Body for CopyBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 

@@ -14,7 +14,7 @@ pub fn answer(redirect: &Redirect, context: Context<'_>, head: &http::request::P
     let host = authority_of(head);
     let requested = Requested {
         scheme: "http",
-        host: &host,
+        host,
         port: context.port,
         path_and_query: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
     };
@@ -28,5 +28,5 @@ pub fn answer(redirect: &Redirect, context: Context<'_>, head: &http::request::P
     let mut response = Response::new(Body::Empty);
     *response.status_mut() = status;
     response.headers_mut().insert(LOCATION, location);
-    Answer::Filter(response)
+    Answer::Filter(Box::new(response))
 }

@@ -387,3 +387,12 @@ fn a_service_that_is_gone_refuses_the_next_request() {
         assert!(answer.body.starts_with("weft: unknown_destination: "), "{}", answer.body);
     });
 }
+
+/// Futures are moved while they are built and live as long as their request.
+#[test]
+fn a_request_in_flight_takes_little_memory() {
+    run(async |world: &World| {
+        let size = world.size_of_a_request();
+        assert!(size <= 12 * 1024, "{size} bytes: is a future moved instead of pinned?");
+    });
+}

@@ -3,6 +3,7 @@
 //! the caller the answer is 504, afterwards the response is cut off.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -38,11 +39,11 @@ impl Timeouts {
     }
 }
 
-/// Waits for `future` until the deadline.
+/// Waits for `future` until the deadline. It is polled where it stands: moving it would double its caller's size.
 ///
 /// # Errors
 /// The deadline's reason, if it came first.
-pub async fn until<T>(deadline: Option<Deadline>, future: impl Future<Output = T>) -> Result<T, Reason> {
+pub async fn until<F: Future>(deadline: Option<Deadline>, future: Pin<&mut F>) -> Result<F::Output, Reason> {
     match deadline {
         None => Ok(future.await),
         Some((at, reason)) => tokio::time::timeout_at(at, future).await.map_err(|_| reason),

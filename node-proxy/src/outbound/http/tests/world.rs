@@ -29,6 +29,8 @@ use crate::call::Captured;
 use crate::certificates::Certificates;
 use crate::config::{Config, SameNode};
 use crate::http_server::{self, LocalExecutor};
+use crate::outbound::http::Connection;
+use crate::outbound::http::claims::Claims;
 use crate::outbound::http::prefixed::Prefixed;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::{LocalPod, LocalPods};
@@ -130,19 +132,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        let identity: Identity = format!("spiffe://cluster.local/ns/{namespace}/sa/caller").parse().unwrap();
-        let enrolled = EnrolledPod {
-            uid: format!("uid-{namespace}").into(),
-            pod: ObjectName::new(namespace, "caller"),
-            service_account: "caller".into(),
-            addresses: vec![peer.ip()],
-            bypass_mark: 0x1001,
-            inbound_mark: 0x1002,
-            ipv6: false,
-        };
-        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
-        let netns = NetNamespace::current().unwrap();
-        let source = Arc::new(LocalPod::new(enrolled, identity, netns, &closing, &ended));
+        let source = pod(namespace, peer);
         let snapshot = self.worker.shared.snapshot.load_full();
         let original: SocketAddr = WEB.parse().unwrap();
         let destination = snapshot.destination(original);
@@ -158,6 +148,14 @@ impl World {
     pub(super) async fn told(&self, reason: &str, other: &str) {
         let reason = format!("reason=\"{reason}\"");
         self.wait_for(|line| line.contains(&reason) && line.contains(other)).await;
+    }
+
+    /// Bytes of the future that serves one request.
+    pub(super) fn size_of_a_request(&self) -> usize {
+        let (peer, original) = ("127.0.0.1:1".parse().unwrap(), WEB.parse().unwrap());
+        let (worker, source) = (self.worker.clone(), pod("shop", peer));
+        let connection = Connection { worker, source, peer, original, claims: Claims::default() };
+        size_of_val(&connection.handle(Request::new(Body::Empty)))
     }
 
     /// Waits until this line is there.
@@ -177,6 +175,22 @@ impl World {
         }
         panic!("not in the metrics:\n{text}");
     }
+}
+
+fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
+    let identity: Identity = format!("spiffe://cluster.local/ns/{namespace}/sa/caller").parse().unwrap();
+    let enrolled = EnrolledPod {
+        uid: format!("uid-{namespace}").into(),
+        pod: ObjectName::new(namespace, "caller"),
+        service_account: "caller".into(),
+        addresses: vec![peer.ip()],
+        bypass_mark: 0x1001,
+        inbound_mark: 0x1002,
+        ipv6: false,
+    };
+    let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+    let netns = NetNamespace::current().unwrap();
+    Arc::new(LocalPod::new(enrolled, identity, netns, &closing, &ended))
 }
 
 pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {
@@ -297,7 +311,7 @@ thread_local! {
 
 fn third(tries: &std::cell::Cell<u32>) -> bool {
     tries.set(tries.get() + 1);
-    tries.get() % 3 == 0
+    tries.get().is_multiple_of(3)
 }
 
 async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<String>) -> Response<Body> {
@@ -314,7 +328,7 @@ async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<
     if head.uri.path() == "/twice-503" && !TRIES.with(|tries| third(tries)) {
         return Response::builder().status(503).body(Body::Empty).unwrap();
     }
-    let path = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let path = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     let mut text = format!("app: {name}\nrequest: {} {path}\n", head.method);
     for (name, value) in &head.headers {
         text += &format!("{name}: {}\n", value.to_str().unwrap());
