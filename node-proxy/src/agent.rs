@@ -6,8 +6,8 @@ mod held;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -28,8 +28,8 @@ pub struct Agent {
     shared: Arc<Shared>,
     crew: Arc<Crew>,
     held: HashMap<Text, Held>,
-    /// No longer served, but perhaps not without sockets: by UID.
-    retired: Vec<Arc<LocalPod>>,
+    /// No longer served, but perhaps not without sockets. The last of those lets go of the namespace.
+    retired: Vec<Weak<LocalPod>>,
     /// The home worker of the next pod.
     next_home: usize,
     /// All pods the agent enrolled have been seen since the start.
@@ -170,14 +170,14 @@ impl Agent {
         if let Some(before) = self.held.insert(held.pod.enrolled.uid.clone(), held) {
             // Its connections go on; they know the namespace by a descriptor of their own.
             before.pod.accepting.cancel();
-            self.retired.push(before.pod);
+            self.retired.push(Arc::downgrade(&before.pod));
         }
         Ok(())
     }
 
     /// Takes the pod out of service at once; the future completes when its sockets are closed.
     fn remove(&mut self, uid: &str, cause: RemoveCause) -> impl Future<Output = Result<(), String>> + use<> {
-        self.retired.retain(|pod| Arc::strong_count(pod) > 1);
+        self.retired.retain(|pod| pod.strong_count() > 0);
         let held = self.held.remove(uid);
         if let Some(held) = &held {
             tracing::info!(pod = %held.pod.enrolled.pod, ?cause, "no longer serving");
@@ -187,9 +187,12 @@ impl Agent {
         }
         let mut ending = Vec::new();
         match cause {
-            RemoveCause::Unenrolled => self.retired.extend(held.iter().map(|held| held.pod.clone())),
+            RemoveCause::Unenrolled => {
+                self.retired.extend(held.iter().map(|held| Arc::downgrade(&held.pod)));
+            }
             RemoveCause::PodEnd => {
-                ending.extend(self.retired.extract_if(.., |pod| *pod.enrolled.uid == *uid));
+                let retired = self.retired.iter().filter_map(Weak::upgrade);
+                ending.extend(retired.filter(|pod| *pod.enrolled.uid == *uid));
                 ending.extend(held.iter().map(|held| held.pod.clone()));
             }
         }

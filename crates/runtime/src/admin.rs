@@ -60,12 +60,15 @@ impl Answer {
 /// What answers one path; it is given the query (without `?`, empty if there is none).
 type Handler = Box<dyn Fn(&str) -> Answer + Send + Sync>;
 
+/// Whether something is so.
+type Look = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// What the admin server answers.
 #[derive(Default)]
 pub struct Admin {
     handlers: BTreeMap<&'static str, Handler>,
     /// What must be so before the process is ready: a name and a look.
-    ready: Vec<(&'static str, Box<dyn Fn() -> bool + Send + Sync>)>,
+    ready: Vec<(&'static str, Look)>,
 }
 
 impl Admin {

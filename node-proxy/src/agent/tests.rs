@@ -185,8 +185,47 @@ async fn a_pod_no_longer_enrolled_keeps_its_connections_until_it_ends() {
     assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
     assert_eq!((pod.connections(), pod.ended.is_cancelled()), (1, false));
     drop(pod);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(tokio::time::timeout(Duration::from_millis(100), waiting.read_u8()).await.is_err(), "still open");
     assert_eq!(fake.remove(3, RemoveCause::PodEnd).await, None);
     assert!(ends(&mut waiting).await);
+}
+
+#[tokio::test]
+async fn an_unenrolled_pods_namespace_is_let_go_with_its_last_connection() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let waiting = TcpStream::connect(fake.address(2)).await.unwrap();
+    let pod = Arc::downgrade(shared.pods.load().by_uid("a").unwrap());
+    while pod.upgrade().unwrap().connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
+    assert!(pod.upgrade().is_some());
+    drop(waiting);
+    let gone = async {
+        while pod.upgrade().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // The tunnel notices when its wait for a certificate is over.
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_draining_proxy_leaves_new_connections_to_its_successor() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    shared.draining.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let waiting = TcpStream::connect(fake.address(2)).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 0);
+    assert_eq!(fake.listeners[2].accept().unwrap().1, waiting.local_addr().unwrap());
 }
 
 #[tokio::test]
