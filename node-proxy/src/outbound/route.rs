@@ -63,7 +63,11 @@ pub fn route<'s>(
             .select(&head.method, &head.uri, &head.headers)
             .map(Routed::Rule)
             .ok_or_else(|| no_match(service, port)),
-        Some(Table::Tcp(table)) => backend_of(snapshot, table.rule().next_backend()).map(Routed::Plain),
+        // The route came while the connection was already open and spoke HTTP: its backends hold all the same.
+        Some(Table::Tcp(table)) => match &table.rule().refusal {
+            Some(refusal) => Err(Refused::new(Reason::InvalidRoute, &*refusal.message)),
+            None => backend_of(snapshot, table.rule().next_backend()).map(Routed::Plain),
+        },
         Some(Table::Tls(_)) => Err(no_match(service, port)),
     }
 }

@@ -141,7 +141,10 @@ impl Recorded {
         let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         match &polled {
             Some(Ok(frame)) => self.passed(frame),
-            Some(Err(_)) => self.end(Reason::UpstreamReset),
+            Some(Err(error)) => {
+                self.recorder.outcome.message = Some(error.to_string().into());
+                self.end(Reason::UpstreamReset);
+            }
             None => self.end(Reason::Ok),
         }
         Poll::Ready(polled)

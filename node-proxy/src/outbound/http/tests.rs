@@ -388,6 +388,35 @@ fn a_service_that_is_gone_refuses_the_next_request() {
     });
 }
 
+#[test]
+fn a_tcp_route_that_comes_later_holds_for_open_http_connections() {
+    run(async |world: &World| {
+        let (web, v1) = (App::echo("web").await, App::echo("v1").await);
+        world.endpoints("web", &[&web]);
+        world.endpoints("v1", &[&v1]);
+        let mut client = Client::http1(world, "shop").await;
+        assert_eq!(client.send(get("/")).await.line("app"), "web");
+        let rule = TcpRule { name: None, backends: vec![backend("v1", 1)], refusal: None };
+        world.tcp_route(rule.clone());
+        assert_eq!(client.send(get("/")).await.line("app"), "v1");
+        let refusal = Some(Refusal { message: "one rule only".into() });
+        world.tcp_route(TcpRule { refusal, ..rule });
+        let answer = client.send(get("/")).await;
+        assert_eq!(answer.body, "weft: invalid_route: one rule only\n");
+    });
+}
+
+#[test]
+fn a_response_that_breaks_off_is_told_as_upstream_reset() {
+    run(async |world: &World| {
+        let app = App::echo("v1").await;
+        world.endpoints("web", &[&app]);
+        let mut client = Client::http1(world, "shop").await;
+        assert!(client.try_send(get("/broken")).await.is_err());
+        world.told("upstream_reset", "code=\"200\"").await;
+    });
+}
+
 /// Futures are moved while they are built and live as long as their request.
 #[test]
 fn a_request_in_flight_takes_little_memory() {

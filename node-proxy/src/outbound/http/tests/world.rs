@@ -127,6 +127,18 @@ impl World {
         }));
     }
 
+    /// A TCPRoute of `shop` on port 80 of `shop/web`.
+    pub(super) fn tcp_route(&self, rule: TcpRule) {
+        let service = ObjectName::new("shop", "web");
+        self.set(Resource::Route(Route {
+            id: RouteId { kind: RouteKind::Tcp, name: ObjectName::new("shop", "tcp") },
+            generation: 1,
+            created: 0,
+            parents: vec![Parent { service, port: 80, explicit_port: true }],
+            rules: Rules::Tcp(vec![rule]),
+        }));
+    }
+
     /// A connection that a pod of `namespace` makes to `shop/web`, captured.
     pub(super) async fn connect(&self, namespace: &str) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -325,6 +337,15 @@ async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<
         return Response::new(Body::boxed(http_body_util::StreamBody::new(endless)));
     }
     let body = body.collect().await.unwrap().to_bytes();
+    if head.uri.path() == "/broken" {
+        let begun = futures_util::stream::iter([Ok(http_body::Frame::data(Bytes::from_static(b"begun")))]);
+        // Later, so that head and first bytes are on their way.
+        let broken = futures_util::stream::once(Box::pin(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err("broken".into())
+        }));
+        return Response::new(Body::boxed(http_body_util::StreamBody::new(begun.chain(broken))));
+    }
     if head.uri.path() == "/twice-503" && !TRIES.with(|tries| third(tries)) {
         return Response::builder().status(503).body(Body::Empty).unwrap();
     }
