@@ -7,10 +7,8 @@ use weft_gateway_api::httproutes::{
     HttpRouteRulesMatchesQueryParamsType as QueryType, HttpRouteRulesRetry as RouteRetry,
     HttpRouteRulesTimeouts as RouteTimeouts, HttpRouteSpec,
 };
-use weft_model::route::{
-    Backend, Filter, HttpRule, Match, PathMatch, PathModifier, Retry, Rules, ValueMatch,
-};
-use weft_model::{Text, route::UrlRewrite};
+use weft_model::Text;
+use weft_model::route::{Backend, HttpRule, Match, PathMatch, Retry, Rules, ValueMatch};
 
 use super::backend::{Backends, reference};
 use super::duration;
@@ -52,8 +50,6 @@ fn convert_actions(
     let filters = rule.filters.as_deref().unwrap_or_default();
     to.filters = filter::convert(filters, Level::Rule, backends, &mut findings.unresolved)?;
     fault.map_or(Ok(()), Err)?;
-    let by_backend = to.backends.iter().flat_map(|backend| &backend.filters);
-    check_prefix_modifiers(&to.matches, to.filters.iter().chain(by_backend))?;
     (to.request_timeout, to.backend_request_timeout) = convert_timeouts(rule.timeouts.as_ref())?;
     to.retry = rule.retry.as_ref().map(convert_retry).transpose()?;
     if rule.session_persistence.is_some() {
@@ -131,32 +127,22 @@ fn word<T: serde::Serialize>(value: &T) -> Option<Text> {
     serde_json::to_value(value).ok()?.as_str().map(Text::from)
 }
 
+/// What a compiled expression may take, as in the proxy (`weft-routing`).
+const EXPRESSION_LIMIT: usize = 1 << 20;
+
 /// Whether an expression compiles by itself and as the proxy uses it, anchored at both ends.
 pub(crate) fn check_regex(expression: &str) -> Result<(), Fault> {
-    regex::Regex::new(expression)
-        .and_then(|_| regex::Regex::new(&format!("^(?:{expression})$")))
-        .map(|_| ())
-        .map_err(|error| {
-            Fault::unsupported(format!("the regular expression {expression:?} is not valid: {error}"))
-        })
-}
-
-/// `ReplacePrefixMatch` needs a prefix that matched (HTTPRoute, HTTPPathModifier).
-fn check_prefix_modifiers<'a>(
-    matches: &[Match],
-    mut filters: impl Iterator<Item = &'a Filter>,
-) -> Result<(), Fault> {
-    let replaces = filters.any(|filter| match filter {
-        Filter::UrlRewrite(UrlRewrite { path, .. }) => matches!(path, Some(PathModifier::Prefix(_))),
-        Filter::Redirect(redirect) => matches!(redirect.path, Some(PathModifier::Prefix(_))),
-        _ => false,
-    });
-    if replaces && !matches.iter().all(|m| matches!(m.path, PathMatch::Prefix { .. })) {
-        return Err(Fault::unsupported(
-            "ReplacePrefixMatch needs matches of path type PathPrefix only; use ReplaceFullPath or change the matches",
-        ));
-    }
-    Ok(())
+    let compile = |text: &str| regex::RegexBuilder::new(text).size_limit(EXPRESSION_LIMIT).build();
+    compile(expression).and_then(|_| compile(&format!(r"\A(?:{expression})\z"))).map(|_| ()).map_err(
+        |error| {
+            // The error draws a picture over several lines; its last line says what is wrong.
+            let error = error.to_string();
+            let what = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            Fault::unsupported(format!(
+                "the regular expression {expression:?} is not valid: {what}; correct it"
+            ))
+        },
+    )
 }
 
 type Limits = (Option<std::time::Duration>, Option<std::time::Duration>);

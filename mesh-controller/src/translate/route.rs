@@ -4,7 +4,7 @@ use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rul
 use weft_model::{Resource, Text};
 
 use super::backend::Backends;
-use super::fault::{Fault, Findings};
+use super::fault::{Fault, Findings, RefusingRule};
 use super::parent::{self, Attachment, Holders};
 use super::service::Services;
 use super::status::{self, Judged};
@@ -23,21 +23,39 @@ pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated
         }
     }
     for (route, attachments) in attached {
-        let (rules, findings) = convert_rules(route, services);
+        let (rules, mut findings) = convert_rules(route, services);
+        let published = route.name.kind.model().zip(rules).map(|(kind, rules)| {
+            let id = RouteId { kind, name: route.name.name.clone() };
+            let parents = holders.won(route, &attachments);
+            let mut published =
+                Route { id, generation: route.generation, created: route.created, parents, rules };
+            refuse_what_proxies_would(&mut published, &mut findings);
+            published
+        });
         let judged = Judged { route, attachments: &attachments, holders: &holders, findings: &findings };
         let status = status::judge(&judged, out);
         out.statuses.insert(route.name.clone(), status);
-        let parents = holders.won(route, &attachments);
-        if let (Some(kind), Some(rules), false) = (route.name.kind.model(), rules, parents.is_empty()) {
-            out.insert(Resource::Route(Route {
-                id: RouteId { kind, name: route.name.name.clone() },
-                generation: route.generation,
-                created: route.created,
-                parents,
-                rules,
-            }));
+        if let Some(published) = published.filter(|published| !published.parents.is_empty()) {
+            out.insert(Resource::Route(published));
         }
     }
+}
+
+/// Proxies refuse rules that they cannot compile. The same check is made here, so that the status says what they do.
+fn refuse_what_proxies_would(route: &mut Route, findings: &mut Findings) {
+    let problems = weft_routing::validate::validate(route);
+    let Rules::Http(rules) = &mut route.rules else { return };
+    for problem in problems {
+        let Some(rule) = rules.get_mut(problem.rule).filter(|rule| rule.refusal.is_none()) else { continue };
+        let fault = Fault::unsupported(format!("{}: {}", problem.field, problem.message));
+        rule.refusal = Some(fault.refusal());
+        findings.refusing.push(RefusingRule {
+            index: problem.rule,
+            name: rule.name.as_deref().map(str::to_owned),
+            fault,
+        });
+    }
+    findings.refusing.sort_by_key(|rule| rule.index);
 }
 
 /// The rules, and what is to be said about them. UDPRoute has none that a proxy could carry out.
