@@ -20,6 +20,7 @@ use crate::pod::LocalPods;
 use crate::send::Pools;
 use crate::state::State;
 use crate::telemetry::Telemetry;
+use crate::tunnel::dial::Deadlines;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
         Self {
             index,
+            pools: Pools::new(Deadlines::connecting_within(shared.config.connect_timeout)),
             shared,
-            pools: Pools::default(),
             balancer: Balancer::default(),
             mirrors: Turns::default(),
         }

@@ -25,10 +25,16 @@ pub struct Deadlines {
     pub tunnel: Duration,
 }
 
+impl Deadlines {
+    /// TCP's handshake within `connect`; the rest follows from it.
+    pub fn connecting_within(connect: Duration) -> Self {
+        Self { connect, tls: Duration::from_secs(5), tunnel: connect + Duration::from_secs(2) }
+    }
+}
+
 impl Default for Deadlines {
     fn default() -> Self {
-        let second = Duration::from_secs(1);
-        Self { connect: 5 * second, tls: 5 * second, tunnel: 7 * second }
+        Self::connecting_within(Duration::from_secs(5))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{CONNECTION_WINDOW, FRAME, HboneStream, STREAM_WINDOW, STREAMS, watch
 use crate::call::Caller;
 use crate::inbound::tcp::Destination;
 use crate::pod::LocalPod;
-use crate::tunnel::dial::{Deadlines, Failure};
+use crate::tunnel::dial::Failure;
 use crate::worker::WorkerRef;
 
 /// Serves an HBONE connection of `caller` that came in on `local` until it ends. The error is why it was no HBONE connection.
@@ -38,7 +38,7 @@ where
         .max_concurrent_streams(STREAMS)
         .max_header_list_size(64 * 1024)
         .max_send_buffer_size(400 * 1024);
-    let deadline = Deadlines::default().tls;
+    let deadline = worker.pools.deadlines().tls;
     let mut connection = match tokio::time::timeout(deadline, builder.handshake::<_, Bytes>(io)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Err(Failure::new(Reason::BadTunnelRequest, error.to_string())),

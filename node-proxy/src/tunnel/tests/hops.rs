@@ -265,3 +265,46 @@ fn curl_and_h2load_reach_nginx_through_the_tunnel() {
         nginx.kill().await.unwrap();
     });
 }
+
+#[test]
+fn websocket_over_http2_passes_end_to_end() {
+    world::run(|world| async move {
+        world::application(8080, |stream, _| async move {
+            let mut builder = h2::server::Builder::new();
+            let mut connection =
+                builder.enable_connect_protocol().handshake::<_, Bytes>(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.extensions().get::<h2::ext::Protocol>().unwrap().as_str(), "websocket");
+                assert_eq!(request.uri().path(), "/chat");
+                tokio::task::spawn_local(async move {
+                    let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        send.send_data(data, false).unwrap();
+                    }
+                    send.send_data(Bytes::new(), true).unwrap();
+                });
+            }
+        })
+        .await;
+        let stream = TcpStream::connect(server(&world, 8080, HttpVersion::Http2).await).await.unwrap();
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut sender = sender.ready().await.unwrap();
+        while !sender.is_extended_connect_protocol_enabled() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut request = Request::builder().method("CONNECT").uri("http://cart.shop/chat").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from_static("websocket"));
+        let (response, mut send) = sender.send_request(request, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let mut body = response.into_body();
+        for message in ["one", "two"] {
+            send.send_data(Bytes::from_static(message.as_bytes()), false).unwrap();
+            assert_eq!(body.data().await.unwrap().unwrap(), message);
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+        assert!(body.data().await.is_none_or(|end| end.unwrap().is_empty()));
+    });
+}
