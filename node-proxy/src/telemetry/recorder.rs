@@ -27,6 +27,8 @@ pub struct Recorder {
     worker: WorkerRef,
     start: Instant,
     request_bytes: Option<Rc<Cell<u64>>>,
+    /// The response's body is not sent, whatever it is: nobody will read it to its end.
+    head_only: bool,
     told: bool,
 }
 
@@ -34,7 +36,15 @@ impl Recorder {
     /// Begins an outcome at `start`.
     pub fn begin(worker: &WorkerRef, outcome: Outcome, start: Instant) -> Box<Self> {
         let worker = Rc::clone(worker);
-        Box::new(Self { outcome, in_flight: None, worker, start, request_bytes: None, told: false })
+        Box::new(Self {
+            outcome,
+            in_flight: None,
+            worker,
+            start,
+            request_bytes: None,
+            head_only: false,
+            told: false,
+        })
     }
 
     /// When the request's head had come.
@@ -44,6 +54,7 @@ impl Recorder {
 
     /// Counts the bytes of the request's body as they pass. Costs nothing for a request without one.
     pub fn count_request(&mut self, request: Request<Body>) -> Request<Body> {
+        self.head_only = request.method() == http::Method::HEAD;
         request.map(|body| match body {
             Body::Incoming(incoming) if !incoming.is_end_stream() => {
                 let count = Rc::<Cell<u64>>::default();
@@ -67,7 +78,7 @@ impl Recorder {
             self.tell();
             return Response::from_parts(head, body);
         }
-        let remaining = body.size_hint().exact();
+        let remaining = if self.head_only { Some(0) } else { body.size_hint().exact() };
         let deadline = deadline.map(|(at, reason)| (Box::pin(tokio::time::sleep_until(at)), reason));
         let recorded = Recorded { inner: body, recorder: self, remaining, deadline };
         Response::from_parts(head, Body::Recorded(Box::new(recorded)))

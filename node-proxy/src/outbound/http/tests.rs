@@ -417,6 +417,21 @@ fn a_response_that_breaks_off_is_told_as_upstream_reset() {
     });
 }
 
+#[test]
+fn answers_without_body_are_told_as_they_ended() {
+    run(async |world: &World| {
+        world.endpoints("web", &[]);
+        let mut client = Client::http1(world, "shop").await;
+        let request = || Request::head("/").header("host", "web").body(Full::default()).unwrap();
+        assert_eq!(client.send(request()).await.status, StatusCode::SERVICE_UNAVAILABLE);
+        world.told("no_endpoints", "code=\"503\"").await;
+        let app = App::echo("web").await;
+        world.endpoints("web", &[&app]);
+        assert_eq!(client.send(request()).await.status, StatusCode::OK);
+        world.told("ok", "code=\"200\"").await;
+    });
+}
+
 /// Futures are moved while they are built and live as long as their request.
 #[test]
 fn a_request_in_flight_takes_little_memory() {
