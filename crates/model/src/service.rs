@@ -53,6 +53,7 @@ pub struct Endpoints {
     /// The Service.
     pub service: ObjectName,
     /// Endpoints by Service port number.
+    #[serde(deserialize_with = "by_port")]
     pub ports: BTreeMap<u16, Vec<Endpoint>>,
 }
 
@@ -67,4 +68,28 @@ pub struct Endpoint {
     pub ready: bool,
     /// The endpoint's zone, for topology preference.
     pub zone: Option<Text>,
+}
+
+/// JSON's keys are text. Inside a tagged enum ([`crate::Resource`]) serde does not turn them into numbers by itself.
+fn by_port<'de, D: serde::Deserializer<'de>>(input: D) -> Result<BTreeMap<u16, Vec<Endpoint>>, D::Error> {
+    let by_text = BTreeMap::<String, Vec<Endpoint>>::deserialize(input)?;
+    let number =
+        |(port, endpoints): (String, _)| Ok((port.parse().map_err(serde::de::Error::custom)?, endpoints));
+    by_text.into_iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Resource;
+
+    #[test]
+    fn endpoints_are_read_back_from_the_resource_they_travel_in() {
+        let endpoint =
+            Endpoint { address: ([10, 0, 0, 1], 8080).into(), workload: None, ready: true, zone: None };
+        let ports = [(80, vec![endpoint])].into();
+        let resource = Resource::Endpoints(Endpoints { service: ObjectName::new("shop", "cart"), ports });
+        let text = serde_json::to_string(&resource).unwrap();
+        assert_eq!(serde_json::from_str::<Resource>(&text).unwrap(), resource);
+    }
 }
