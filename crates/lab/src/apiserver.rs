@@ -101,18 +101,19 @@ impl Store {
 
     fn take(&mut self, key: &Key, document: Document) -> Result<(), String> {
         let Document { file, mut object, .. } = document;
-        kinds::admit(key, &object)?;
-        if !key.namespace.is_empty() {
-            set_metadata(&mut object, "namespace", json!(key.namespace));
-            if !self.objects.contains_key(&Key::new("Namespace", "", &key.namespace)) {
-                return Err(format!(
-                    "namespaces {:?} not found: add a Namespace object to the folder",
-                    key.namespace
-                ));
-            }
-        }
         if let Some(map) = object.as_object_mut() {
             map.remove("status");
+        }
+        if !key.namespace.is_empty() {
+            set_metadata(&mut object, "namespace", json!(key.namespace));
+        }
+        object = kinds::admit(key, object, self.objects.get(key))?;
+        if !key.namespace.is_empty() && !self.objects.contains_key(&Key::new("Namespace", "", &key.namespace))
+        {
+            return Err(format!(
+                "namespaces {:?} not found: add a Namespace object to the folder",
+                key.namespace
+            ));
         }
         match key.kind.as_str() {
             "Namespace" => label_namespace(&key.name, &mut object),

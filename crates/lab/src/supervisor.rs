@@ -3,7 +3,6 @@
 mod pods;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,7 +45,9 @@ struct Supervisor {
     /// What was seen of the folder last.
     fingerprint: Option<u64>,
     forwarding: String,
+    /// The parts of the report that only this loop knows.
     report: LabReport,
+    published: Option<LabReport>,
     folder_error: Option<String>,
 }
 
@@ -137,6 +138,7 @@ impl Supervisor {
             fingerprint: None,
             forwarding: String::new(),
             report,
+            published: None,
             folder_error: None,
         })
     }
@@ -256,10 +258,9 @@ impl Supervisor {
             next.rejected
                 .push(crate::report::RejectedObject { message: message.clone(), ..Default::default() });
         }
-        let file: PathBuf = self.config.state.report();
-        if next != self.report || !file.exists() {
-            write_report(&file, &next)?;
-            self.report = next;
+        if self.published.as_ref() != Some(&next) {
+            write_report(&self.config.state.report(), &next)?;
+            self.published = Some(next);
         }
         Ok(())
     }

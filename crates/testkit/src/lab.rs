@@ -109,15 +109,8 @@ impl Lab {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.weft);
         let (verb, rest) = arguments.split_first().map_or((&"status", &[][..]), |(v, r)| (v, r));
-        command.arg("lab").arg(verb).args(["--name", &self.name]).args(rest);
-        command.arg("--state-dir").arg(self.home.path().join("state")).stdin(Stdio::null());
-        if let Some(at) = rest.iter().position(|a| *a == "--") {
-            // What follows `--` belongs to the program in the pod.
-            let (before, after) = rest.split_at(at);
-            command = Command::new(&self.weft);
-            command.arg("lab").arg(verb).args(["--name", &self.name]).args(before);
-            command.arg("--state-dir").arg(self.home.path().join("state")).args(after).stdin(Stdio::null());
-        }
+        command.arg("lab").arg(verb).args(["--name", &self.name]);
+        command.arg("--state-dir").arg(self.home.path().join("state")).args(rest).stdin(Stdio::null());
         command
     }
 

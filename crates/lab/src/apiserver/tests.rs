@@ -13,7 +13,7 @@ fn store(folder: &Path) -> Store {
         bin_dir: folder.to_path_buf(),
         state: State(folder.to_path_buf()),
         mesh: false,
-        environment: std::collections::BTreeMap::new(),
+        environment: BTreeMap::new(),
         ipv6: true,
         privileged: true,
         uid: 0,
@@ -122,7 +122,7 @@ fn services_get_addresses_of_the_families_they_ask_for() {
 fn object_in_an_unknown_namespace_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = store(folder.path());
-    store.apply_folder(documents("f", &[service("web", json!({}))]), vec![]);
+    store.apply_folder(documents("f", &[service("web", json!({"ports": [{"port": 80}]}))]), vec![]);
     assert!(store.rejected[0].message.contains("namespaces \"a\" not found"));
 }
 

@@ -85,6 +85,8 @@ fn attempt(port: u16, request: Option<&str>, timeout: Duration) -> Result<(), St
     stream.write_all(request.as_bytes()).map_err(told)?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).map_err(told)?;
+    // Read on, so that the application sees a proper end.
+    let _ = stream.take(64 << 10).read_to_end(&mut Vec::new());
     let code = std::str::from_utf8(&head).ok().and_then(|h| h.get(9..12)).unwrap_or_default().to_owned();
     if code.starts_with('2') || code.starts_with('3') {
         Ok(())
