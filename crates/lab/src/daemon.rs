@@ -228,7 +228,10 @@ impl Daemon {
             }
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
-        report.message = format!("{status}: {}", log.last_line().await);
+        report.message = match status.code() {
+            Some(_) => format!("{status}: {}", log.last_line().await),
+            None => status.to_string(),
+        };
         Ok(started.elapsed() > Duration::from_secs(10))
     }
 }

@@ -76,6 +76,7 @@ impl Rootfs {
             fs::create_dir_all(&upper)?;
             fs::create_dir_all(&work)?;
             copy_mode(source, &upper);
+            self.prepare_mount_points(source, &upper)?;
             let options = format!(
                 "lowerdir={},upperdir={},workdir={}{}",
                 source.display(),
@@ -89,6 +90,31 @@ impl Rootfs {
             }
         }
         bind(source, &target)
+    }
+}
+
+impl Rootfs {
+    /// Makes volumes' missing folders in the writable layer while it is ours alone: without root,
+    /// nobody may make one in a folder of the machine that belongs to another user.
+    fn prepare_mount_points(&self, source: &Path, upper: &Path) -> Result<()> {
+        for volume in self.volumes.iter().filter(|v| v.source.is_dir() && v.target.starts_with(source)) {
+            let Some(existing) = volume.target.ancestors().find(|a| a.exists()) else { continue };
+            // Links on the way would be hidden by folders of the same name.
+            if existing == volume.target || fs::canonicalize(existing).ok().as_deref() != Some(existing) {
+                continue;
+            }
+            let mut path = PathBuf::from("/");
+            for part in volume.target.components().skip(1) {
+                path.push(part);
+                let Ok(relative) = path.strip_prefix(source) else { continue };
+                let made = upper.join(relative);
+                if !made.exists() {
+                    fs::create_dir(&made)?;
+                    copy_mode(&path, &made);
+                }
+            }
+        }
+        Ok(())
     }
 }
 
