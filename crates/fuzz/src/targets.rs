@@ -108,7 +108,7 @@ fn tunnel_request_meta(input: &[u8]) {
 
 fn tunnel_response_meta(input: &[u8]) {
     let Some(mut headers) = header(input) else { return };
-    drop(ResponseMeta::take(&mut headers));
+    let _ = ResponseMeta::take(&mut headers);
     assert!(headers.is_empty(), "the header never stays");
 }
 

@@ -53,7 +53,8 @@ impl Exec {
 impl Capture {
     pub(super) fn run(self) -> Result<u8> {
         let (_, init, _) = self.which.running()?;
-        let mut argv = vec!["tcpdump".to_owned()];
+        // Staying root: a change of user would undo that the kernel ends it together with this process.
+        let mut argv = ["tcpdump", "-Z", "root"].map(str::to_owned).to_vec();
         argv.extend(self.arguments);
         let env = [("PATH".to_owned(), PATH.to_owned())].into();
         step_in(init, &Launch { argv, env, ..Launch::default() })

@@ -123,7 +123,13 @@ fn unmeshed_caller(lab: &Lab, _: &Path) -> Result<String> {
         String::from_utf8_lossy(&output.stdout)
     );
     ensure!(!told.contains("timed out"), "the visitor was left waiting instead of being refused: {told}");
-    Ok(format!("refused: {}", told.trim()))
+    // The refusal must be the callee's proxy's own, not a fault of the network.
+    let logs: String = ["node1/proxy", "node2/proxy"]
+        .iter()
+        .map(|of| run::read(lab.command("logs").arg(of)))
+        .collect::<Result<_>>()?;
+    ensure!(logs.contains("plaintext_refused"), "no proxy logged that it refused plaintext");
+    Ok(format!("refused: {}; the callee's proxy logs reason plaintext_refused", told.trim()))
 }
 
 fn identity(lab: &Lab, _: &Path) -> Result<String> {
@@ -140,7 +146,7 @@ fn no_plaintext(lab: &Lab, _: &Path) -> Result<String> {
     let wire = lab.name.clone();
     println!("   $ (on the wire between the nodes) tcpdump -A, while web asks for /?{secret}");
     let mut capture = Command::new(&lab.weft)
-        .args(["lab", "capture", "--name", &wire, "--", "-A", "-U", "-s0", "-i", "any", "tcp"])
+        .args(["lab", "capture", "--name", &wire, "--", "-A", "-l", "-s0", "-i", "any", "tcp"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -148,7 +154,7 @@ fn no_plaintext(lab: &Lab, _: &Path) -> Result<String> {
     std::thread::sleep(Duration::from_secs(1));
     let asked = lab.exec("shop/web", &["curl", "-sS", &format!("http://catalog/?{secret}=[1-20]")]);
     std::thread::sleep(Duration::from_secs(1));
-    run::read(Command::new("kill").args(["-INT", &capture.id().to_string()]))?;
+    capture.kill()?;
     let output = capture_output(&mut capture)?;
     asked?;
     let tunnel = output.lines().filter(|l| l.contains(".15008")).count();
