@@ -1,5 +1,6 @@
 //! `weft-controller`: the control plane. Arguments, logging and the runtime; the parts are built in the library's
 //! `app`.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 

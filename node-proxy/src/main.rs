@@ -1,4 +1,5 @@
 //! `weft-proxy`: see the library.
+#![forbid(unsafe_code)]
 
 use clap::Parser as _;
 

@@ -1,4 +1,5 @@
 //! `cargo xtask codegen`: writes the code that is generated and committed, or with `--check` compares it.
+#![forbid(unsafe_code)]
 
 mod crds;
 mod format;

@@ -65,7 +65,7 @@ impl Launch {
             Some(pid) => join(pid)?,
             None => self.enter()?,
         }
-        let workdir = self.workdir.as_deref().unwrap_or(Path::new("/"));
+        let workdir = self.workdir.as_deref().unwrap_or_else(|| Path::new("/"));
         std::env::set_current_dir(workdir)
             .with_context(|| format!("workingDir {} cannot be entered", workdir.display()))?;
         let Some((program, args)) = self.argv.split_first() else { bail!("no command given") };

@@ -131,8 +131,12 @@ impl Volume {
         let mut target = root.join(relative);
         // A link such as /etc/resolv.conf → /run/… is followed inside the new root.
         if let Ok(link) = fs::read_link(&target) {
-            let absolute =
-                target.parent().unwrap_or(root).strip_prefix(root).unwrap_or(Path::new("")).join(link);
+            let absolute = target
+                .parent()
+                .unwrap_or(root)
+                .strip_prefix(root)
+                .unwrap_or_else(|_| Path::new(""))
+                .join(link);
             let cleaned = clean(&absolute);
             target = root.join(cleaned);
         }

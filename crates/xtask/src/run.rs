@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 /// The workspace's root folder.
 pub(crate) fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).map_or(here.clone(), std::path::Path::to_path_buf)
+    here.ancestors().nth(2).unwrap_or(&here).to_path_buf()
 }
 
 /// Where artefacts that are expensive to make are kept between checkouts; may vanish at any time.

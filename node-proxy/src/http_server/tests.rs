@@ -22,7 +22,8 @@ async fn exchange(raw: &[u8]) -> (String, Vec<String>, Result<(), Ended>) {
                 async move {
                     let (parts, body) = request.into_parts();
                     let body = body.collect().await.map(|b| b.to_bytes().to_vec());
-                    let body = body.map_or("broken".to_owned(), |b| String::from_utf8_lossy(&b).into_owned());
+                    let body = body
+                        .map_or_else(|_| "broken".to_owned(), |b| String::from_utf8_lossy(&b).into_owned());
                     log.borrow_mut().push(format!("{} {} {body}", parts.method, parts.uri));
                     Response::new(Body::text("ok"))
                 }

@@ -63,7 +63,7 @@ impl Up {
             .with_context(|| format!("cannot read {}", self.folder.display()))?;
         let bin_dir = match &self.bin_dir {
             Some(dir) => fs::canonicalize(dir).with_context(|| format!("cannot read {}", dir.display()))?,
-            None => std::env::current_exe()?.parent().unwrap_or(Path::new("/")).to_path_buf(),
+            None => std::env::current_exe()?.parent().unwrap_or_else(|| Path::new("/")).to_path_buf(),
         };
         let environment: BTreeMap<String, String> = std::env::vars()
             .filter(|(name, _)| name.starts_with("WEFT_") && !name.starts_with("WEFT_LAB_"))
@@ -208,7 +208,7 @@ fn claim(config: &LabConfig) -> Result<()> {
         println!("Removing what an earlier lab named {:?} left behind.", config.name);
         remove(state)?;
     }
-    let parent = state.0.parent().unwrap_or(Path::new("/"));
+    let parent = state.0.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     // Fails if somebody else claims the same name at this moment.
     fs::create_dir(&state.0).with_context(|| format!("cannot make {}", state.0.display()))?;

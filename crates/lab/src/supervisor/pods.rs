@@ -50,7 +50,7 @@ impl Pod {
     fn stop(&mut self, grace: Option<Duration>) {
         let own =
             self.object.pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_u64).unwrap_or(30);
-        let grace = grace.unwrap_or(Duration::from_secs(own));
+        let grace = grace.unwrap_or_else(|| Duration::from_secs(own));
         self.deleted.get_or_insert_with(now);
         self.order.send_replace(Order::Stop(grace));
     }
@@ -110,7 +110,8 @@ impl Pod {
         let mut object = self.object.clone();
         if let Some(when) = &self.deleted {
             set_metadata(&mut object, "deletionTimestamp", json!(when));
-            let grace = object.pointer("/spec/terminationGracePeriodSeconds").cloned().unwrap_or(json!(30));
+            let grace =
+                object.pointer("/spec/terminationGracePeriodSeconds").cloned().unwrap_or_else(|| json!(30));
             set_metadata(&mut object, "deletionGracePeriodSeconds", grace);
         }
         let ready = if self.ready() { "True" } else { "False" };

@@ -14,9 +14,12 @@ use crate::run;
 /// How soon an edited route must be in force.
 const EDIT_IN_FORCE_WITHIN: Duration = Duration::from_secs(3);
 
+/// Shows and checks one thing; what was seen, in words.
+type Step = fn(&Lab, &Path) -> Result<String>;
+
 /// Runs all steps; the first that does not hold ends the demo.
 pub(super) fn run(lab: &Lab, folder: &Path) -> Result<()> {
-    let steps: &[(&str, fn(&Lab, &Path) -> Result<String>)] = &[
+    let steps: &[(&str, Step)] = &[
         ("An HTTPRoute splits the catalog's callers 90 to 10", split),
         ("A header route sends testers to version 2", header_route),
         ("A consumer route changes only its own namespace's traffic", consumer_route),

@@ -346,7 +346,7 @@ async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<
         }));
         return Response::new(Body::boxed(http_body_util::StreamBody::new(begun.chain(broken))));
     }
-    if head.uri.path() == "/twice-503" && !TRIES.with(|tries| third(tries)) {
+    if head.uri.path() == "/twice-503" && !TRIES.with(third) {
         return Response::builder().status(503).body(Body::Empty).unwrap();
     }
     let path = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
