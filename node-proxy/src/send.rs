@@ -1,6 +1,6 @@
 //! The last step: a request or connection goes to its [`Selected`] endpoint, by pool, tunnel or directly.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::{HeaderValue, Request, Response, Version, header};
@@ -61,7 +61,7 @@ pub async fn send_http(
     let version = version_of(selected.protocol, &request);
     match &selected.transport {
         Transport::SameNode(pod) => {
-            let caller = same_node(source, peer, Some(claimed));
+            let caller = same_node(source, peer, selected.address, Some(claimed));
             inbound::handle_http(worker, pod, selected.address, &caller, version, request).await
         }
         Transport::Plaintext => {
@@ -122,7 +122,7 @@ pub async fn connect_bytes(
 ) -> Result<ByteStream, SendError> {
     let opened = match &selected.transport {
         Transport::SameNode(pod) => {
-            let caller = same_node(source, peer, None);
+            let caller = same_node(source, peer, selected.address, None);
             return inbound::connect_bytes(worker, pod, selected.address, &caller).await;
         }
         Transport::Plaintext => {
@@ -144,9 +144,15 @@ impl From<Failure> for SendError {
     }
 }
 
-/// Both listeners belong to this process: the caller's pod is known without a handshake.
-fn same_node(source: &LocalPod, peer: SocketAddr, claimed: Option<Claimed>) -> Caller {
-    Caller { address: peer, identity: Some(source.identity.clone()), security: Security::SameNode, claimed }
+/// Both listeners belong to this process: the caller's pod is known without a handshake. A Service may be called by one
+/// address family and have its endpoint in the other: there the caller shows the address that a tunnel would come from.
+fn same_node(source: &LocalPod, peer: SocketAddr, to: SocketAddr, claimed: Option<Claimed>) -> Caller {
+    let in_family = |ip: &&IpAddr| ip.is_ipv4() == to.is_ipv4();
+    let address = match source.enrolled.addresses.iter().find(in_family) {
+        Some(ip) if peer.is_ipv4() != to.is_ipv4() => SocketAddr::new(*ip, 0),
+        _ => peer,
+    };
+    Caller { address, identity: Some(source.identity.clone()), security: Security::SameNode, claimed }
 }
 
 async fn tunnel(

@@ -8,6 +8,8 @@
     reason = "only tests use this crate"
 )]
 
+pub mod mesh;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 

@@ -25,7 +25,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// Answers each request with its own description. A request may ask for more by query:
-/// `status=503` sets the status, `delay=250` waits so many milliseconds first.
+/// `status=503` sets the status, `delay=250` waits so many milliseconds first, `set=NAME:VALUE` sets a header of the answer.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-echo")]
 struct Options {
@@ -124,6 +124,7 @@ impl Server {
         let delay = query("delay").and_then(|d| d.parse().ok()).unwrap_or(self.options.delay);
         let asked =
             query("status").and_then(|s| s.parse::<u16>().ok()).and_then(|s| StatusCode::from_u16(s).ok());
+        let set = asked_headers(request.uri().query().unwrap_or_default());
         tokio::time::sleep(Duration::from_millis(delay)).await;
         if let Some(protocol) = request.headers().get(UPGRADE).cloned() {
             tokio::spawn(echo_upgraded(hyper::upgrade::on(&mut request)));
@@ -137,6 +138,7 @@ impl Server {
         let mut response = Response::new(self.body(text));
         *response.status_mut() = status;
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().extend(set);
         if self.options.trailers {
             response.headers_mut().insert(TRAILER, HeaderValue::from_static(TRAILER_NAME));
         }
@@ -187,6 +189,12 @@ fn fields(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
         all.entry(name.to_string()).or_default().push(String::from_utf8_lossy(value.as_bytes()).into_owned());
     }
     all
+}
+
+/// The headers that a query asks for by `set=NAME:VALUE`.
+fn asked_headers(query: &str) -> HeaderMap {
+    let pairs = query.split('&').filter_map(|pair| pair.strip_prefix("set=")?.split_once(':'));
+    pairs.filter_map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.parse().ok()?))).collect()
 }
 
 /// Accepts whatever protocol was asked for; its bytes come back as they are.

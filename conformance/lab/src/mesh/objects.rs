@@ -1,0 +1,97 @@
+//! The Kubernetes objects that the tests are made of, as YAML text. Each ends with `---`.
+
+/// An enrolled (or not) namespace.
+pub fn namespace(name: &str, enrolled: bool) -> String {
+    let label = if enrolled { "enabled" } else { "disabled" };
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{weft-mesh.dev/mesh: {label}}}}}\n---\n"
+    )
+}
+
+/// A pod to call from.
+pub fn sleeper(namespace: &str, name: &str, node: &str) -> String {
+    pod(namespace, name, node, name, None, &["sleep", "infinity"])
+}
+
+/// A pod that runs one program, with the label `app: APP`; ready when `port` accepts connections.
+pub fn pod(
+    namespace: &str,
+    name: &str,
+    node: &str,
+    app: &str,
+    port: Option<u16>,
+    program: &[&str],
+) -> String {
+    let command = serde_json::json!(program);
+    let probe = port.map(|p| format!(", readinessProbe: {{tcpSocket: {{port: {p}}}, periodSeconds: 1}}"));
+    let probe = probe.unwrap_or_default();
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}, all: \"yes\"}}}}
+spec:
+  nodeName: {node}
+  containers: [{{name: c, image: local, command: {command}{probe}}}]
+---
+"
+    )
+}
+
+/// A pod of the echo server on port 8080 that calls itself by the pod's name, with further arguments.
+pub fn echo(namespace: &str, name: &str, node: &str, more: &[&str]) -> String {
+    let echo = super::echo_program();
+    let mut program = vec![echo.as_str(), "--name", name, "--port", "8080"];
+    program.extend(more);
+    pod(namespace, name, node, name, Some(8080), &program)
+}
+
+/// A port of a Service: name, number, target port and `appProtocol` (empty: none).
+#[derive(Clone, Copy, Debug)]
+pub struct Port(pub &'static str, pub u16, pub u16, pub &'static str);
+
+/// A dual-stack Service for the pods with `app: APP` (empty: no selector).
+pub fn service(namespace: &str, name: &str, app: &str, ports: &[Port]) -> String {
+    let selector = if app.is_empty() { String::new() } else { format!("selector: {{app: {app}}}, ") };
+    let port = |Port(name, port, target, protocol): &Port| {
+        let protocol = if protocol.is_empty() { String::new() } else { format!(", appProtocol: {protocol}") };
+        format!("{{name: {name}, port: {port}, targetPort: {target}{protocol}}}")
+    };
+    let ports = ports.iter().map(port).collect::<Vec<_>>().join(", ");
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{ipFamilyPolicy: PreferDualStack, {selector}ports: [{ports}]}}
+---
+"
+    )
+}
+
+/// A route: kind, namespace, name, its parents in flow style, and the rest of its spec (`rules: […]`).
+pub fn route(kind: &str, namespace: &str, name: &str, parents: &str, rules: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: {kind}
+metadata: {{name: {name}, namespace: {namespace}}}
+spec:
+  parentRefs: {parents}
+  {rules}
+---
+"
+    )
+}
+
+/// Port 80 to the echo server's 8080.
+pub const HTTP_PORTS: &[Port] = &[Port("http", 80, 8080, "http")];
+
+/// A Service of namespace `a` whose own endpoints are v1's, and an HTTPRoute of that name with these rules.
+pub fn http_route(name: &str, rules: &str) -> String {
+    let parents = format!("[{{group: \"\", kind: Service, name: {name}}}]");
+    service("a", name, "v1", HTTP_PORTS)
+        + &route("HTTPRoute", "a", name, &parents, &format!("rules: [{rules}]"))
+}
+
+/// A rule with these matches and one backend, for a list of rules.
+pub fn rule(matches: &str, backend: &str) -> String {
+    format!("{{matches: [{matches}], backendRefs: [{{name: {backend}, port: 80}}]}},")
+}
