@@ -176,6 +176,6 @@ async fn tunnel(
 /// What the application is spoken to in: what its Service port declares, else what its caller speaks. An upgrade
 /// exists in HTTP/1.1 only (RFC 9113 §8.6).
 fn version_of(protocol: AppProtocol, request: &Request<Body>) -> HttpVersion {
-    let declared = protocol == AppProtocol::H2c && !request.headers().contains_key(header::UPGRADE);
+    let declared = protocol == AppProtocol::H2c && headers::asked_upgrade(request.headers()).is_none();
     if declared || request.version() == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 }
 }

@@ -15,6 +15,7 @@ pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// Removes from a request what ends at this hop, and what no caller may say. An upgrade that is asked for stays asked for.
 pub(crate) fn strip_request(request: &mut Request<Body>) {
@@ -63,6 +64,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         header::UPGRADE,
         KEEP_ALIVE,
         PROXY_CONNECTION,
+        HTTP2_SETTINGS,
         header::PROXY_AUTHENTICATE,
         header::PROXY_AUTHORIZATION,
     ] {
@@ -83,9 +85,13 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+/// The protocol that a message asks to go on in. Never `h2c`: RFC 9113 §3.1 has withdrawn that upgrade, and requests
+/// inside it would pass both proxies unread.
+pub(crate) fn asked_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let protocol = headers.get(header::UPGRADE)?;
-    tokens(headers, &header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade")).then(|| protocol.clone())
+    let h2c = tokens(headers, &header::UPGRADE).any(|t| t.eq_ignore_ascii_case("h2c"));
+    let asked = tokens(headers, &header::CONNECTION).any(|t| t.eq_ignore_ascii_case("upgrade"));
+    (asked && !h2c).then(|| protocol.clone())
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {

@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use clap::Parser;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -153,7 +155,7 @@ impl Server {
         if let Ok(value) = HeaderValue::from_str(&self.name) {
             trailers.insert(HeaderName::from_static(TRAILER_NAME), value);
         }
-        Full::new(text).with_trailers(std::future::ready(Some(Ok(trailers)))).boxed()
+        Unmeasured(Full::new(text).with_trailers(std::future::ready(Some(Ok(trailers)))).boxed()).boxed()
     }
 
     async fn describe(&self, request: Request<Incoming>, from: SocketAddr) -> Value {
@@ -178,6 +180,21 @@ impl Server {
             "trailers": trailers,
             "from": from.ip().to_canonical(),
         })
+    }
+}
+
+/// A body that does not tell its length: with a length no trailers could follow it in HTTP/1.1.
+struct Unmeasured(BoxBody<Bytes, Infallible>);
+
+impl Body for Unmeasured {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.0).poll_frame(context)
     }
 }
 
