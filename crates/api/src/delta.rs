@@ -10,6 +10,7 @@ mod replica;
 
 use std::sync::Arc;
 
+use weft_model::route::Parent;
 use weft_model::{Resource, ResourceName};
 
 pub use publisher::Publisher;
@@ -25,6 +26,9 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     bytes: Arc<[u8]>,
+    /// A route's, beside the bytes: it refuses on these where the bytes cannot be read. Follow from the bytes, so
+    /// they are no part of the digest.
+    parents: Arc<[Parent]>,
     digest: u64,
 }
 
@@ -62,11 +66,11 @@ pub enum DeltaError {
 }
 
 impl Payload {
-    /// A payload as bytes, for the resource of this name.
-    pub fn new(name: &ResourceName, bytes: impl Into<Arc<[u8]>>) -> Self {
+    /// A payload as bytes, for the resource of this name; `parents` are a route's.
+    pub fn new(name: &ResourceName, bytes: impl Into<Arc<[u8]>>, parents: &[Parent]) -> Self {
         let bytes = bytes.into();
         let digest = digest(name, &bytes);
-        Self { bytes, digest }
+        Self { bytes, parents: parents.into(), digest }
     }
 
     /// A resource's name and payload.
@@ -75,7 +79,11 @@ impl Payload {
     /// The resource has no JSON form.
     pub fn of(resource: &Resource) -> Result<(ResourceName, Self), serde_json::Error> {
         let name = resource.name();
-        let payload = Self::new(&name, serde_json::to_vec(resource)?);
+        let parents = match resource {
+            Resource::Route(route) => &*route.parents,
+            _ => &[],
+        };
+        let payload = Self::new(&name, serde_json::to_vec(resource)?, parents);
         Ok((name, payload))
     }
 

@@ -26,7 +26,9 @@ struct Generated {
 
 fn main() -> Result<()> {
     let options = Options::parse();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    // As cargo says now, not when this was compiled: checkouts share the compiled program.
+    let own = std::env::var("CARGO_MANIFEST_DIR").context("start it by cargo")?;
+    let root = Path::new(&own).join("../..").canonicalize()?;
     let mut files = crds::generate(&root)?;
     files.push(proto::generate(&root)?);
     let mut stale = Vec::new();

@@ -2,6 +2,7 @@
 //! came from; references are resolved, defaults applied, and what cannot be carried out is a [`Refusal`].
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,9 @@ pub enum RouteKind {
 }
 
 impl RouteKind {
+    /// All of them, the winner first.
+    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+
     /// The Kubernetes kind.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,6 +56,24 @@ pub struct RouteId {
     pub kind: RouteKind,
     /// The route's namespace and name.
     pub name: ObjectName,
+}
+
+/// A text that is not `kind/namespace/name` with one of the four kinds.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is not of the form kind/namespace/name")]
+pub struct NotARouteId(String);
+
+impl FromStr for RouteId {
+    type Err = NotARouteId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let read = || {
+            let (kind, name) = text.split_once('/')?;
+            let kind = RouteKind::ALL.into_iter().find(|candidate| candidate.as_str() == kind)?;
+            Some(Self { kind, name: name.parse().ok()? })
+        };
+        read().ok_or_else(|| NotARouteId(text.to_owned()))
+    }
 }
 
 impl fmt::Display for RouteId {

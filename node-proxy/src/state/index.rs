@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ahash::HashSet;
 use weft_api::delta::Change;
-use weft_model::route::{Route, RouteId, RouteKind};
+use weft_model::route::{Route, RouteId};
 use weft_model::service::Service;
 use weft_model::workload::Workload;
 use weft_model::{ObjectName, Resource};
@@ -116,7 +116,9 @@ impl Snapshot {
                 }
             }
             "Route" => {
-                let Some(old) = route_id(key).and_then(|id| self.routes.remove(&id)) else { return };
+                let Some(old) = key.parse().ok().and_then(|id: RouteId| self.routes.remove(&id)) else {
+                    return;
+                };
                 for port in ports_of(&old) {
                     self.unlist(&port, &old.id);
                     ports.insert(port);
@@ -183,12 +185,4 @@ fn addresses_of(service: &Service) -> Vec<(IpAddr, u16)> {
         service.ports.iter().map(move |port| (ip, port.port)).collect::<Vec<_>>()
     };
     service.addresses.iter().flat_map(pairs).collect()
-}
-
-fn route_id(key: &str) -> Option<RouteId> {
-    let (kind, name) = key.split_once('/')?;
-    let kind = [RouteKind::Grpc, RouteKind::Http, RouteKind::Tls, RouteKind::Tcp]
-        .into_iter()
-        .find(|candidate| candidate.as_str() == kind)?;
-    Some(RouteId { kind, name: name.parse().ok()? })
 }

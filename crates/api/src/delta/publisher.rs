@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 
 use weft_model::ResourceName;
+use weft_model::route::Parent;
 
 use super::{BUCKETS, DeltaError, MAX_MESSAGE, Payload, bucket};
-use crate::proto::{Ack, ConfigResponse, Rejection, Upsert};
+use crate::proto::{self, Ack, ConfigResponse, Rejection, Upsert};
 
 /// How many publications may be under way before the first of them is acknowledged.
 const WINDOW: usize = 2;
@@ -190,6 +191,14 @@ impl Publisher {
     }
 }
 
+/// An upper bound of what protobuf adds to an entry: tags, lengths, small numbers.
+const FRAMING: usize = 24;
+
+fn parent(parent: &Parent) -> proto::Parent {
+    let Parent { service, port, explicit_port } = parent;
+    proto::Parent { service: service.to_string(), port: u32::from(*port), explicit_port: *explicit_port }
+}
+
 /// One publication, cut into messages.
 struct Messages {
     done: Vec<ConfigResponse>,
@@ -204,9 +213,11 @@ impl Messages {
     }
 
     fn upsert(&mut self, name: &ResourceName, payload: &Payload) {
-        self.reserve(name.0.len() + payload.bytes.len());
+        let parents: Vec<_> = payload.parents.iter().map(parent).collect();
+        let of_parents: usize = parents.iter().map(|parent| parent.service.len() + FRAMING).sum();
+        self.reserve(name.0.len() + payload.bytes.len() + of_parents);
         let (name, resource) = (name.0.to_string(), payload.bytes.to_vec());
-        self.open.upserts.push(Upsert { name, resource });
+        self.open.upserts.push(Upsert { name, resource, parents });
     }
 
     fn remove(&mut self, name: &ResourceName) {
@@ -216,8 +227,6 @@ impl Messages {
 
     /// Begins another message if this one would grow too large.
     fn reserve(&mut self, bytes: usize) {
-        /// An upper bound of what protobuf adds to an entry: tags and lengths.
-        const FRAMING: usize = 24;
         let bytes = bytes + FRAMING;
         if self.size > 0 && self.size + bytes > MAX_MESSAGE {
             let next = ConfigResponse { version: self.open.version, ..ConfigResponse::default() };

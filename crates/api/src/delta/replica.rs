@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
 use weft_model::route::{
     HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule,
 };
 use weft_model::{Resource, ResourceName};
 
 use super::{BUCKETS, DeltaError, bucket, digest};
-use crate::proto::{Ack, ConfigResponse, Rejection};
+use crate::proto::{self, Ack, ConfigResponse, Rejection, Upsert};
 
 /// Everything a proxy was sent. Outlives its streams.
 #[derive(Debug)]
@@ -35,8 +34,8 @@ pub struct Applied {
 /// One difference.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    /// A resource is new or changed. For a route that did not decode this is one that refuses on the Service ports
-    /// its payload, or its last good version, is in force on.
+    /// A resource is new or changed. For a route that did not decode this is one that refuses on its Service ports,
+    /// which travel beside the payload.
     Set(ResourceName, Arc<Resource>),
     /// A resource is gone.
     Removed(ResourceName),
@@ -69,7 +68,7 @@ struct Open {
     version: u64,
     reset: Vec<usize>,
     removals: Vec<ResourceName>,
-    upserts: BTreeMap<ResourceName, Vec<u8>>,
+    upserts: BTreeMap<ResourceName, Upsert>,
 }
 
 impl Default for Replica {
@@ -131,7 +130,7 @@ impl Replica {
         }
         let named = |name: String| ResourceName(name.into());
         open.removals.extend(message.removals.into_iter().map(named));
-        open.upserts.extend(message.upserts.into_iter().map(|upsert| (named(upsert.name), upsert.resource)));
+        open.upserts.extend(message.upserts.into_iter().map(|upsert| (named(upsert.name.clone()), upsert)));
         if message.complete {
             return Ok(Some(self.close(open)));
         }
@@ -147,7 +146,7 @@ impl Replica {
         }
         removals.retain(|name| !open.upserts.contains_key(name));
         let mut changes: Vec<_> = removals.into_iter().filter_map(|name| self.remove(name)).collect();
-        changes.extend(open.upserts.into_iter().filter_map(|(name, payload)| self.upsert(name, &payload)));
+        changes.extend(open.upserts.into_iter().filter_map(|(name, upsert)| self.upsert(name, upsert)));
         self.version = open.version;
         let rejections = self.rejected.iter();
         let rejections = rejections
@@ -164,8 +163,9 @@ impl Replica {
         Some(Change::Removed(name))
     }
 
-    fn upsert(&mut self, name: ResourceName, payload: &[u8]) -> Option<Change> {
-        let digest = digest(&name, payload);
+    fn upsert(&mut self, name: ResourceName, upsert: Upsert) -> Option<Change> {
+        let Upsert { resource: payload, parents, .. } = upsert;
+        let digest = digest(&name, &payload);
         let bucket = self.buckets.get_mut(bucket(&name))?;
         let before = bucket.entries.remove(&name);
         bucket.digest ^= digest ^ before.as_ref().map_or(0, |entry| entry.digest);
@@ -174,12 +174,9 @@ impl Replica {
             bucket.entries.insert(name, Entry { digest, resource: entry });
             return None;
         }
-        let last = before.and_then(|entry| entry.resource);
-        let (resource, error) = match decode(&name, payload) {
+        let (resource, error) = match decode(&name, &payload) {
             Ok(resource) => (Some(Arc::new(resource)), None),
-            Err(error) => {
-                (refusing_route(&name, payload, last.as_deref(), &error).map(Arc::new), Some(error))
-            }
+            Err(error) => (refusing_route(&name, parents, &error).map(Arc::new), Some(error)),
         };
         bucket.entries.insert(name.clone(), Entry { digest, resource: resource.clone() });
         match &error {
@@ -207,36 +204,17 @@ fn decode(name: &ResourceName, payload: &[u8]) -> Result<Resource, String> {
     if own == *name { Ok(resource) } else { Err(format!("it was sent as {name} but calls itself {own}")) }
 }
 
-/// What can be read of a route even if its rules are beyond this proxy.
-#[derive(Deserialize)]
-struct RouteHead {
-    id: RouteId,
-    generation: i64,
-    created: i64,
-    parents: Vec<Parent>,
-}
-
-/// A route that refuses everything on the Service ports that the broken one covers, by its payload or else by its
-/// last good version: left out, its requests would go where another route, or none, sends them.
-fn refusing_route(
-    name: &ResourceName,
-    payload: &[u8],
-    last: Option<&Resource>,
-    error: &str,
-) -> Option<Resource> {
-    let head = serde_json::from_slice::<RouteHead>(payload).ok();
-    let head = head.filter(|head| *name.0 == *format!("Route/{}", head.id));
-    let head = head.or_else(|| match last {
-        Some(Resource::Route(Route { id, generation, created, parents, .. })) => Some(RouteHead {
-            id: id.clone(),
-            generation: *generation,
-            created: *created,
-            parents: parents.clone(),
-        }),
-        _ => None,
-    })?;
+/// A route that refuses everything on the Service ports that the broken one covers: left out, its requests would go
+/// where another route, or none, sends them. It needs nothing of what could not be read. `None`: it is no route, or
+/// one of a kind that this proxy does not know.
+fn refusing_route(name: &ResourceName, parents: Vec<proto::Parent>, error: &str) -> Option<Resource> {
+    let id: RouteId = name.0.strip_prefix("Route/")?.parse().ok()?;
+    let parents = parents.into_iter().filter_map(|parent| {
+        let service = parent.service.parse().ok()?;
+        Some(Parent { service, port: u16::try_from(parent.port).ok()?, explicit_port: parent.explicit_port })
+    });
     let refusal = Some(Refusal { message: error.into() });
-    let rules = match head.id.kind {
+    let rules = match id.kind {
         RouteKind::Grpc | RouteKind::Http => {
             Rules::Http(vec![HttpRule { matches: vec![Match::default()], refusal, ..HttpRule::default() }])
         }
@@ -245,6 +223,6 @@ fn refusing_route(
         }
         RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
     };
-    let RouteHead { id, generation, created, parents } = head;
-    Some(Resource::Route(Route { id, generation, created, parents, rules }))
+    // The oldest of all: it must win a tie.
+    Some(Resource::Route(Route { id, generation: 0, created: i64::MIN, parents: parents.collect(), rules }))
 }

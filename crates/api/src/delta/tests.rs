@@ -33,8 +33,12 @@ fn table(resources: impl IntoIterator<Item = Resource>) -> Table {
 }
 
 fn raw(name: &str, text: &str) -> (ResourceName, Payload) {
+    raw_route(name, text, &[])
+}
+
+fn raw_route(name: &str, text: &str, parents: &[Parent]) -> (ResourceName, Payload) {
     let name = ResourceName(name.into());
-    let payload = Payload::new(&name, text.as_bytes());
+    let payload = Payload::new(&name, text.as_bytes(), parents);
     (name, payload)
 }
 
@@ -306,36 +310,49 @@ fn refuses_everywhere(change: &Change) -> Vec<Parent> {
 }
 
 #[test]
-fn a_route_with_rules_beyond_this_proxy_refuses_on_the_ports_it_names() {
-    for kind in [RouteKind::Http, RouteKind::Grpc, RouteKind::Tls, RouteKind::Tcp] {
-        let mut value = serde_json::to_value(Resource::Route(route(kind, "r"))).unwrap();
-        value["rules"] = serde_json::json!({"type": "quantum", "rules": []});
-        value["parents"][0]["port"] = 8080.into();
-        let mut replica = Replica::default();
-        let mut publisher = connect(&mut replica);
-        let name = format!("Route/{kind}/shop/r");
-        let applied = publish(&mut publisher, &mut replica, 1, &[raw(&name, &value.to_string())].into());
-        assert_eq!(refuses_everywhere(&applied[0].changes[0])[0].port, 8080);
-        assert_eq!(applied[0].rejections.len(), 1);
+fn a_route_beyond_reading_refuses_on_its_ports_though_the_proxy_never_saw_a_good_version() {
+    let parents = [80, 8080].map(|port| Parent {
+        service: ObjectName::new("shop", "cart"),
+        port,
+        explicit_port: port == 80,
+    });
+    for kind in RouteKind::ALL {
+        let mut beyond = serde_json::to_value(Resource::Route(route(kind, "r"))).unwrap();
+        beyond["rules"] = serde_json::json!({"type": "quantum", "rules": []});
+        for text in [&*beyond.to_string(), "not JSON", "{}"] {
+            let mut replica = Replica::default();
+            let mut publisher = connect(&mut replica);
+            let name = format!("Route/{kind}/shop/r");
+            let wanted = Table::from([raw_route(&name, text, &parents)]);
+            let applied = publish(&mut publisher, &mut replica, 1, &wanted);
+            assert_eq!(refuses_everywhere(&applied[0].changes[0]), parents);
+            assert_eq!(applied[0].rejections.len(), 1);
+        }
     }
 }
 
 #[test]
-fn a_route_beyond_reading_refuses_where_its_last_good_version_was_in_force() {
+fn a_route_beyond_reading_refuses_where_it_is_in_force_now() {
     let good = route(RouteKind::Http, "r");
     let mut replica = Replica::default();
     let mut publisher = connect(&mut replica);
     publish(&mut publisher, &mut replica, 1, &table([Resource::Route(good.clone())]));
-    for (version, text) in [(2, "not JSON"), (3, "still not JSON")] {
-        let applied =
-            publish(&mut publisher, &mut replica, version, &[raw("Route/HTTPRoute/shop/r", text)].into());
-        assert_eq!(refuses_everywhere(&applied[0].changes[0]), good.parents);
-    }
-    let mut replica = Replica::default();
-    let mut publisher = connect(&mut replica);
-    let applied =
-        publish(&mut publisher, &mut replica, 1, &[raw("Route/HTTPRoute/shop/r", "not JSON")].into());
-    assert_eq!(names(&applied), ["refused Route/HTTPRoute/shop/r"], "nothing is known of it but its name");
+    let moved = [Parent { port: 8080, ..good.parents[0].clone() }];
+    let broken = Table::from([raw_route("Route/HTTPRoute/shop/r", "not JSON", &moved)]);
+    let applied = publish(&mut publisher, &mut replica, 2, &broken);
+    assert_eq!(refuses_everywhere(&applied[0].changes[0]), moved);
+    let applied = publish(&mut publisher, &mut replica, 3, &Table::new());
+    assert_eq!(names(&applied), ["removed Route/HTTPRoute/shop/r"]);
+}
+
+#[test]
+fn a_published_route_carries_its_parents_beside_its_payload() {
+    let route = route(RouteKind::Tcp, "r");
+    let mut publisher = connect(&mut Replica::default());
+    let messages = publisher.publish(1, &table([Resource::Route(route), service("a", &[])])).unwrap();
+    let parents: Vec<_> = messages[0].upserts.iter().map(|upsert| upsert.parents.len()).collect();
+    let first = &messages[0].upserts[0].parents[0];
+    assert_eq!((parents, &*first.service, first.port), (vec![1, 0], "shop/cart", 80));
 }
 
 /// One step of a random history.

@@ -58,13 +58,27 @@ pub struct ConfigResponse {
     #[prost(bool, tag = "5")]
     pub complete: bool,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Upsert {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// a weft_model::Resource as JSON
     #[prost(bytes = "vec", tag = "2")]
     pub resource: ::prost::alloc::vec::Vec<u8>,
+    /// A route's parents once more, readable whatever becomes of the JSON: where to refuse if it cannot be decoded.
+    #[prost(message, repeated, tag = "3")]
+    pub parents: ::prost::alloc::vec::Vec<Parent>,
+}
+/// A Service port that a route is in force on: weft_model::route::Parent.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Parent {
+    /// namespace/name
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    #[prost(bool, tag = "3")]
+    pub explicit_port: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignRequest {
