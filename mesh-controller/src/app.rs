@@ -24,7 +24,8 @@ use crate::server::{Progress, Server, Snapshots};
 /// What keeps the controller from starting, with what to do; and the failure of a part that cannot be done without.
 pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyhow::Result<()> {
     let mesh = config.mesh.to_model();
-    let settings = Settings::new(&config.ca_dir, mesh.trust_domain.clone());
+    let mut settings = Settings::new(&config.ca_dir, mesh.trust_domain.clone());
+    settings.leaf_lifetime = config.leaf_lifetime;
     let authority =
         Arc::new(Authority::open(settings, SystemTime::now()).context("the certificate authority")?);
     let tls = serving_tls(&authority, &config.serving_name, &stop)?;

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
 use weft_model::{MeshConfig, TrustDomain};
+use weft_runtime::duration::duration;
 
 /// The control plane: reads Kubernetes objects, translates them for the proxies, writes route status, signs certificates.
 #[derive(Clone, Debug, Parser)]
@@ -44,6 +46,16 @@ pub struct Config {
         default_value = "weft-controller.weft-system.svc"
     )]
     pub serving_name: String,
+
+    /// How long a workload's certificate is valid. Proxies renew it after 50 to 70 % of that.
+    #[arg(
+        long,
+        env = "WEFT_LEAF_LIFETIME",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "1h"
+    )]
+    pub leaf_lifetime: Duration,
 
     /// What is logged: a level, or directives such as `info,weft_controller::server=debug`.
     #[arg(long, env = "WEFT_LOG", value_name = "DIRECTIVES", default_value = "info")]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
+use weft_runtime::duration::duration;
 use weft_runtime::logging::Format;
 
 /// Enrols this node's pods into the mesh.
@@ -42,33 +43,4 @@ pub struct Config {
     /// How log lines are written.
     #[arg(long, default_value = "text")]
     pub log_format: Format,
-}
-
-/// `500ms`, `5s`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let problem = || format!("{text:?} is no duration; write for instance 500ms, 5s or 2m");
-    let number: u64 = number.parse().map_err(|_| problem())?;
-    match unit {
-        "ms" => Ok(Duration::from_millis(number)),
-        "s" => Ok(Duration::from_secs(number)),
-        "m" => Ok(Duration::from_secs(number.saturating_mul(60))),
-        _ => Err(problem()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["", "5", "s", "-1s", "1h", "1.5s"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

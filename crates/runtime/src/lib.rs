@@ -2,6 +2,7 @@
 //!
 //! * [`admin`]: the admin HTTP server.
 //! * [`backoff`]: waits between tries.
+//! * [`duration`]: durations on command lines.
 //! * [`fd`]: descriptors over Unix sockets, and socket options (the workspace's one module with `unsafe`).
 //! * [`logging`]: how a process logs.
 //! * [`metrics`]: the metrics registry.
@@ -12,6 +13,7 @@
 
 pub mod admin;
 pub mod backoff;
+pub mod duration;
 #[allow(unsafe_code)]
 pub mod fd;
 pub mod logging;
