@@ -188,6 +188,8 @@ impl Agent {
         let mut ending = Vec::new();
         match cause {
             RemoveCause::Unenrolled => {
+                // What is in use ends well; idle tunnels would hold the pod's rules for as long as they are kept.
+                held.iter().for_each(|held| held.pod.closing.cancel());
                 self.retired.extend(held.iter().map(|held| Arc::downgrade(&held.pod)));
             }
             RemoveCause::PodEnd => {

@@ -11,11 +11,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use weft_model::Reason;
 use weft_runtime::backoff::Backoff;
 use weft_runtime::fd;
 
 use crate::call::{Accepted, Listener};
+use crate::outbound::http::refusal::Refused;
 use crate::pod::{Admission, LocalPod};
 use crate::relay::Duplex as _;
 use crate::telemetry::{Labels, Outcome, Party, Protocol, Reporter, Security};
@@ -106,7 +108,8 @@ pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
     let accepted = Accepted { pod: pod.clone(), listener, stream, peer };
     let limit = worker.shared.config.max_connections_per_pod;
     let Some(_admission): Option<Admission> = pod.admit(limit) else {
-        return refuse(&worker, accepted, Reason::Overloaded, "the pod has too many open connections");
+        let refused = Refused::new(Reason::Overloaded, "the pod has too many open connections");
+        return refuse(&worker, accepted, Instant::now(), &refused);
     };
     let _open = worker.shared.telemetry.open_connection(listener);
     let work = AssertUnwindSafe(serve(worker.clone(), accepted)).catch_unwind();
@@ -135,11 +138,12 @@ async fn gone(pod: &LocalPod) {
     tokio::time::sleep(LAST_WORDS).await;
 }
 
-/// Resets a connection, and says why.
-pub(crate) fn refuse(worker: &Worker, mut accepted: Accepted, reason: Reason, message: &str) {
+/// Resets a connection that has been looked at since `begun`, and says why.
+pub(crate) fn refuse(worker: &Worker, mut accepted: Accepted, begun: Instant, refused: &Refused) {
     accepted.stream.reset_on_drop();
-    let outcome = outcome(worker, &accepted.pod, accepted.listener, accepted.peer);
-    record(worker, outcome, reason, message);
+    let mut outcome = outcome(worker, &accepted.pod, accepted.listener, accepted.peer);
+    outcome.duration = begun.elapsed();
+    record(worker, outcome, refused.reason, &refused.message);
 }
 
 /// What is known of a connection from its accept alone.

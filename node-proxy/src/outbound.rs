@@ -35,7 +35,7 @@ use crate::worker::{Worker, WorkerRef};
 pub async fn serve(worker: WorkerRef, accepted: Accepted) {
     match original_destination(&accepted) {
         Ok(original) => serve_to(&worker, accepted, original).await,
-        Err(refused) => refuse(&worker, accepted, refused.reason, &refused.message),
+        Err(refused) => refuse(&worker, accepted, Instant::now(), &refused),
     }
 }
 
@@ -44,7 +44,7 @@ pub async fn serve_to(worker: &WorkerRef, accepted: Accepted, original: SocketAd
     let begun = Instant::now();
     let (destination, snapshot) = match capture(worker, original).await {
         Ok(known) => known,
-        Err(refused) => return refuse(worker, accepted, refused.reason, &refused.message),
+        Err(refused) => return refuse(worker, accepted, begun, &refused),
     };
     let Accepted { pod, stream, peer, .. } = accepted;
     let captured = Captured { source: pod, peer, original, destination, snapshot, stream };

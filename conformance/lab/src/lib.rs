@@ -9,6 +9,7 @@
 )]
 
 pub mod mesh;
+pub mod objects;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
@@ -82,4 +83,29 @@ pub fn admin(lab: &Lab, node: &str, path: &str) -> String {
 pub fn access_log(lab: &Lab, node: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(lab.state().join(format!("logs/{node}/proxy.log"))).unwrap();
     text.lines().filter_map(|line| serde_json::from_str(line.get(line.find('{')?..)?).ok()).collect()
+}
+
+/// A pod's address in one family.
+///
+/// # Panics
+/// When there is no such pod, or no such address.
+pub fn address(lab: &Lab, namespace: &str, pod: &str, ipv6: bool) -> String {
+    let pods = lab.pods(namespace, pod).unwrap();
+    let all = pods[0]["addresses"].as_array().unwrap();
+    all.iter().filter_map(Value::as_str).find(|a| a.contains(':') == ipv6).unwrap().to_owned()
+}
+
+/// `curl` in a pod with a deadline; `arguments` end with the URL.
+///
+/// # Panics
+/// When curl cannot be started.
+pub fn curl(lab: &Lab, pod: &str, arguments: &[&str]) -> Output {
+    let mut all = vec!["curl", "-sS", "-m", "8"];
+    all.extend(arguments);
+    lab.exec(pod, &all).unwrap()
+}
+
+/// An address as it stands in a URL.
+pub fn host(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }

@@ -2,7 +2,7 @@
 //! Every worker judges by what it saw itself, so nothing is shared or locked.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -70,15 +70,17 @@ impl Balancer {
         }
     }
 
-    /// Picks a ready endpoint that is not in `excluded` (the ones already tried for this request).
+    /// Picks a ready endpoint that is not in `excluded` (the ones already tried for this request), of the same address
+    /// family as `dialled` if there is one: as a Service forwards, and applications may listen in one family only.
     /// `None`: there is none.
     pub fn pick<'a>(
         &self,
         endpoints: &'a [Endpoint],
+        dialled: IpAddr,
         excluded: &[SocketAddr],
         now: Instant,
     ) -> Option<Picked<'a>> {
-        let (first, second) = self.candidates(endpoints, excluded)?;
+        let (first, second) = self.candidates(endpoints, dialled, excluded)?;
         let first_load = self.load(first.address, now);
         let (endpoint, load) = match second {
             None => (first, first_load),
@@ -99,9 +101,13 @@ impl Balancer {
     fn candidates<'a>(
         &self,
         endpoints: &'a [Endpoint],
+        dialled: IpAddr,
         excluded: &[SocketAddr],
     ) -> Option<(&'a Endpoint, Option<&'a Endpoint>)> {
-        let eligible = || endpoints.iter().filter(|e| e.ready && !excluded.contains(&e.address));
+        let usable = || endpoints.iter().filter(|e| e.ready && !excluded.contains(&e.address));
+        let alike = |e: &&Endpoint| e.address.is_ipv4() == dialled.is_ipv4();
+        let any = !usable().any(|e| alike(&e));
+        let eligible = || usable().filter(|e| any || alike(e));
         let count = eligible().count();
         if count <= 1 {
             return eligible().next().map(|only| (only, None));

@@ -2,7 +2,7 @@
 //! together. How a request is sent is a parameter, so that all this is tested without a network.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 
 use http::{Request, Response};
@@ -45,6 +45,8 @@ pub struct Exchange<'a, T> {
     pub budget: &'a RetryBudget,
     /// The configuration that the request sees.
     pub snapshot: &'a Snapshot,
+    /// The address that the caller dialled.
+    pub dialled: IpAddr,
     /// Where to.
     pub target: &'a Target<'a>,
     /// The rule's `retry`.
@@ -113,9 +115,9 @@ impl<T: Transmit> Exchange<'_, T> {
     /// An endpoint not tried yet. A rule with `retry` may come back to one where there is no other.
     fn pick(&self, tried: &[SocketAddr], now: Instant) -> Option<Picked<'_>> {
         let endpoints = &self.target.endpoints;
-        let other = self.balancer.pick(endpoints, tried, now);
+        let other = self.balancer.pick(endpoints, self.dialled, tried, now);
         if other.is_none() && !tried.is_empty() && self.retry.is_some() {
-            return self.balancer.pick(endpoints, &[], now);
+            return self.balancer.pick(endpoints, self.dialled, &[], now);
         }
         other
     }

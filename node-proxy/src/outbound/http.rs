@@ -163,6 +163,7 @@ impl Connection {
             balancer: &self.worker.balancer,
             budget: &self.worker.shared.retries,
             snapshot,
+            dialled: self.original.ip(),
             target: &target,
             retry: rule.and_then(|rule| rule.spec.retry.as_ref()),
             timeouts: rule.map(|rule| Timeouts::of(&rule.spec, recorder.start())).unwrap_or_default(),

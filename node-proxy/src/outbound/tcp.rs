@@ -128,7 +128,8 @@ impl<'w> Connection<'w> {
         let mut tried = Vec::new();
         let mut failure = None;
         for _ in 0..TRIES {
-            let Some(picked) = self.worker.balancer.pick(&target.endpoints, &tried, Instant::now()) else {
+            let (dialled, now) = (self.original.ip(), Instant::now());
+            let Some(picked) = self.worker.balancer.pick(&target.endpoints, dialled, &tried, now) else {
                 break;
             };
             tried.push(picked.endpoint.address);

@@ -118,6 +118,7 @@ impl Rig {
             balancer: &balancer,
             budget: &self.budget,
             snapshot: &snapshot,
+            dialled: [10, 0, 0, 100].into(),
             target: &target,
             retry: self.retry.as_ref(),
             timeouts: self.timeouts,

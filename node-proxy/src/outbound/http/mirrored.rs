@@ -49,7 +49,8 @@ pub(super) fn send_copies(
 /// Fire and forget. The response is read to its end, so that the connection can be used again.
 fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Request<Body>) {
     let worker = Rc::clone(&connection.worker);
-    let Some(picked) = worker.balancer.pick(&target.endpoints, &[], Instant::now()) else {
+    let (dialled, now) = (connection.original.ip(), Instant::now());
+    let Some(picked) = worker.balancer.pick(&target.endpoints, dialled, &[], now) else {
         return worker.shared.telemetry.lost_copy();
     };
     let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, snapshot);
