@@ -1,7 +1,9 @@
 //! The pools of one worker, the making of connections for them, and the task that empties them.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::HashMap;
@@ -163,11 +165,8 @@ impl Pools {
         let handshake =
             http1::Builder::new().max_headers(256).handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
-        let ended = dial.pod.ended.clone();
-        tokio::task::spawn_local(async move {
-            // An error shows at the request it concerns.
-            let _ = ended.run_until_cancelled(connection.with_upgrades()).await;
-        });
+        // An error shows at the request it concerns.
+        self.carry(dial, async { drop(connection.with_upgrades().await) });
         Ok(sender)
     }
 
@@ -198,10 +197,7 @@ impl Pools {
             .keep_alive_timeout(Duration::from_secs(20));
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
-        let ended = dial.pod.ended.clone();
-        tokio::task::spawn_local(async move {
-            let _ = ended.run_until_cancelled(connection).await;
-        });
+        self.carry(&dial, async { drop(connection.await) });
         self.0.http2.ready.borrow_mut().add(key, sender, &dial.pod.closing, Instant::now());
         Ok(())
     }
@@ -228,7 +224,8 @@ impl Pools {
 
     async fn connect_hbone(self, key: Key, dial: Dial) -> Result<(), Failure> {
         let io = dial.run(&self.0.deadlines).await?;
-        let hbone = crate::tunnel::hbone::client(io, &dial, &self.0.deadlines).await?;
+        let (hbone, connection) = crate::tunnel::hbone::client(io, &dial, &self.0.deadlines).await?;
+        self.carry(&dial, connection);
         self.0.hbone.ready.borrow_mut().add(key, hbone, &dial.pod.closing, Instant::now());
         Ok(())
     }
@@ -236,6 +233,24 @@ impl Pools {
     /// No new stream goes to this connection.
     pub(crate) fn forget_hbone(&self, key: &Key, lease: &Lease<Hbone>) {
         self.0.hbone.ready.borrow_mut().forget(key, &lease.connection);
+    }
+
+    /// Carries a connection until it or its pod ends. The pod's end waits for that, so that the last packets leave while
+    /// there is a link to leave by (`dataplane.md` rule 26).
+    fn carry(&self, dial: &Dial, connection: impl Future<Output = ()> + 'static) {
+        let (pod, weak) = (Arc::clone(&dial.pod), Rc::downgrade(&self.0));
+        tokio::task::spawn_local(async move {
+            let mut connection = pin!(pod.until_ended(connection));
+            tokio::select! {
+                _ = &mut connection => return,
+                () = pod.closing.cancelled() => {}
+            }
+            // What is not in use goes now, not with the next sweep: the pod's end waits.
+            if let Some(inner) = weak.upgrade() {
+                inner.expire(Instant::now());
+            }
+            connection.await;
+        });
     }
 
     /// Starts the task that empties the pools, if it does not run. It ends when they are empty.

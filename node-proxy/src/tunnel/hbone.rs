@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use futures_util::future::LocalBoxFuture;
 use h2::{Ping, PingPong, Reason as H2Reason, RecvStream, SendStream};
 use http::{Method, Request, StatusCode, Uri, header};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -34,8 +35,21 @@ const CHUNK: usize = 64 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Makes the connection `io` an HBONE connection that streams can be opened on.
-pub(crate) async fn client<I>(io: I, dial: &Dial, deadlines: &Deadlines) -> Result<Hbone, Failure>
+/// Says that a connection is of no use any more, whatever ended it.
+struct Closed(Rc<Cell<bool>>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+/// Makes the connection `io` an HBONE connection that streams can be opened on. The future carries it.
+pub(crate) async fn client<I>(
+    io: I,
+    dial: &Dial,
+    deadlines: &Deadlines,
+) -> Result<(Hbone, LocalBoxFuture<'static, ()>), Failure>
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -54,16 +68,15 @@ where
         Err(_) => return Err(dial.no_http(&"HTTP/2 did not begin within the deadline")),
     };
     let closed = Rc::new(Cell::new(false));
-    let (ended, flag, pings) = (dial.pod.ended.clone(), closed.clone(), connection.ping_pong());
-    tokio::task::spawn_local(async move {
+    let (flag, pings) = (Closed(closed.clone()), connection.ping_pong());
+    let carried = Box::pin(async move {
+        let _flag = flag;
         tokio::select! {
             _ = connection => {}
             () = watch(pings) => {}
-            () = ended.cancelled() => {}
         }
-        flag.set(true);
     });
-    Ok(Hbone { sender, closed })
+    Ok((Hbone { sender, closed }, carried))
 }
 
 /// Ends when the peer no longer answers PING.
