@@ -17,6 +17,7 @@ mod plaintext;
 mod prefixed;
 pub(crate) mod record;
 pub(crate) mod tcp;
+mod watched;
 
 pub use http::handle_http;
 pub use plaintext::accept_plaintext;

@@ -3,15 +3,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use weft_model::Reason;
 
 use super::prefixed::Prefixed;
 use super::record::Record;
+use super::watched::Watched;
 use super::{authorize, forward, handle_http};
 use crate::body::Body;
 use crate::call::Caller;
@@ -48,17 +50,27 @@ impl Destination<'_> {
     /// Carries `client`'s bytes to the application that [`Self::connect`] connected to, until both have ended.
     pub(crate) async fn carry<C: Duplex + Send + 'static>(&self, mut client: C, application: TcpStream) {
         let mut record = self.record();
-        let (first, http) = first_bytes(&mut client, &application).await;
-        let client = Prefixed::new(first, client);
-        if let Some(version) = http {
+        let patience = self.worker.shared.config.peek;
+        let mut first = Vec::new();
+        let spoken = first_bytes(&mut client, &application, &mut first, patience).await;
+        if let Spoken::Http(version) = spoken {
             // The application is connected to anew for requests; this connection has shown that it listens.
             drop(application);
             record.end(Reason::Ok, Some("served as HTTP"));
-            return self.serve_http(client, version).await;
+            return self.serve_http(Prefixed::new(first.into(), client), version).await;
         }
-        // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
-        let ended = relay(client, application, None, self.pod.ended.cancelled()).await;
+        let ended = if spoken == Spoken::Unclear {
+            let watched = Watched::new(&first, client);
+            self.relay(Prefixed::new(first.into(), watched), application).await
+        } else {
+            self.relay(Prefixed::new(first.into(), client), application).await
+        };
         conclude(&mut record, &ended);
+    }
+
+    async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
+        // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
+        relay(client, application, None, self.pod.ended.cancelled()).await
     }
 
     async fn serve_http<C: Duplex + Send + 'static>(&self, client: Prefixed<C>, version: HttpVersion) {
@@ -88,31 +100,48 @@ fn conclude(record: &mut Record, ended: &RelayEnd) {
     }
 }
 
-/// Reads what the client says first, until it is clear whether that is HTTP, the application speaks first, or the
-/// client has nothing more to say. Nothing is lost: what was read is returned.
-async fn first_bytes<C>(client: &mut C, application: &TcpStream) -> (Bytes, Option<HttpVersion>)
+/// Reads into `first` what the client says, until it is clear whether that is HTTP, the application speaks first, or
+/// the client has nothing more to say. A client that stops in the middle of a line may wait for an answer to what it
+/// said, so bytes are held for no longer than `patience`.
+async fn first_bytes<C>(
+    client: &mut C,
+    application: &TcpStream,
+    first: &mut Vec<u8>,
+    patience: Duration,
+) -> Spoken
 where
     C: AsyncRead + Unpin,
 {
-    let mut first = Vec::new();
-    loop {
-        match spoken(&first) {
-            Spoken::Unclear => {}
-            Spoken::Http(version) => return (first.into(), Some(version)),
-            Spoken::Bytes => return (first.into(), None),
+    let mut held_until = None;
+    while first.len() < FIRST_LINE {
+        let spoken = spoken(first);
+        if spoken != Spoken::Unclear {
+            return spoken;
         }
+        if held_until.is_none() && !first.is_empty() {
+            held_until = Some(Instant::now() + patience);
+        }
+        let held = async {
+            match held_until {
+                Some(end) => tokio::time::sleep_until(end).await,
+                None => std::future::pending().await,
+            }
+        };
         let read = tokio::select! {
-            read = client.read_buf(&mut first) => read,
-            _ = application.readable() => return (first.into(), None),
+            read = client.read_buf(first) => read,
+            _ = application.readable() => return Spoken::Bytes,
+            () = held => return Spoken::Unclear,
         };
         if !matches!(read, Ok(1..)) {
-            return (first.into(), None);
+            return Spoken::Bytes;
         }
     }
+    spoken(first)
 }
 
+/// What the beginning of a byte stream is.
 #[derive(Debug, PartialEq, Eq)]
-enum Spoken {
+pub(super) enum Spoken {
     Unclear,
     Http(HttpVersion),
     Bytes,
@@ -120,7 +149,7 @@ enum Spoken {
 
 /// HTTP/2 begins with its preface (RFC 9113 §3.4), HTTP/1 with a method and a line that ends in its version (RFC 9112
 /// §3); empty lines before it are allowed there (§2.2).
-fn spoken(first: &[u8]) -> Spoken {
+pub(super) fn spoken(first: &[u8]) -> Spoken {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let start = first.iter().position(|b| !matches!(b, b'\r' | b'\n')).unwrap_or(first.len());
     let line = first.get(start..).unwrap_or_default();
