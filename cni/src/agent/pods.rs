@@ -8,14 +8,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
+use weft_model::workload::{MESH_LABEL, NEVER_ENROLLED, is_enrolled};
 use weft_model::{ObjectName, Text};
 
 pub use folder::Folder;
-
-/// Label on namespaces and pods; the pod's wins.
-pub const MESH_LABEL: &str = "weft-mesh.dev/mesh";
-/// Namespaces that are never enrolled: the mesh itself and the cluster's own parts start without it.
-pub const NEVER: [&str; 2] = ["weft-system", "kube-system"];
 
 /// The newest table; `None` until the source has been read once.
 pub type Pods = watch::Receiver<Option<Arc<Table>>>;
@@ -97,12 +93,12 @@ impl Table {
     /// Is this pod to be enrolled?
     #[must_use]
     pub fn decide(&self, pod: &Pod) -> Decision {
-        if pod.host_network || pod.terminal || NEVER.contains(&&*pod.name.namespace) {
+        if pod.host_network || pod.terminal || NEVER_ENROLLED.contains(&&*pod.name.namespace) {
             return Decision::Leave;
         }
         let Some(namespace) = self.namespaces.get(&pod.name.namespace) else { return Decision::Unknown };
-        let label = pod.label.as_deref().or(namespace.as_deref());
-        if label == Some("enabled") { Decision::Enrol } else { Decision::Leave }
+        let enrolled = is_enrolled(&pod.name.namespace, namespace.as_deref(), pod.label.as_deref());
+        if enrolled { Decision::Enrol } else { Decision::Leave }
     }
 }
 

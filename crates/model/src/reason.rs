@@ -79,3 +79,16 @@ impl fmt::Display for Reason {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn every_reason_is_explained_to_users() {
+        let page = include_str!("../../../docs/telemetry.md");
+        for reason in Reason::ALL {
+            assert!(page.contains(&format!("`{reason}`")), "docs/telemetry.md does not explain {reason}");
+        }
+    }
+}
