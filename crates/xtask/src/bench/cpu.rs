@@ -1,6 +1,8 @@
 //! CPU time and memory of a running process, from `/proc`.
 
 use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +15,14 @@ pub(super) struct Process(u32);
 
 impl Process {
     /// The one process whose program's name ends with the first of `words`, and whose command line holds them all.
+    /// Waits a little for it: a wrapper script may have to start it first.
     pub(super) fn find(words: &[&str]) -> Result<Self> {
+        (0..50)
+            .find_map(|_| Self::find_now(words).inspect_err(|_| sleep(Duration::from_millis(100))).ok())
+            .map_or_else(|| Self::find_now(words), Ok)
+    }
+
+    fn find_now(words: &[&str]) -> Result<Self> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
