@@ -42,10 +42,9 @@ impl HttpVersion {
 /// Limits of one connection.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Bytes of one header section; more is 431.
+    /// Bytes of one header section; more is 431. So are more than 100 fields of HTTP/1: hyper's own limit, since for
+    /// any other it allocates and clears an array per message.
     pub header_bytes: usize,
-    /// Fields of one header section; more is 431.
-    pub headers: usize,
     /// From the first byte awaited to the end of the header section; also how long an idle HTTP/1 connection is kept.
     pub header_timeout: Duration,
     /// Streams at a time of one HTTP/2 connection.
@@ -54,7 +53,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 128, header_timeout: Duration::from_secs(75), streams: 200 }
+        Self { header_bytes: 64 * 1024, header_timeout: Duration::from_secs(75), streams: 200 }
     }
 }
 
@@ -146,7 +145,6 @@ where
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
-        .max_headers(limits.headers)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(64 * 1024))
         .auto_date_header(false);
@@ -225,7 +223,8 @@ where
 {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let connect = request.method() == Method::CONNECT;
-    let response = handler(request);
+    // Boxed: hyper moves the future that it is given, several times.
+    let response = Box::pin(handler(request));
     async move {
         let mut response = response.await;
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS

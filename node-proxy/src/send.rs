@@ -62,7 +62,7 @@ pub async fn send_http(
     match &selected.transport {
         Transport::SameNode(pod) => {
             let caller = same_node(source, peer, selected.address, Some(claimed));
-            inbound::handle_http(worker, pod, selected.address, &caller, version, request).await
+            Box::pin(inbound::handle_http(worker, pod, selected.address, &caller, version, request)).await
         }
         Transport::Plaintext => {
             headers::strip_request(&mut request);

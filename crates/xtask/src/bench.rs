@@ -89,7 +89,9 @@ fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
     }
     report(&paths, &samples, options);
     if let Some((idle, after)) = idle.zip(memory()?) {
-        println!("resident memory of node1's weft-proxy: {idle:.1} MiB idle, {after:.1} MiB after all rounds");
+        println!(
+            "resident memory of node1's weft-proxy: {idle:.1} MiB idle, {after:.1} MiB after all rounds"
+        );
     }
     if !envoy {
         println!(
@@ -125,7 +127,10 @@ fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: 
         "\nCPU-µs per request (HTTP/1.1, response of 1 KiB, {} connections, one worker, {} rounds)",
         options.connections, options.rounds
     );
-    println!("{:<22} {:>8} {:>8} {:>8}   {}", "", "min", "median", "max", "ratio to HAProxy (median of rounds)");
+    println!(
+        "{:<22} {:>8} {:>8} {:>8}   {}",
+        "", "min", "median", "max", "ratio to HAProxy (median of rounds)"
+    );
     for path in paths {
         let values = samples.get(path.name).map(Vec::as_slice).unwrap_or_default();
         // Both were measured within the same seconds: what else the machine did fell on both alike.

@@ -71,12 +71,7 @@ impl Scanner {
                 State::Head | State::ChunkSize | State::ChunkEnd | State::Trailers => {
                     let end = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |lf| lf + 1);
                     let taken = rest.get(..end).unwrap_or_default();
-                    self.line.extend_from_slice(taken);
-                    if taken.ends_with(b"\n") {
-                        self.end_line().map_err(|why| (at + end - 1, why))?;
-                    } else if self.line.len() > self.head_limit {
-                        self.state = State::Opaque;
-                    }
+                    self.line_part(taken).map_err(|why| (at + end - 1, why))?;
                     end
                 }
             };
@@ -91,8 +86,26 @@ impl Scanner {
         taken
     }
 
-    fn end_line(&mut self) -> Result<(), &'static str> {
-        let line = std::mem::take(&mut self.line);
+    /// Part of a line, perhaps its end. Mostly lines come whole, and are not copied.
+    fn line_part(&mut self, part: &[u8]) -> Result<(), &'static str> {
+        let ends = part.ends_with(b"\n");
+        if ends && self.line.is_empty() {
+            return self.end_line(part);
+        }
+        self.line.extend_from_slice(part);
+        if ends {
+            let line = std::mem::take(&mut self.line);
+            self.end_line(&line)?;
+            // The buffer is kept for the next line.
+            self.line = line;
+            self.line.clear();
+        } else if self.line.len() > self.head_limit {
+            self.state = State::Opaque;
+        }
+        Ok(())
+    }
+
+    fn end_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
         let Some(text) = line.strip_suffix(b"\r\n") else { return Err("a line that ends in a bare LF") };
         if text.contains(&b'\r') {
             return Err("a bare CR");
@@ -105,9 +118,6 @@ impl Scanner {
             State::Head => self.head_line(text)?,
             State::Trailers | State::Body(_) | State::ChunkData(_) | State::Opaque => {}
         }
-        // The buffer is kept for the next line.
-        self.line = line;
-        self.line.clear();
         Ok(())
     }
 

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Request, Response};
 use weft_model::Reason;
 
-use super::record::{Record, counted};
-use super::{authorize, forward};
+use super::{authorize, forward, record};
 use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::HttpVersion;
@@ -28,13 +27,12 @@ pub async fn handle_http(
     version: HttpVersion,
     request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    let mut record = Record::request(worker, pod, to, caller, &request);
-    let (request, sent) = counted(request);
+    let mut recorder = record::request(worker, pod, to, caller, &request);
+    let request = recorder.count_request(request);
     match admitted(worker, pod, to, caller, version, request).await {
-        Ok(response) => Ok(record.follow(response, sent)),
+        Ok(response) => Ok(recorder.attach(response, None)),
         Err(error) => {
-            record.count(sent.get(), 0);
-            record.failed(&error);
+            recorder.failed(&error);
             Err(error)
         }
     }

@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use weft_model::Reason;
 
 use super::prefixed::Prefixed;
-use super::record::Record;
 use super::watched::Watched;
-use super::{authorize, forward, handle_http};
+use super::{authorize, forward, handle_http, record};
 use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::{self, HttpVersion, Limits};
 use crate::pod::LocalPod;
 use crate::relay::{Duplex, How, RelayEnd, relay};
 use crate::send::SendError;
+use crate::telemetry::Recorder;
 use crate::tunnel::dial::Failure;
 use crate::worker::WorkerRef;
 
@@ -43,20 +43,20 @@ impl Destination<'_> {
         forward::connect(self.worker, self.pod, self.to, self.caller.address).await
     }
 
-    pub(crate) fn record(&self) -> Record {
-        Record::connection(self.worker, self.pod, self.to, self.caller)
+    pub(crate) fn record(&self) -> Box<Recorder> {
+        record::connection(self.worker, self.pod, self.to, self.caller)
     }
 
     /// Carries `client`'s bytes to the application that [`Self::connect`] connected to, until both have ended.
     pub(crate) async fn carry<C: Duplex + Send + 'static>(&self, mut client: C, application: TcpStream) {
-        let mut record = self.record();
+        let recorder = self.record();
         let patience = self.worker.shared.config.peek;
         let mut first = Vec::new();
         let spoken = first_bytes(&mut client, &application, &mut first, patience).await;
         if let Spoken::Http(version) = spoken {
             // The application is connected to anew for requests; this connection has shown that it listens.
             drop(application);
-            record.end(Reason::Ok, Some("served as HTTP"));
+            recorder.end(Reason::Ok, Some("served as HTTP"));
             return self.serve_http(Prefixed::new(first.into(), client), version).await;
         }
         let ended = if spoken == Spoken::Unclear {
@@ -65,7 +65,7 @@ impl Destination<'_> {
         } else {
             self.relay(Prefixed::new(first.into(), client), application).await
         };
-        conclude(&mut record, &ended);
+        conclude(recorder, &ended);
     }
 
     async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
@@ -90,13 +90,14 @@ impl Destination<'_> {
     }
 }
 
-fn conclude(record: &mut Record, ended: &RelayEnd) {
-    record.count(ended.from_first, ended.from_second);
+fn conclude(mut recorder: Box<Recorder>, ended: &RelayEnd) {
+    recorder.outcome.request_bytes = ended.from_first;
+    recorder.outcome.response_bytes = ended.from_second;
     match &ended.how {
-        How::Finished | How::Idle => record.end(Reason::Ok, None),
-        How::FirstFailed(error) => record.end(Reason::DownstreamReset, Some(&error.to_string())),
-        How::SecondFailed(error) => record.end(Reason::UpstreamReset, Some(&error.to_string())),
-        How::Stopped => record.end(Reason::Draining, None),
+        How::Finished | How::Idle => recorder.end(Reason::Ok, None),
+        How::FirstFailed(error) => recorder.end(Reason::DownstreamReset, Some(&error.to_string())),
+        How::SecondFailed(error) => recorder.end(Reason::UpstreamReset, Some(&error.to_string())),
+        How::Stopped => recorder.end(Reason::Draining, None),
     }
 }
 

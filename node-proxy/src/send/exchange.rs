@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -18,20 +19,23 @@ use super::pools::{Http1, Http2, Pools};
 use super::{SendError, headers};
 use crate::body::{Body, BodyError};
 use crate::http_server::HttpVersion;
+use crate::pod::LocalPod;
 use crate::tunnel::dial::{Dial, Failure, Key};
 use crate::tunnel::pool::Lease;
 
 /// Sends `request`, stripped already, and returns the response's head with its streaming body.
+///
+/// Boxed, since all that lead here copy the future that they wait for into their own.
 pub(crate) async fn exchange(
     pools: &Pools,
     dial: &Dial,
     version: HttpVersion,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    headers::convert_request(&mut request, version, &dial.to.to_string());
+    headers::convert_request(&mut request, version, dial.to);
     let mut response = match version {
-        HttpVersion::Http1 => exchange_http1(pools, dial, request).await?,
-        HttpVersion::Http2 => exchange_http2(pools, dial, request).await?,
+        HttpVersion::Http1 => Box::pin(exchange_http1(pools, dial, request)).await?,
+        HttpVersion::Http2 => Box::pin(exchange_http2(pools, dial, request)).await?,
     };
     // The next server writes its own version; a 1.0 here would close its connections.
     *response.version_mut() = http::Version::HTTP_11;
@@ -64,7 +68,7 @@ async fn exchange_http1(
                 }
                 tied |= authenticates_connection(response.headers());
                 let keep = !tied && response.status() != StatusCode::SWITCHING_PROTOCOLS;
-                let end = keep.then(|| End::Http1(sender, key, dial.clone(), pools.clone()));
+                let end = keep.then(|| End::Http1(sender, key, Arc::clone(&dial.pod), pools.clone()));
                 return Ok(finish(response, end));
             }
             Err(failed) => failed,
@@ -161,15 +165,15 @@ fn judge(error: &hyper::Error) -> (Reason, bool) {
 #[allow(clippy::large_enum_variant, reason = "it lives in the body's own box")]
 enum End {
     /// It is kept for the next request.
-    Http1(Http1, Key, Dial, Pools),
+    Http1(Http1, Key, Arc<LocalPod>, Pools),
     /// Its place is given back.
     Http2(#[allow(dead_code, reason = "dropping it is its use")] Lease<Http2>),
 }
 
 impl End {
     fn run(self) {
-        if let Self::Http1(sender, key, dial, pools) = self {
-            pools.put_http1(key, sender, &dial);
+        if let Self::Http1(sender, key, pod, pools) = self {
+            pools.put_http1(key, sender, &pod);
         }
     }
 }

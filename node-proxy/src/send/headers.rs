@@ -1,6 +1,8 @@
 //! What a proxy does to the header sections that pass it: hop-by-hop fields end here (RFC 9110 §7.6.1), fields
 //! that only proxies may write are removed, and requests take the form that the next hop's version wants.
 
+use std::net::SocketAddr;
+
 use http::header::{self, Entry};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
@@ -105,7 +107,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 }
 
 /// Gives a request the form of the version it is sent in. `fallback` is the authority of a request that names none.
-pub(crate) fn convert_request(request: &mut Request<Body>, version: HttpVersion, fallback: &str) {
+pub(crate) fn convert_request(request: &mut Request<Body>, version: HttpVersion, fallback: SocketAddr) {
     match version {
         HttpVersion::Http1 => convert_to_http1(request, fallback),
         HttpVersion::Http2 => convert_to_http2(request, fallback),
@@ -113,7 +115,7 @@ pub(crate) fn convert_request(request: &mut Request<Body>, version: HttpVersion,
 }
 
 /// Origin form and a Host (RFC 9112 §3.2), one Cookie (RFC 9113 §8.2.3), and a body that is framed whenever there is one.
-fn convert_to_http1(request: &mut Request<Body>, fallback: &str) {
+fn convert_to_http1(request: &mut Request<Body>, fallback: SocketAddr) {
     *request.version_mut() = Version::HTTP_11;
     let authority = request.uri().authority().and_then(|a| HeaderValue::from_str(a.as_str()).ok());
     match (authority, request.headers_mut().entry(header::HOST)) {
@@ -121,7 +123,7 @@ fn convert_to_http1(request: &mut Request<Body>, fallback: &str) {
         (Some(authority), Entry::Vacant(host)) => drop(host.insert(authority)),
         (None, Entry::Occupied(_)) => {}
         (None, Entry::Vacant(host)) => {
-            if let Ok(fallback) = HeaderValue::from_str(fallback) {
+            if let Ok(fallback) = HeaderValue::try_from(fallback.to_string()) {
                 host.insert(fallback);
             }
         }
@@ -151,7 +153,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Scheme and authority instead of Host (RFC 9113 §8.3.1).
-fn convert_to_http2(request: &mut Request<Body>, fallback: &str) {
+fn convert_to_http2(request: &mut Request<Body>, fallback: SocketAddr) {
     *request.version_mut() = Version::HTTP_2;
     let host = request.headers_mut().remove(header::HOST);
     if request.method() == Method::CONNECT && request.uri().scheme().is_none() {
@@ -159,7 +161,8 @@ fn convert_to_http2(request: &mut Request<Body>, fallback: &str) {
     }
     let mut parts = std::mem::take(request.uri_mut()).into_parts();
     let from_host = || Authority::try_from(host.as_ref()?.as_bytes()).ok();
-    parts.authority = parts.authority.or_else(from_host).or_else(|| Authority::try_from(fallback).ok());
+    parts.authority =
+        parts.authority.or_else(from_host).or_else(|| Authority::try_from(fallback.to_string()).ok());
     parts.scheme = parts.scheme.or(Some(Scheme::HTTP));
     parts.path_and_query = parts.path_and_query.or(Some(PathAndQuery::from_static("/")));
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();

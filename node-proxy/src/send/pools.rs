@@ -14,14 +14,16 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use crate::body::Body;
+use crate::pod::LocalPod;
 use crate::tunnel::dial::{Deadlines, Dial, Failure, Key};
 use crate::tunnel::pool::{Bounds, Idle, Lease, Pooled, Shared};
 
 /// HTTP/1 connections to other pods.
 const TUNNELS: Bounds = Bounds { per_key: 64, total: 4096, idle: Duration::from_secs(60) };
-/// HTTP/1 connections to applications. Few, since each carries one caller's address; short, since many servers close
-/// idle connections after 5 s (Node.js does), and a request sent into such a close is lost.
-const APPLICATIONS: Bounds = Bounds { per_key: 8, total: 1024, idle: Duration::from_secs(4) };
+/// HTTP/1 connections to applications. As many as a caller uses at a time: fewer would be closed and made anew all the
+/// while. Short, since many servers close idle connections after 5 s (Node.js does), and a request sent into such a
+/// close is lost.
+const APPLICATIONS: Bounds = Bounds { per_key: 64, total: 4096, idle: Duration::from_secs(4) };
 /// Requests at a time on one HTTP/2 connection; more get another one.
 const STREAMS: usize = 100;
 /// How long an HTTP/2 connection without requests is kept.
@@ -150,8 +152,8 @@ impl Pools {
     }
 
     /// Keeps an HTTP/1 connection for the next request.
-    pub(crate) fn put_http1(&self, key: Key, connection: Http1, dial: &Dial) {
-        self.idle(&key).borrow_mut().put(key, connection, &dial.pod.closing, Instant::now());
+    pub(crate) fn put_http1(&self, key: Key, connection: Http1, pod: &LocalPod) {
+        self.idle(&key).borrow_mut().put(key, connection, &pod.closing, Instant::now());
         self.sweep();
     }
 
@@ -162,8 +164,7 @@ impl Pools {
     /// Makes an HTTP/1 connection.
     pub(crate) async fn connect_http1(&self, dial: &Dial) -> Result<Http1, Failure> {
         let io = dial.run(&self.0.deadlines).await?;
-        let handshake =
-            http1::Builder::new().max_headers(256).handshake(hyper_util::rt::TokioIo::new(io)).await;
+        let handshake = http1::Builder::new().handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
         // An error shows at the request it concerns.
         self.carry(dial, async { drop(connection.with_upgrades().await) });

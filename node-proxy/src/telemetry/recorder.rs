@@ -55,13 +55,24 @@ impl Recorder {
     /// Counts the bytes of the request's body as they pass. Costs nothing for a request without one.
     pub fn count_request(&mut self, request: Request<Body>) -> Request<Body> {
         self.head_only = request.method() == http::Method::HEAD;
+        if request.body().is_end_stream() {
+            return request;
+        }
+        let count = Rc::<Cell<u64>>::default();
         request.map(|body| match body {
-            Body::Incoming(incoming) if !incoming.is_end_stream() => {
-                let count = Rc::<Cell<u64>>::default();
+            Body::Incoming(incoming) => {
                 self.request_bytes = Some(Rc::clone(&count));
                 Body::Counted(incoming, count)
             }
-            other => other,
+            // The caller's side of the same node counts already, and sends such a body once.
+            Body::Counted(incoming, counted) => {
+                self.request_bytes = Some(Rc::clone(&counted));
+                Body::Counted(incoming, counted)
+            }
+            other => {
+                self.request_bytes = Some(Rc::clone(&count));
+                Body::boxed(Counting { inner: other, count })
+            }
         })
     }
 
@@ -119,6 +130,37 @@ impl Drop for Recorder {
 /// The codes there are (0 to 16); an application's own number would make an unbounded label.
 fn grpc_code(text: &str) -> Option<u16> {
     text.trim().parse().ok().map(|code: u16| if code <= 16 { code } else { 2 })
+}
+
+/// A request's body whose bytes are counted as they pass.
+struct Counting {
+    inner: Body,
+    count: Rc<Cell<u64>>,
+}
+
+impl http_body::Body for Counting {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let polled = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &polled {
+            this.count.set(this.count.get() + frame.data_ref().map_or(0, |data| data.len() as u64));
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }
 
 /// A response's body that tells the outcome at its end.

@@ -9,7 +9,7 @@ use super::dial::{Failure, keep_alive};
 use super::{hbone, http};
 use crate::call::{Accepted, Caller};
 use crate::http_server::{Ended, HttpVersion};
-use crate::inbound::record::Record;
+use crate::inbound::record;
 use crate::telemetry::Security;
 use crate::worker::WorkerRef;
 
@@ -23,7 +23,7 @@ pub async fn accept(worker: WorkerRef, accepted: Accepted) {
     // Boxed step by step: an open tunnel holds no more than what it carries needs.
     let served = pod.until_ended(Box::pin(serve(&worker, accepted, local, &mut caller))).await;
     if let Some(Err(failure)) = served {
-        Record::connection(&worker, &pod, local, &caller).refuse(failure.reason, &failure.message);
+        record::connection(&worker, &pod, local, &caller).refuse(failure.reason, &failure.message);
     }
 }
 

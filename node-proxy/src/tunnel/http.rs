@@ -12,7 +12,7 @@ use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::{self, Ended, HttpVersion, Limits};
 use crate::inbound;
-use crate::inbound::record::Record;
+use crate::inbound::record;
 use crate::pod::LocalPod;
 use crate::send::SendError;
 use crate::worker::WorkerRef;
@@ -52,7 +52,7 @@ async fn handle(
         Ok(meta) => meta,
         Err(malformed) => {
             let message = malformed.to_string();
-            Record::request(worker, pod, local, &caller, &request).refuse(Reason::BadTunnelRequest, &message);
+            record::request(worker, pod, local, &caller, &request).refuse(Reason::BadTunnelRequest, &message);
             return refusal(Reason::BadTunnelRequest, true, &message);
         }
     };

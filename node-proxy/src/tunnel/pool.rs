@@ -52,15 +52,20 @@ impl<K: Eq + Hash, C: Pooled> Idle<K, C> {
     /// The connection that was used last, if one is fit for use: so that those that are too many grow old.
     pub(crate) fn take(&mut self, key: &K, now: Instant) -> Option<C> {
         let kept = self.by_key.get_mut(key)?;
-        let before = kept.len();
-        kept.retain(|k| k.is_fit(now, self.bounds.idle));
-        let place = kept.iter().rposition(|k| k.connection.is_ready());
-        let taken = place.map(|place| kept.remove(place).connection);
-        self.len -= before - kept.len();
-        if kept.is_empty() {
-            self.by_key.remove(key);
+        // From the end, and mostly no further: what is unfit below goes when its turn comes, or by `expire`. An empty
+        // list stays until then too, since the connection will soon be back.
+        for place in (0..kept.len()).rev() {
+            let candidate = kept.get(place)?;
+            let fit = candidate.is_fit(now, self.bounds.idle);
+            if !fit || candidate.connection.is_ready() {
+                let taken = kept.remove(place);
+                self.len -= 1;
+                if fit {
+                    return Some(taken.connection);
+                }
+            }
         }
-        taken
+        None
     }
 
     /// Keeps a connection whose exchange has ended, unless its pod is closing or there are enough.

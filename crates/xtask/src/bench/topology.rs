@@ -121,8 +121,14 @@ fn haproxy(role: &str, files: &Path) -> String {
     let tls = format!("ssl crt {0}/peer.pem ca-file {0}/ca.pem", files.display());
     let (bind, server) = match role {
         "one" => (String::new(), "local.peers.svc.cluster.local:80".to_owned()),
-        "near" => (String::new(), format!("haproxy-far.peers.svc.cluster.local:8080 {tls} verify required ssl-min-ver TLSv1.3")),
-        _ => (format!("{tls} verify required ssl-min-ver TLSv1.3"), "remote.peers.svc.cluster.local:80".to_owned()),
+        "near" => (
+            String::new(),
+            format!("haproxy-far.peers.svc.cluster.local:8080 {tls} verify required ssl-min-ver TLSv1.3"),
+        ),
+        _ => (
+            format!("{tls} verify required ssl-min-ver TLSv1.3"),
+            "remote.peers.svc.cluster.local:80".to_owned(),
+        ),
     };
     format!(
         "global\n  nbthread 1\n  maxconn 4096\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
