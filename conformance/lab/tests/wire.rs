@@ -227,14 +227,15 @@ fn stuck(lab: &Lab, checks: &mut Checks) {
 fn node_proof(lab: &Lab, checks: &mut Checks) {
     let secret = |node: &str| lab.state().join("secrets").join(node).display().to_string();
     let cases = [
-        ("a forged secret", "node1", "/tmp/forged".to_owned()),
+        ("a forged secret", "node1", lab.state().join("forged").display().to_string()),
         ("another node's secret", "node2", secret("node1")),
     ];
+    std::fs::write(lab.state().join("forged"), "0123456789").unwrap();
     for (what, node, file) in cases {
         checks.check(&format!("the controller gives nothing to a proxy with {what}"), || {
             let proxy = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("weft-proxy");
             let script = format!(
-                "echo 0123456789 > /tmp/forged; timeout 3 {} --node {node} --node-secret-file {file} \
+                "timeout 3 {} --node {node} --node-secret-file {file} \
                  --agent-socket /tmp/none.sock --admin 127.0.0.1:15999 --controller 192.168.77.1:15010 \
                  --controller-ca {}/ca/root.crt 2>&1 & sleep 2; curl -s http://127.0.0.1:15999/config; wait",
                 proxy.display(),

@@ -180,7 +180,7 @@ fn kernel_filesystems(root: &Path) -> Result<()> {
         fs::create_dir_all(root.join(name))?;
     }
     bind(Path::new("/proc"), &root.join("proc"))?;
-    bind(Path::new("/dev"), &root.join("dev"))?;
+    devices(&root.join("dev"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY;
     // A fresh sysfs shows the pod's own network devices; some sandboxes forbid it.
     if mount(Some("sysfs"), &root.join("sys"), Some("sysfs"), flags, None::<&str>).is_err() {
@@ -189,6 +189,31 @@ fn kernel_filesystems(root: &Path) -> Result<()> {
     let run = root.join("run");
     mount(Some("tmpfs"), &run, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
     fs::create_dir_all(run.join("lock"))?;
+    Ok(())
+}
+
+/// The devices that every container has. In a folder of its own: a program that removes `/dev/null`, as nginx does with
+/// `pid /dev/null`, must not remove the machine's.
+fn devices(dev: &Path) -> Result<()> {
+    mount(Some("tmpfs"), dev, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
+    for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+        let source = Path::new("/dev").join(name);
+        if source.exists() {
+            fs::File::create(dev.join(name))?;
+            bind(&source, &dev.join(name))?;
+        }
+    }
+    fs::create_dir(dev.join("shm"))?;
+    mount(Some("tmpfs"), &dev.join("shm"), Some("tmpfs"), MsFlags::empty(), Some("mode=1777"))?;
+    if Path::new("/dev/pts").exists() {
+        fs::create_dir(dev.join("pts"))?;
+        bind(Path::new("/dev/pts"), &dev.join("pts"))?;
+    }
+    let links = [("ptmx", "pts/ptmx"), ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0")];
+    for (name, to) in links.into_iter().chain([("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2")])
+    {
+        std::os::unix::fs::symlink(to, dev.join(name))?;
+    }
     Ok(())
 }
 

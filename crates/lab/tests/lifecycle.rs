@@ -3,6 +3,7 @@
 // A panic is how a test fails; clippy's own exemption covers only the test functions themselves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -116,6 +117,10 @@ fn what_a_container_writes_stays_in_the_lab() {
     lab.exec("a/one", &["touch", &mark]).unwrap().ok();
     assert!(!Path::new(&mark).exists());
     assert_ne!(lab.exec("a/two", &["ls", &mark]).unwrap().code, 0);
+    lab.exec("a/one", &["sh", "-c", "rm -f /dev/null; echo x > /dev/weft-mark; echo y > /dev/shm/weft-mark"])
+        .unwrap();
+    assert!(Path::new("/dev/null").metadata().unwrap().file_type().is_char_device());
+    assert!(!Path::new("/dev/weft-mark").exists() && !Path::new("/dev/shm/weft-mark").exists());
 }
 
 #[test]
