@@ -1,4 +1,5 @@
 //! Routes attached to Services (GAMMA): whose route counts, for which port, and what happens when there is none.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::fs;
 

@@ -1,4 +1,5 @@
 //! GRPCRoute with the stock Python implementation of gRPC on both sides.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::collections::BTreeMap;
 

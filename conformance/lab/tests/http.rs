@@ -1,5 +1,6 @@
 //! HTTP itself through the mesh: upgrades, streaming, large bodies, trailers, interim answers, versions, and requests
 //! that could be read in two ways.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
 //! HTTPRoute: matches, filters, mirrors, CORS, timeouts and retries, as an application and its caller see them.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
 //! Byte streams: TLSRoute by server name, TCPRoute by weight, servers that speak first, half-close and reset.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use anyhow::{Context, Result, ensure};
 use weft_conformance::mesh::{Checks, Mesh, Port, namespace, pod, route, service, sleeper, soon, tally};

@@ -1,4 +1,5 @@
 //! What is counted and logged after known requests: exactly these, with the right labels, at both ends.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::collections::BTreeMap;
 
