@@ -109,7 +109,7 @@ fn certificates(folder: &Path) -> Result<()> {
 fn nginx(files: &Path) -> String {
     let body = "x".repeat(1024);
     format!(
-        "daemon off; worker_processes 1; pid /dev/null; error_log stderr crit; events {{ worker_connections 1024; }}\n\
+        "daemon off; worker_processes 1; pid {0}/nginx.pid; error_log stderr crit; events {{ worker_connections 1024; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy; \
          fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; \
          server {{ listen 80 reuseport; listen [::]:80 reuseport; location / {{ return 200 \"{body}\"; }} }} }}\n",
