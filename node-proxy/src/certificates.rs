@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
 use weft_model::Identity;
-use weft_tls::{Leaf, WorkloadTls};
+use weft_tls::{Leaf, TrustBundle, WorkloadTls};
 
 /// The store that workers read; filled by [`driver::run`] on the control runtime.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Certificates {
     ready: ArcSwap<HashMap<Identity, Certified>>,
     /// Counts the changes.
     changes: watch::Sender<u64>,
+    /// The roots in force.
+    trust: watch::Sender<Option<Arc<TrustBundle>>>,
     /// Pods have come or gone.
     pods: Notify,
     /// Connections wait for these.
@@ -42,6 +44,7 @@ impl Default for Certificates {
         Self {
             ready: ArcSwap::default(),
             changes: watch::Sender::new(0),
+            trust: watch::Sender::new(None),
             pods: Notify::new(),
             needed,
             wishes: Mutex::new(Some(wishes)),
@@ -102,6 +105,17 @@ impl Certificates {
             next
         });
         self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    /// The roots in force, and news of them; `None`: not known yet.
+    pub fn trust(&self) -> watch::Receiver<Option<Arc<TrustBundle>>> {
+        self.trust.subscribe()
+    }
+
+    /// Judges all open tunnels by this bundle from now on. Certificates made for it come first ([`Self::put`]), so that
+    /// whoever connects anew does so by it.
+    pub fn trust_in(&self, bundle: Arc<TrustBundle>) {
+        self.trust.send_replace(Some(bundle));
     }
 
     /// Says that pods have come or gone.

@@ -169,7 +169,8 @@ async fn tunnel(
     };
     let to_pod = selected.workload.as_ref().map(|workload| workload.uid.clone());
     let to = SocketAddr::new(selected.address.ip(), TUNNEL_PORT);
-    let way = Way::Tunnel { tls, to_pod, expected: expected.clone(), alpn };
+    let trust = worker.shared.certificates.trust();
+    let way = Way::Tunnel { tls, trust, to_pod, expected: expected.clone(), alpn };
     Ok(Dial { pod: source.clone(), to, way })
 }
 

@@ -6,6 +6,7 @@ pub mod hbone;
 mod http;
 pub mod meta;
 pub(crate) mod pool;
+pub(crate) mod trusted;
 
 pub use accept::accept;
 

@@ -17,7 +17,7 @@ use weft_model::service::AppProtocol;
 use weft_model::workload::{MtlsMode, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource};
 use weft_runtime::netns::NetNamespace;
-use weft_tls::WorkloadTls;
+use weft_tls::{Leaf, WorkloadTls};
 use weft_tls::testing::TestCa;
 
 use crate::call::{Accepted, Listener, Selected, Transport};
@@ -104,6 +104,7 @@ impl World {
             let tls = Arc::new(WorkloadTls::new(&leaf, &ca.bundle()).unwrap());
             certificates.put([Certified { leaf, tls }]);
         }
+        certificates.trust_in(Arc::new(ca.bundle()));
         let mesh = MeshConfig {
             trust_domain: caller.identity.trust_domain.clone(),
             cluster_domain: "cluster.local".into(),
@@ -147,6 +148,13 @@ impl World {
                 tokio::task::spawn_local(crate::tunnel::accept(worker.clone(), accepted));
             }
         });
+    }
+
+    /// Gives `pod` another certificate, of the world's own authority.
+    pub(crate) fn certify(&self, pod: &LocalPod, leaf: Leaf) {
+        let tls = Arc::new(WorkloadTls::new(&leaf, &self.ca.bundle()).unwrap());
+        self.worker.shared.certificates.put([Certified { leaf, tls }]);
+        assert!(self.worker.shared.certificates.for_identity(&pod.identity).is_some());
     }
 
     /// The callee's `port`, by tunnel.

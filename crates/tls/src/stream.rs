@@ -5,6 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use webpki::KeyUsage;
+
+use crate::{Peer, TlsError};
 
 /// A TLS connection after its handshake.
 ///
@@ -29,6 +32,18 @@ impl<IO> TlsStream<IO> {
     pub fn key_exchange(&self) -> Option<&'static str> {
         let group = self.0.get_ref().1.negotiated_key_exchange_group()?;
         group.name().as_str()
+    }
+
+    /// Whom the handshake found at the other end.
+    ///
+    /// # Errors
+    /// The peer showed no certificate, or one that is no workload's: not between proxies.
+    pub fn peer(&self) -> Result<Peer, TlsError> {
+        let usage = match &self.0 {
+            tokio_rustls::TlsStream::Client(_) => KeyUsage::server_auth(),
+            tokio_rustls::TlsStream::Server(_) => KeyUsage::client_auth(),
+        };
+        Peer::read(self.session().peer_certificates(), usage)
     }
 
     pub(crate) fn session(&self) -> &rustls::CommonState {

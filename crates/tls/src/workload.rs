@@ -25,6 +25,7 @@ use crate::{Alpn, Leaf, TlsError, TlsStream, TrustBundle};
 #[derive(Clone)]
 pub struct WorkloadTls {
     identity: Identity,
+    validity: (SystemTime, SystemTime),
     bundle: Arc<TrustBundle>,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -54,12 +55,23 @@ impl WorkloadTls {
         let bundle = Arc::new(bundle.clone());
         let server = Arc::new(server_config(leaf, &bundle)?);
         let client = Arc::new(client_config(leaf, &bundle)?);
-        Ok(Self { identity: leaf.identity.clone(), bundle, server, client })
+        let validity = (leaf.not_before, leaf.not_after);
+        Ok(Self { identity: leaf.identity.clone(), validity, bundle, server, client })
     }
 
     /// Whose certificate it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// The bundle that peers are judged by.
+    pub fn bundle(&self) -> &Arc<TrustBundle> {
+        &self.bundle
+    }
+
+    /// From when until when the own certificate is valid.
+    pub fn validity(&self) -> (SystemTime, SystemTime) {
+        self.validity
     }
 
     /// Judges a leaf as a peer with the same bundle would at `now`: asked before a new leaf or bundle is put to use.

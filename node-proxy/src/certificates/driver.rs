@@ -133,6 +133,9 @@ impl Driver<'_> {
         }
         self.bundle = latest;
         self.certificates.put(self.leaves.values().filter_map(|leaf| self.certified(leaf)));
+        if let Some(bundle) = &self.bundle {
+            self.certificates.trust_in(Arc::new(bundle.clone()));
+        }
     }
 
     fn certified(&self, leaf: &Leaf) -> Option<Certified> {

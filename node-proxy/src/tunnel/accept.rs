@@ -1,15 +1,23 @@
 //! A pod's tunnel port: the TLS handshake, then what its ALPN says.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::time::SystemTime;
 
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 use weft_model::Reason;
-use weft_tls::Alpn;
+use weft_runtime::fd;
+use weft_tls::{Alpn, TlsError, TlsStream, WorkloadTls};
 
 use super::dial::{Failure, keep_alive};
+use super::trusted::{Trusted, drain_at, wall};
 use super::{hbone, http};
 use crate::call::{Accepted, Caller};
 use crate::http_server::{Ended, HttpVersion};
 use crate::inbound::record;
+use crate::pod::LocalPod;
 use crate::telemetry::Security;
 use crate::worker::WorkerRef;
 
@@ -35,8 +43,18 @@ async fn serve(
 ) -> Result<(), Failure> {
     let Accepted { pod, stream, peer, .. } = accepted;
     keep_alive(&stream);
-    let patience = worker.shared.config.hold_certificate;
-    let Some(tls) = worker.shared.certificates.wait_for(&pod.identity, patience).await else {
+    let certificates = &worker.shared.certificates;
+    let tls = certificates.wait_for(&pod.identity, worker.shared.config.hold_certificate);
+    let tls = match certificates.for_identity(&pod.identity) {
+        Some(tls) => Some(tls),
+        None => tokio::select! {
+            tls = tls => tls,
+            () = left(&stream) => {
+                return Err(Failure::new(Reason::DownstreamReset, "the caller left before there was a certificate"));
+            }
+        },
+    };
+    let Some(tls) = tls else {
         let message = format!("no certificate for {} yet: see the proxy's /certificates", pod.identity);
         return Err(Failure::new(Reason::NoCertificate, message));
     };
@@ -53,13 +71,65 @@ async fn serve(
     caller.security = Security::Mtls;
     // Many requests share the connection: its port is no caller's, and a fixed one could not be taken twice.
     let of_requests = Caller { address: SocketAddr::new(peer.ip(), 0), ..caller.clone() };
-    let (io, alpn) = (tunnel.stream, tunnel.alpn);
-    let version = match alpn {
-        Alpn::Hbone => return Box::pin(hbone::server::serve(worker, &pod, local, of_requests, io)).await,
-        Alpn::WeftH1 => HttpVersion::Http1,
-        Alpn::WeftH2 => HttpVersion::Http2,
-    };
-    Ok(Box::pin(http::serve(worker, &pod, local, of_requests, version, io)).await?)
+    let closing = pod.closing.child_token();
+    let ours = Tunnel { worker, pod: &pod, local, caller: of_requests, closing: &closing };
+    ours.serve(tunnel.stream, tunnel.alpn, &tls).await
+}
+
+/// A tunnel whose peer is known.
+pub(super) struct Tunnel<'a> {
+    pub(super) worker: &'a WorkerRef,
+    /// Whose tunnel port it came to.
+    pub(super) pod: &'a Arc<LocalPod>,
+    /// The address it came to.
+    pub(super) local: SocketAddr,
+    pub(super) caller: Caller,
+    /// Cancelled when the peer is to go elsewhere.
+    pub(super) closing: &'a CancellationToken,
+}
+
+impl Tunnel<'_> {
+    async fn serve(self, stream: TlsStream<TcpStream>, alpn: Alpn, tls: &WorkloadTls) -> Result<(), Failure> {
+        let untrusted = |error: TlsError| Failure::new(Reason::TlsFailed, error.to_string());
+        let peer = stream.peer().map_err(untrusted)?;
+        let io = Trusted::new(stream, tls, self.worker.shared.certificates.trust()).map_err(untrusted)?;
+        let (now, (not_before, not_after)) = (SystemTime::now(), tls.validity());
+        // The peer ends the connection with our certificate as we do with its.
+        let drain = drain_at(not_before, not_after, now).min(drain_at(peer.not_before, peer.not_after, now));
+        let closing = self.closing;
+        let drained = async {
+            wall(drain).await;
+            closing.cancel();
+            std::future::pending().await
+        };
+        let served = async {
+            let version = match alpn {
+                Alpn::Hbone => return Box::pin(hbone::server::serve(self, io)).await,
+                Alpn::WeftH1 => HttpVersion::Http1,
+                Alpn::WeftH2 => HttpVersion::Http2,
+            };
+            Ok(Box::pin(http::serve(self, version, io)).await?)
+        };
+        tokio::select! {
+            biased;
+            served = served => served,
+            never = drained => never,
+        }
+    }
+}
+
+/// Completes when the other end has closed its side: its handshake will have no answer to read. Watched through a
+/// duplicate, so that what has come in already stays to be read.
+async fn left(stream: &TcpStream) {
+    let watched = stream.as_fd().try_clone_to_owned().and_then(fd::watch);
+    let Ok(watched) = watched else { return std::future::pending().await };
+    while let Ok(mut ready) = watched.readable().await {
+        if ready.ready().is_read_closed() {
+            return;
+        }
+        ready.clear_ready();
+    }
+    std::future::pending().await
 }
 
 impl From<Ended> for Failure {

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use weft_model::{Identity, Reason, Text};
-use weft_tls::{Alpn, TlsStream, WorkloadTls};
+use weft_tls::{Alpn, WorkloadTls};
 
+use super::trusted::{Trust, Trusted};
 use crate::pod::LocalPod;
 
 /// How long each step of making a connection may take.
@@ -53,7 +54,7 @@ pub(crate) struct Dial {
 #[derive(Clone)]
 pub(crate) enum Way {
     /// Mutual TLS to the pod `to_pod`, which must be `expected`.
-    Tunnel { tls: Arc<WorkloadTls>, to_pod: Option<Text>, expected: Identity, alpn: Alpn },
+    Tunnel { tls: Arc<WorkloadTls>, trust: Trust, to_pod: Option<Text>, expected: Identity, alpn: Alpn },
     /// Plaintext out of the mesh.
     Plain,
     /// Plaintext to the pod's own application, from the caller's address.
@@ -135,8 +136,12 @@ impl Dial {
     /// Makes the connection, with TLS where it needs it.
     pub(crate) async fn run(&self, deadlines: &Deadlines) -> Result<Io, Failure> {
         let stream = self.run_plain(deadlines).await?;
-        let Way::Tunnel { tls, expected, alpn, .. } = &self.way else { return Ok(Io::Tcp(stream)) };
-        match tokio::time::timeout(deadlines.tls, tls.connect(stream, expected, *alpn)).await {
+        let Way::Tunnel { tls, trust, expected, alpn, .. } = &self.way else { return Ok(Io::Tcp(stream)) };
+        let handshake = async {
+            let stream = tls.connect(stream, expected, *alpn).await?;
+            Trusted::new(stream, tls, trust.clone())
+        };
+        match tokio::time::timeout(deadlines.tls, handshake).await {
             Ok(Ok(stream)) => Ok(Io::Tls(Box::new(stream))),
             Ok(Err(error)) => Err(self.failed(Reason::TlsFailed, &error)),
             Err(_) => {
@@ -177,7 +182,7 @@ pub(crate) fn keep_alive(stream: &TcpStream) {
 #[derive(Debug)]
 pub(crate) enum Io {
     Tcp(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Trusted<TcpStream>>),
 }
 
 impl AsyncRead for Io {

@@ -7,6 +7,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_model::Reason;
 
+use super::accept::Tunnel;
 use super::meta::{RequestMeta, ResponseMeta, WEFT_META};
 use crate::body::Body;
 use crate::call::Caller;
@@ -17,18 +18,12 @@ use crate::pod::LocalPod;
 use crate::send::SendError;
 use crate::worker::WorkerRef;
 
-/// Serves a connection of `caller` that came in on `local`, an address of `pod`, until it ends.
-pub(crate) async fn serve<I>(
-    worker: &WorkerRef,
-    pod: &Arc<LocalPod>,
-    local: SocketAddr,
-    caller: Caller,
-    version: HttpVersion,
-    io: I,
-) -> Result<(), Ended>
+/// Serves a tunnel's requests until it ends.
+pub(super) async fn serve<I>(tunnel: Tunnel<'_>, version: HttpVersion, io: I) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Tunnel { worker, pod, local, caller, closing } = tunnel;
     let handler = {
         let (worker, pod) = (worker.clone(), pod.clone());
         move |request: Request<Body>| {
@@ -36,7 +31,7 @@ where
             async move { handle(&worker, &pod, local, caller, version, request).await }
         }
     };
-    http_server::serve(io, version, &Limits::default(), pod.closing.cancelled(), handler).await
+    http_server::serve(io, version, &Limits::default(), closing.cancelled(), handler).await
 }
 
 /// A request's port is the only fact that is believed, and it is judged as the real port that it is.

@@ -370,3 +370,4 @@ fn tunnelled_request_without_exact_meta_is_refused_as_bad() {
 
 mod hbone;
 mod hops;
+mod trust;

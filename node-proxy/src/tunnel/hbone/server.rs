@@ -16,20 +16,16 @@ use super::{CONNECTION_WINDOW, FRAME, HboneStream, STREAM_WINDOW, STREAMS, watch
 use crate::call::Caller;
 use crate::inbound::tcp::Destination;
 use crate::pod::LocalPod;
+use crate::tunnel::accept::Tunnel;
 use crate::tunnel::dial::Failure;
 use crate::worker::WorkerRef;
 
-/// Serves an HBONE connection of `caller` that came in on `local` until it ends. The error is why it was no HBONE connection.
-pub(crate) async fn serve<I>(
-    worker: &WorkerRef,
-    pod: &Arc<LocalPod>,
-    local: SocketAddr,
-    caller: Caller,
-    io: I,
-) -> Result<(), Failure>
+/// Serves an HBONE connection until it ends. The error is why it was no HBONE connection.
+pub(in crate::tunnel) async fn serve<I>(tunnel: Tunnel<'_>, io: I) -> Result<(), Failure>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
+    let Tunnel { worker, pod, local, caller, closing: close } = tunnel;
     let mut builder = h2::server::Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
@@ -53,7 +49,7 @@ where
         loop {
             let accepted = tokio::select! {
                 accepted = connection.accept() => accepted,
-                () = pod.closing.cancelled(), if !closing => {
+                () = close.cancelled(), if !closing => {
                     closing = true;
                     connection.graceful_shutdown();
                     continue;
