@@ -74,8 +74,14 @@ impl Node {
 
     fn plugin(&self, command: &str) -> (bool, Value) {
         let namespace = format!("/proc/{}/fd/{}", std::process::id(), self.wire.pod.as_fd().as_raw_fd());
+        self.plugin_with(command, &namespace, &json!([{"containerID": "c1", "ifname": "eth0"}]))
+    }
+
+    /// As the runtime calls it for the namespace at this path, with these attachments in use (for GC).
+    fn plugin_with(&self, command: &str, namespace: &str, attachments: &Value) -> (bool, Value) {
         let config = json!({"cniVersion": "1.1.0", "name": "pods", "type": "weft-cni", "timeout": 10,
             "agentSocket": self.folder.path().join("run/cni.sock"),
+            "cni.dev/valid-attachments": attachments,
             "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.1.0.2/24"}, {"address": "fd01::2/64"}]}});
         let mut child = Command::new(env!("CARGO_BIN_EXE_weft-cni"))
             .env("CNI_COMMAND", command)
@@ -370,4 +376,47 @@ async fn tampered_rules_fail_check_and_are_put_back() {
     assert!(node.plugin("CHECK").0);
     let mut client = dial(&node.wire.pod, service()).unwrap();
     assert_alive(&mut client, &mut accept(proxy.listener(1)).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gc_ends_the_pods_that_the_runtime_no_longer_has_and_no_other() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    assert!(node.plugin("GC").0);
+    assert!(node.plugin("CHECK").0, "GC took a pod whose attachment is valid");
+    std::thread::scope(|scope| {
+        let other = json!([{"containerID": "another", "ifname": "eth0"}]);
+        let plugin = scope.spawn(move || node.plugin_with("GC", "", &other));
+        let message =
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(proxy.next()));
+        assert!(matches!(message, ToProxy::Remove { cause: RemoveCause::PodEnd, .. }), "{message:?}");
+        assert!(plugin.join().unwrap().0);
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_whose_namespace_has_vanished_is_refused_and_its_end_is_no_error() {
+    let node = Node::new("enabled");
+    let _proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    node.pod(false);
+    let gone = node.folder.path().join("gone").display().to_string();
+    let (success, printed) = node.plugin_with("ADD", &gone, &json!([]));
+    assert!(!success && printed["code"] == 4, "{printed}");
+    assert!(node.plugin_with("DEL", &gone, &json!([])).0);
+    assert!(node.status()["pods"]["u1"].is_null(), "{}", node.status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn proxy_of_another_version_hears_the_agents_and_is_let_go() {
+    let node = Node::new("enabled");
+    let proxy = SeqPacket::connect(&node.folder.path().join("run/agent.sock")).unwrap();
+    let hello = serde_json::to_vec(&ToAgent::Hello { version: PROTOCOL_VERSION + 1 }).unwrap();
+    proxy.send(&hello, &[]).await.unwrap();
+    let heard = tokio::time::timeout(2 * LIMIT, proxy.receive()).await.unwrap().unwrap().unwrap().0;
+    let ToProxy::Hello { version, .. } = serde_json::from_slice(&heard).unwrap() else { panic!("{heard:?}") };
+    assert_eq!(version, PROTOCOL_VERSION);
+    assert!(tokio::time::timeout(2 * LIMIT, proxy.receive()).await.unwrap().unwrap().is_none());
+    let (success, printed) = node.plugin("STATUS");
+    assert!(!success && printed["code"] == 50, "{printed}");
 }

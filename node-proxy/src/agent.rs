@@ -96,13 +96,10 @@ impl Agent {
     /// # Errors
     /// Always ends with the reason why it could not go on.
     pub async fn serve(&mut self, socket: &SeqPacket) -> Result<(), AgentError> {
-        send(socket, &ToAgent::Hello { version: PROTOCOL_VERSION }, &[]).await?;
-        for held in self.held.values() {
-            let descriptors = held.descriptors()?;
-            let borrowed: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
-            send(socket, &ToAgent::Held { pod: held.pod.enrolled.clone() }, &borrowed).await?;
+        if let Err(error) = self.greet(socket).await {
+            // An agent of another version says so and closes, perhaps in the middle of our greeting.
+            return Err(refused_greeting(socket).await.unwrap_or(error));
         }
-        send(socket, &ToAgent::HeldEnd, &[]).await?;
         // Removals take their time; their acks come through here.
         let (acks, mut finished) = mpsc::unbounded_channel();
         loop {
@@ -114,6 +111,16 @@ impl Agent {
                 }
             }
         }
+    }
+
+    async fn greet(&self, socket: &SeqPacket) -> Result<(), AgentError> {
+        send(socket, &ToAgent::Hello { version: PROTOCOL_VERSION }, &[]).await?;
+        for held in self.held.values() {
+            let descriptors = held.descriptors()?;
+            let borrowed: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
+            send(socket, &ToAgent::Held { pod: held.pod.enrolled.clone() }, &borrowed).await?;
+        }
+        send(socket, &ToAgent::HeldEnd, &[]).await
     }
 
     fn take(
@@ -211,6 +218,22 @@ impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent").field("held", &self.held.keys()).finish_non_exhaustive()
     }
+}
+
+/// Whether an agent that has closed already spoke another version.
+async fn refused_greeting(socket: &SeqPacket) -> Option<AgentError> {
+    // The first read may bring the broken connection, and only the next one what was said before.
+    for _ in 0..2 {
+        if let Ok(Some((bytes, _))) = socket.receive().await {
+            return match serde_json::from_slice(&bytes) {
+                Ok(ToProxy::Hello { version, .. }) if version != PROTOCOL_VERSION => {
+                    Some(AgentError::Version(version))
+                }
+                _ => None,
+            };
+        }
+    }
+    None
 }
 
 async fn send(

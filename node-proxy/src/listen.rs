@@ -3,12 +3,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -136,6 +137,37 @@ async fn serve(worker: WorkerRef, accepted: Accepted) {
 async fn gone(pod: &LocalPod) {
     pod.ended.cancelled().await;
     tokio::time::sleep(LAST_WORDS).await;
+}
+
+/// How the other end of a connection leaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Leaving {
+    /// It will send no more: whoever has a handshake to finish is gone.
+    Closed,
+    /// It will not read any more either.
+    Reset,
+}
+
+/// Completes when the other end has left. Watched through a duplicate, so that what has come in already stays to be read.
+pub(crate) async fn left(stream: &TcpStream, leaving: Leaving) {
+    let interest = match leaving {
+        Leaving::Closed => Interest::READABLE,
+        Leaving::Reset => Interest::WRITABLE,
+    };
+    let Ok(watched) = stream.as_fd().try_clone_to_owned().and_then(fd::watch) else {
+        return std::future::pending().await;
+    };
+    while let Ok(mut ready) = watched.ready(interest).await {
+        let left = match leaving {
+            Leaving::Closed => ready.ready().is_read_closed(),
+            Leaving::Reset => ready.ready().is_write_closed(),
+        };
+        if left {
+            return;
+        }
+        ready.clear_ready();
+    }
+    std::future::pending().await
 }
 
 /// Resets a connection that has been looked at since `begun`, and says why.

@@ -17,8 +17,8 @@ use weft_model::service::AppProtocol;
 use weft_model::workload::{MtlsMode, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource};
 use weft_runtime::netns::NetNamespace;
-use weft_tls::{Leaf, WorkloadTls};
 use weft_tls::testing::TestCa;
+use weft_tls::{Leaf, WorkloadTls};
 
 use crate::call::{Accepted, Listener, Selected, Transport};
 use crate::certificates::{Certificates, Certified};

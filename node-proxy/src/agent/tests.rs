@@ -211,8 +211,8 @@ async fn an_unenrolled_pods_namespace_is_let_go_with_its_last_connection() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    // The tunnel notices when its wait for a certificate is over.
-    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    // Well before its wait for a certificate (5 s) is over.
+    tokio::time::timeout(Duration::from_secs(2), gone).await.unwrap();
 }
 
 #[tokio::test]
@@ -269,6 +269,18 @@ async fn more_connections_than_a_pod_may_have_are_reset() {
     }
     assert_eq!(refusal(fake.address(2)).await, io::ErrorKind::ConnectionReset);
     assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 2);
+}
+
+#[tokio::test]
+async fn an_agent_of_another_version_that_closes_during_the_greeting_is_named() {
+    let (mut agent, _) = client(&[]);
+    let (near, far) = SeqPacket::pair().unwrap();
+    let hello = ToProxy::Hello { version: PROTOCOL_VERSION + 1, node: "node-a".into() };
+    far.send(&serde_json::to_vec(&hello).unwrap(), &[]).await.unwrap();
+    drop(far);
+    let error = agent.serve(&near).await.unwrap_err();
+    assert!(matches!(error, AgentError::Version(version) if version == PROTOCOL_VERSION + 1), "{error}");
+    assert!(error.to_string().contains("install one release of both"), "{error}");
 }
 
 #[tokio::test]

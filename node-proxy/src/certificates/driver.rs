@@ -101,7 +101,7 @@ impl Driver<'_> {
         }
     }
 
-    /// A connection waits: only for an identity that is here, since nothing else is signed.
+    /// A connection waits. If its pod has left in the meantime, [`Self::follow_pods`] forgets this before it is asked for.
     fn need(&mut self, identity: &Identity) {
         if !self.leaves.contains_key(identity) {
             self.renewal.want(identity, Priority::Needed, now());
@@ -209,4 +209,53 @@ async fn bundle_stream(
         bundles.send_replace(Some(bundle));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(name: &str) -> Identity {
+        format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap()
+    }
+
+    fn here(names: &[&str]) -> HashSet<Identity> {
+        names.iter().map(|name| identity(name)).collect()
+    }
+
+    fn driver(certificates: &Certificates) -> Driver<'_> {
+        Driver { certificates, renewal: Renewal::new(7), leaves: HashMap::default(), bundle: None }
+    }
+
+    #[test]
+    fn identities_whose_pods_left_before_their_first_certificate_are_asked_for_no_more() {
+        let certificates = Certificates::default();
+        let mut driver = driver(&certificates);
+        driver.follow_pods(&here(&["cart", "web"]));
+        driver.need(&identity("gone"));
+        driver.follow_pods(&here(&["web"]));
+        assert_eq!(driver.renewal.poll(now()), [identity("web")]);
+        driver.follow_pods(&here(&[]));
+        driver.finish(&identity("web"), Err(FetchError::Silent));
+        let later = now().monotonic + Duration::from_secs(600);
+        assert_eq!(driver.renewal.poll(Now { monotonic: later, ..now() }), []);
+    }
+
+    #[test]
+    fn a_stream_of_bundles_that_begins_again_cuts_waits_after_failures_short() {
+        let certificates = Certificates::default();
+        let mut driver = driver(&certificates);
+        let bundle = weft_tls::testing::TestCa::new("cluster.local").bundle();
+        driver.follow_bundle(Some(bundle.clone()));
+        driver.follow_pods(&here(&["web"]));
+        for failures in 0..8 {
+            let at = now().monotonic + Duration::from_secs(1000 * failures);
+            assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), [identity("web")]);
+            driver.renewal.failed(&identity("web"), Now { monotonic: at, ..now() });
+        }
+        let at = now().monotonic + Duration::from_secs(2);
+        assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), []);
+        driver.follow_bundle(Some(bundle));
+        assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), [identity("web")]);
+    }
 }

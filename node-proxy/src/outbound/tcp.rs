@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -18,7 +19,7 @@ use super::detect::{self, Speaks};
 use super::http::refusal::Refused;
 use super::route::{Target, backend_of};
 use crate::call::{Captured, Destination, Listener, Selected, Transport};
-use crate::listen;
+use crate::listen::{self, Leaving};
 use crate::pod::LocalPod;
 use crate::relay::{Duplex as _, How, RelayEnd, relay};
 use crate::send::{self, ByteStream, SendError};
@@ -28,6 +29,8 @@ use crate::worker::WorkerRef;
 
 /// Tries towards different endpoints before a connection is given up.
 const TRIES: u32 = 2;
+/// Connecting takes long after this: it waits for a certificate, or for an endpoint that does not answer.
+const LONG: Duration = Duration::from_millis(100);
 /// Of a server that speaks first, so much is taken before the relay begins.
 const FIRST_ANSWER: usize = 4096;
 
@@ -138,7 +141,14 @@ impl<'w> Connection<'w> {
                 Selected::of(picked.endpoint, target.service.clone(), target.protocol, &self.snapshot);
             self.describe(&selected);
             let connect = Box::pin(send::connect_bytes(self.worker, &self.source, self.peer, &selected));
-            match connect.await {
+            let connected = tokio::select! {
+                biased;
+                connected = connect => connected,
+                () = caller_left(&self.stream) => {
+                    return Err(Refused::new(Reason::DownstreamReset, "the caller left before it was connected"));
+                }
+            };
+            match connected {
                 Ok(stream) => return Ok(Upstream { stream, in_flight: picked.in_flight }),
                 Err(SendError { reason, message, .. }) => {
                     picked.in_flight.failed(Instant::now());
@@ -200,6 +210,12 @@ impl<'w> Connection<'w> {
         account(&mut self.outcome, end, self.begun);
         self.worker.shared.telemetry.record(&self.outcome);
     }
+}
+
+/// Completes when the caller has reset its connection. Looked at only once connecting takes long.
+async fn caller_left(stream: &TcpStream) {
+    tokio::time::sleep(LONG).await;
+    listen::left(stream, Leaving::Reset).await;
 }
 
 fn account(outcome: &mut Outcome, end: &RelayEnd, begun: Instant) {

@@ -1,14 +1,12 @@
 //! A pod's tunnel port: the TLS handshake, then what its ALPN says.
 
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use weft_model::Reason;
-use weft_runtime::fd;
 use weft_tls::{Alpn, TlsError, TlsStream, WorkloadTls};
 
 use super::dial::{Failure, keep_alive};
@@ -17,6 +15,7 @@ use super::{hbone, http};
 use crate::call::{Accepted, Caller};
 use crate::http_server::{Ended, HttpVersion};
 use crate::inbound::record;
+use crate::listen::{Leaving, left};
 use crate::pod::LocalPod;
 use crate::telemetry::Security;
 use crate::worker::WorkerRef;
@@ -49,7 +48,7 @@ async fn serve(
         Some(tls) => Some(tls),
         None => tokio::select! {
             tls = tls => tls,
-            () = left(&stream) => {
+            () = left(&stream, Leaving::Closed) => {
                 return Err(Failure::new(Reason::DownstreamReset, "the caller left before there was a certificate"));
             }
         },
@@ -116,20 +115,6 @@ impl Tunnel<'_> {
             never = drained => never,
         }
     }
-}
-
-/// Completes when the other end has closed its side: its handshake will have no answer to read. Watched through a
-/// duplicate, so that what has come in already stays to be read.
-async fn left(stream: &TcpStream) {
-    let watched = stream.as_fd().try_clone_to_owned().and_then(fd::watch);
-    let Ok(watched) = watched else { return std::future::pending().await };
-    while let Ok(mut ready) = watched.readable().await {
-        if ready.ready().is_read_closed() {
-            return;
-        }
-        ready.clear_ready();
-    }
-    std::future::pending().await
 }
 
 impl From<Ended> for Failure {

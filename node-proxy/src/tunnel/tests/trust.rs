@@ -8,6 +8,7 @@ use weft_tls::testing::TestCa;
 use weft_tls::{Leaf, TlsStream};
 
 use super::*;
+use crate::call::{Accepted, Listener};
 use crate::pod::LocalPod;
 
 fn short_leaf(world: &World, pod: &LocalPod, left: Duration) -> Leaf {
@@ -119,5 +120,28 @@ fn a_caller_that_leaves_while_there_is_no_certificate_is_let_go() {
         drop(tcp);
         world.told(Reason::DownstreamReset).await;
         assert!(!world.metrics().contains("no_certificate"), "{}", world.metrics());
+    });
+}
+
+#[test]
+fn a_caller_that_resets_while_it_is_not_connected_yet_is_let_go() {
+    world::run(|world| async move {
+        world.worker.shared.certificates.take(&[world.caller.identity.clone()]);
+        let listener = TcpListener::bind((CALLER, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        let accepted = Accepted { pod: world.caller.clone(), listener: Listener::Outbound, stream, peer };
+        let original = std::net::SocketAddr::new(CALLEE.parse().unwrap(), 8080);
+        let worker = world.worker.clone();
+        let begun = Instant::now();
+        let served = tokio::task::spawn_local(async move {
+            crate::outbound::serve_to(&worker, accepted, original).await;
+        });
+        client.set_zero_linger().unwrap();
+        drop(client);
+        served.await.unwrap();
+        // Two tries would wait for 300 ms each.
+        assert!(begun.elapsed() < Duration::from_millis(280), "{:?}", begun.elapsed());
+        world.told(Reason::DownstreamReset).await;
     });
 }
