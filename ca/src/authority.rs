@@ -36,13 +36,13 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Leaves for 1 hour, the controller's certificate for 24 hours, a root for 10 years.
+    /// Leaves and the controller's certificate for 24 hours, a root for 10 years.
     pub fn new(directory: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
             directory: directory.into(),
             trust_domain,
-            leaf_lifetime: Duration::from_secs(60 * 60),
+            leaf_lifetime: DAY,
             serving_lifetime: DAY,
             root_lifetime: DAY * 3650,
         }

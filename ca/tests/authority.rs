@@ -167,14 +167,14 @@ fn a_full_or_read_only_disk_is_an_error_with_the_path() {
 }
 
 #[test]
-fn a_leaf_lives_for_an_hour_from_a_minute_ago_with_its_own_serial() {
+fn a_leaf_lives_for_a_day_from_a_minute_ago_with_its_own_serial() {
     let directory = directory();
     let authority = open(directory.path()).unwrap();
     let (one, two) = (leaf(&authority), leaf(&authority));
     assert_ne!(one.serial, two.serial);
     assert_eq!(one.serial.split(':').count(), 16, "128 bits");
     let lifetime = one.not_after.duration_since(one.not_before).unwrap();
-    assert_eq!(lifetime, HOUR + Duration::from_secs(60));
+    assert_eq!(lifetime, HOUR * 24 + Duration::from_secs(60));
     assert!(one.is_valid_at(SystemTime::now()));
 }
 

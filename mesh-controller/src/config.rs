@@ -47,13 +47,14 @@ pub struct Config {
     )]
     pub serving_name: String,
 
-    /// How long a workload's certificate is valid. Proxies renew it after 50 to 70 % of that.
+    /// How long a workload's certificate is valid. Proxies renew it after 50 to 70 % of that. A byte stream that is
+    /// still open when the certificate it began with ends is cut, so shorter is safer but harder on long connections.
     #[arg(
         long,
         env = "WEFT_LEAF_LIFETIME",
         value_name = "DURATION",
         value_parser = duration,
-        default_value = "1h"
+        default_value = "24h"
     )]
     pub leaf_lifetime: Duration,
 

@@ -1,4 +1,11 @@
 //! What a mesh makes of wrong files, a full disk, missing programs and missing rights.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,12 @@
 //! Who calls, from where, and who is refused: on real packets, in both address families, on one
 //! node and between nodes.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::time::{Duration, Instant};
 

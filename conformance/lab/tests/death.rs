@@ -1,4 +1,11 @@
 //! Processes that are killed while traffic flows: the node's proxy, the agent, the controller.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,11 @@
 //! Which pods are in the mesh, and that entering and leaving it breaks no open connection.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::process::{Child, Stdio};
 use std::time::Duration;

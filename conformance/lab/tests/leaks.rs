@@ -1,4 +1,11 @@
 //! What is left behind: by pods that come and go, by a pod that ends while it answers, by a lab.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::collections::BTreeSet;
 use std::path::Path;

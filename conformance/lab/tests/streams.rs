@@ -187,7 +187,7 @@ fn check_tcp(checks: &mut Checks<'_>) {
     checks.check("TCPRoute: an invalid backend's connections are reset", |m| {
         let told =
             m.run(FROM, &[PYTHON, "-c", include_str!("programs/reset_client.py"), "meet", "broken", "90"]);
-        let told = told.map_or_else(|e| e.to_string(), |t| t);
+        let told = told.unwrap_or_else(|e| e.to_string());
         ensure!(told == "reset\n" || told.contains("ConnectionResetError"), "{told}");
         Ok(())
     });
@@ -265,7 +265,7 @@ fn check_ends(checks: &mut Checks<'_>) {
     for host in ["closed1", "closed2"] {
         checks.check(&format!("a port on which nothing listens is reset at once: {host}"), |m| {
             let told = m.run(FROM, &[PYTHON, "-c", client, "meet", host, "93"]);
-            let told = told.map_or_else(|e| e.to_string(), |t| t);
+            let told = told.unwrap_or_else(|e| e.to_string());
             ensure!(told == "reset\n" || told.contains("ConnectionResetError"), "{told}");
             Ok(())
         });

@@ -1,5 +1,12 @@
 //! What passes between nodes, seen by tcpdump, and what strangers can do to a pod's tunnel port
 //! with openssl, socat and Python.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test fails"
+)]
 
 use std::process::{Child, Stdio};
 use std::time::Duration;

@@ -127,10 +127,7 @@ fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: 
         "\nCPU-µs per request (HTTP/1.1, response of 1 KiB, {} connections, one worker, {} rounds)",
         options.connections, options.rounds
     );
-    println!(
-        "{:<22} {:>8} {:>8} {:>8}   {}",
-        "", "min", "median", "max", "ratio to HAProxy (median of rounds)"
-    );
+    println!("{:<22} {:>8} {:>8} {:>8}   ratio to HAProxy (median of rounds)", "", "min", "median", "max");
     for path in paths {
         let values = samples.get(path.name).map(Vec::as_slice).unwrap_or_default();
         // Both were measured within the same seconds: what else the machine did fell on both alike.

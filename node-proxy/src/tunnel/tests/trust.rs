@@ -113,7 +113,7 @@ fn open_tunnels_whose_peers_no_longer_verify_end_at_once_and_others_go_on() {
 #[test]
 fn a_caller_that_leaves_while_there_is_no_certificate_is_let_go() {
     world::run(|world| async move {
-        world.worker.shared.certificates.take(&[world.callee.identity.clone()]);
+        world.worker.shared.certificates.take(std::slice::from_ref(&world.callee.identity));
         let mut tcp = TcpStream::connect((CALLEE, TUNNEL_PORT)).await.unwrap();
         tcp.write_all(b"the beginning of a handshake").await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -126,7 +126,7 @@ fn a_caller_that_leaves_while_there_is_no_certificate_is_let_go() {
 #[test]
 fn a_caller_that_resets_while_it_is_not_connected_yet_is_let_go() {
     world::run(|world| async move {
-        world.worker.shared.certificates.take(&[world.caller.identity.clone()]);
+        world.worker.shared.certificates.take(std::slice::from_ref(&world.caller.identity));
         let listener = TcpListener::bind((CALLER, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
