@@ -223,6 +223,10 @@ where
 {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let connect = request.method() == Method::CONNECT;
+    // The framing guard stops reading behind a request that may switch protocols (`guard.rs`), so if none is switched
+    // to, no other request may follow on the connection.
+    let unguarded =
+        request.version() <= Version::HTTP_11 && (connect || request.headers().contains_key(header::UPGRADE));
     // Boxed: hyper moves the future that it is given, several times.
     let response = Box::pin(handler(request));
     async move {
@@ -237,6 +241,8 @@ where
                 }
                 _ => return unasked_upgrade(),
             }
+        } else if unguarded {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }

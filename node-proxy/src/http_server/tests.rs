@@ -93,6 +93,15 @@ async fn requests_that_can_be_read_in_two_ways_are_refused_with_a_reason() {
 }
 
 #[tokio::test]
+async fn nothing_is_read_behind_an_upgrade_that_was_declined() {
+    let raw = "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n\
+               GET /smuggled HTTP/1.1\nhost: x\n\n";
+    let (answer, seen, _) = exchange(raw.as_bytes()).await;
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(answer.contains("connection: close") && answer.matches("HTTP/1.1 ").count() == 1, "{answer}");
+}
+
+#[tokio::test]
 async fn chunks_that_do_not_add_up_end_the_body_with_an_error() {
     for chunks in [
         "-1\r\nx",
