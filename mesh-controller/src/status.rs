@@ -122,7 +122,7 @@ impl StatusWriter {
 
 /// The object's status with our entries brought up to date. `current` is the object's own status; `before` what we
 /// wrote last, where that is kept apart from the object. The list of parents is shared with other controllers: their
-/// entries stay as they are and where they are (gateway-api-1.7.md S1, S2). A condition keeps its
+/// entries stay as they are and where they are. A condition keeps its
 /// `lastTransitionTime` while its status stays the same.
 pub fn merge(current: &Value, before: Option<&Value>, ours: &RouteStatus, now: &str) -> Value {
     let parents =

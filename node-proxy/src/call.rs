@@ -55,7 +55,7 @@ pub struct Captured {
     pub stream: TcpStream,
 }
 
-/// What an address that a pod connects to is (design §3.2).
+/// What an address that a pod connects to is (`docs/dataplane.md`, Protocols).
 #[derive(Clone, Debug)]
 pub enum Destination {
     /// A Service address and one of its ports: routes apply.

@@ -1,4 +1,4 @@
-//! Between proxies: one port (15008), TLS 1.3 both ways, what is inside chosen by ALPN (design §3.3).
+//! Between proxies: one port (15008), TLS 1.3 both ways, what is inside chosen by ALPN (`docs/dataplane.md`, On the wire).
 
 mod accept;
 pub mod dial;

@@ -106,7 +106,7 @@ pub struct Parent {
     /// The Service port number. A parentRef without port is one `Parent` per port.
     pub port: u16,
     /// The port was named by `port` or `sectionName`. If not, and the port declares no protocol,
-    /// the proxy looks at the first bytes before it decides that this is HTTP (design §3.2).
+    /// the proxy looks at the first bytes before it decides that this is HTTP (`docs/dataplane.md`, Protocols).
     pub explicit_port: bool,
 }
 

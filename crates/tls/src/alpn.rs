@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// What a connection to port 15008 carries (design §3.3).
+/// What a connection to port 15008 carries (`docs/dataplane.md`, On the wire).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Alpn {
     /// `h2`: byte streams in HTTP/2 CONNECT, as Istio's ztunnel speaks it.

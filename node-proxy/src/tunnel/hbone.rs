@@ -1,4 +1,4 @@
-//! HBONE: byte streams in HTTP/2 CONNECT over mutual TLS, as Istio's ztunnel speaks it (`ambient.md` §2.1).
+//! HBONE: byte streams in HTTP/2 CONNECT over mutual TLS, as Istio's ztunnel speaks it.
 //! Here what both sides share, and the calling side; the called side is in [`server`].
 
 use std::cell::Cell;
