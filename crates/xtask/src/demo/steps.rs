@@ -147,7 +147,9 @@ fn identity(lab: &Lab, _: &Path) -> Result<String> {
 fn no_plaintext(lab: &Lab, _: &Path) -> Result<String> {
     let secret = format!("secret-{}", std::process::id());
     let wire = lab.name.clone();
-    println!("   $ (on the wire between the nodes) tcpdump -A, while web asks for /?{secret}");
+    println!(
+        "   $ (on the wire between the nodes) tcpdump -A, while web on node1 asks the audit Service on node2 for /?{secret}"
+    );
     let mut capture = Command::new(&lab.weft)
         .args(["lab", "capture", "--name", &wire, "--", "-A", "-l", "-s0", "-i", "any", "tcp"])
         .stdin(Stdio::null())
@@ -155,14 +157,14 @@ fn no_plaintext(lab: &Lab, _: &Path) -> Result<String> {
         .stderr(Stdio::null())
         .spawn()?;
     std::thread::sleep(Duration::from_secs(1));
-    let asked = lab.exec("shop/web", &["curl", "-sS", &format!("http://catalog/?{secret}=[1-20]")]);
+    let asked = lab.exec("shop/web", &["curl", "-sS", &format!("http://audit/?{secret}=[1-20]")]);
     std::thread::sleep(Duration::from_secs(1));
     capture.kill()?;
     let output = capture_output(&mut capture)?;
     asked?;
     let tunnel = output.lines().filter(|l| l.contains(".15008")).count();
     ensure!(tunnel > 0, "the capture saw no tunnel traffic, so it proves nothing");
-    ensure!(!output.contains(&secret) && !output.contains("catalog v"), "the capture shows plaintext");
+    ensure!(!output.contains(&secret) && !output.contains("noted"), "the capture shows plaintext");
     Ok(format!("{tunnel} packets to or from port 15008, none of them readable"))
 }
 
