@@ -24,6 +24,7 @@ const LAB: &[Need] = &[
     ("/usr/sbin/ip", "iproute2"),
     ("/usr/lib/cni/ptp", "containernetworking-plugins"),
     ("/usr/bin/nsenter", "util-linux"),
+    ("/usr/sbin/sysctl", "procps"),
 ];
 
 /// Programs that nobody here wrote, on one side of each test.
@@ -35,6 +36,9 @@ const PEERS: &[Need] = &[
     ("/usr/bin/socat", "socat"),
     ("/usr/bin/openssl", "openssl"),
     ("/usr/sbin/sshd", "openssh-server"),
+    ("/usr/bin/ssh-keyscan", "openssh-client"),
+    ("/usr/bin/hostname", "hostname"),
+    ("/usr/bin/python3", "python3"),
     ("/usr/lib/python3/dist-packages/grpc/__init__.py", "python3-grpcio"),
 ];
 
