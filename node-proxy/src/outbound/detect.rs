@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt as _;
@@ -100,6 +101,35 @@ pub async fn first_bytes(stream: &mut TcpStream, first: &mut BytesMut) -> io::Re
             return Ok(speaks);
         }
         if stream.read_buf(first).await? == 0 {
+            return Ok(Speaks::Other);
+        }
+    }
+}
+
+/// As [`first_bytes`], but what has come and can still not be told is [`Speaks::Other`] when nothing follows for
+/// `pause`: the server may be waiting for just these bytes. Should they begin an HTTP request after all, the callee's
+/// side ends the stream.
+///
+/// # Errors
+/// The caller's reset.
+pub async fn first_bytes_or_pause(
+    stream: &mut TcpStream,
+    first: &mut BytesMut,
+    pause: Duration,
+) -> io::Result<Speaks> {
+    loop {
+        if let Some(speaks) = classify(first) {
+            return Ok(speaks);
+        }
+        let nothing_yet = first.is_empty();
+        let read = stream.read_buf(first);
+        let count = if nothing_yet {
+            read.await?
+        } else {
+            let Ok(count) = tokio::time::timeout(pause, read).await else { return Ok(Speaks::Other) };
+            count?
+        };
+        if count == 0 {
             return Ok(Speaks::Other);
         }
     }

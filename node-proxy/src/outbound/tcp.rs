@@ -241,6 +241,7 @@ pub async fn dial_while_peeking(mut connection: Connection<'_>, mut first: Bytes
         Ok(upstream) => upstream,
         Err(refused) => return connection.refuse(&refused),
     };
+    let pause = connection.worker.shared.config.peek;
     let mut answer = BytesMut::with_capacity(FIRST_ANSWER);
     tokio::select! {
         biased;
@@ -249,7 +250,7 @@ pub async fn dial_while_peeking(mut connection: Connection<'_>, mut first: Bytes
             Ok(_) => connection.relay(upstream, &first, &answer).await,
             Err(error) => connection.refuse(&Refused::new(Reason::UpstreamReset, error.to_string())),
         },
-        speaks = detect::first_bytes(&mut connection.stream, &mut first) => match speaks {
+        speaks = detect::first_bytes_or_pause(&mut connection.stream, &mut first, pause) => match speaks {
             Ok(Speaks::Http) => {
                 drop(upstream);
                 connection.speak_http(first).await;

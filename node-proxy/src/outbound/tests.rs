@@ -356,6 +356,11 @@ async fn on_an_undeclared_covered_port_bytes_that_are_not_http_pass_and_late_one
             tokio::time::sleep(Duration::from_millis(wait)).await;
             caller.write_all(b"SSH-2.0-x").await.unwrap();
             says(&mut caller, "SSH-2.0-x").await;
+            // Could still become a method, but the server answers it as it is.
+            let mut caller = rig.call(SERVICE).await;
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            caller.write_all(b"HELLO").await.unwrap();
+            says(&mut caller, "HELLO").await;
         }
     })
     .await;
