@@ -21,7 +21,7 @@ const KEPT_TO: &[(&str, &[&str])] = &[
     ("rustls-webpki", &["weft-tls"]),
     ("prost", &["weft-api"]),
     ("tonic-prost", &["weft-api"]),
-    ("kube", &["weft-controller", "weft-ca", "weft-cni"]),
+    ("kube", &["weft-controller", "weft-ca", "weft-cni", "weft"]),
     // The CEL library brings chrono for its durations; ours is jiff.
     ("chrono", &[]),
     ("weft-gateway-api", &["weft-controller", "weft-manifest"]),
