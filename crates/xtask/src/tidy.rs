@@ -2,6 +2,7 @@
 
 mod dependencies;
 mod files;
+mod suite;
 
 use anyhow::{Result, bail};
 
@@ -20,6 +21,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     println!("== checking files and dependencies");
     let mut findings = files::check(&run::root())?;
     findings.extend(dependencies::check()?);
+    findings.extend(suite::check(&run::root())?);
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }
