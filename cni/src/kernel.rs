@@ -1,11 +1,12 @@
 //! The steps of enrolment that touch the kernel, each to be run with the thread inside the pod's network namespace
-//! (see [`inside`]): sysctls, routes, listening sockets, nft rules, and finding a pod's namespace.
+//! (see [`inside`]): sysctls, routes, listening sockets, nft rules, the list of sockets, and finding a pod's namespace.
 
 pub mod capture;
 pub mod find;
 pub mod listen;
 pub mod nft;
 pub mod route;
+pub mod sock_diag;
 pub mod sysctl;
 
 use std::io::{self, Write};

@@ -1,0 +1,251 @@
+//! TCP sockets as the kernel lists them (`NETLINK_SOCK_DIAG`, sock_diag(7)): one by its addresses, all of a network
+//! namespace, and ending one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
+};
+use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagDestroy, SockDiagMessage};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
+
+/// The kernel answers while it is asked; this bounds what cannot happen.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Room for one message of the kernel: it fills at most 32 KiB at once.
+const BUFFER: usize = 64 * 1024;
+/// `INET_DIAG_NOCOOKIE`: the socket is told by its addresses alone.
+const NO_COOKIE: [u8; 8] = [0xff; 8];
+
+/// A TCP socket of one network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpSocket {
+    /// Its own address; IPv4-mapped IPv6 is shown as IPv4.
+    pub local: SocketAddr,
+    /// The other end's; unspecified for a listening socket.
+    pub remote: SocketAddr,
+    /// How far it is.
+    pub state: TcpState,
+    /// The user that owns it.
+    pub uid: u32,
+    /// The number in `socket:[…]` of the descriptors that are it; 0 when no process has it any more.
+    pub inode: u32,
+    family: u8,
+    id: SocketId,
+}
+
+/// The state of a TCP socket, as in `include/net/tcp_states.h`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "RFC 9293 §3.3.2")]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynReceived,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    /// One that this list does not know.
+    Other(u8),
+}
+
+impl TcpState {
+    const fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Established,
+            2 => Self::SynSent,
+            // 12 is a handshake that has no socket of its own yet.
+            3 | 12 => Self::SynReceived,
+            4 => Self::FinWait1,
+            5 => Self::FinWait2,
+            6 => Self::TimeWait,
+            7 => Self::Close,
+            8 => Self::CloseWait,
+            9 => Self::LastAck,
+            10 => Self::Listen,
+            11 => Self::Closing,
+            other => Self::Other(other),
+        }
+    }
+
+    /// A connection that some process may still send or receive on.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        matches!(
+            self,
+            Self::Established
+                | Self::SynSent
+                | Self::SynReceived
+                | Self::FinWait1
+                | Self::FinWait2
+                | Self::CloseWait
+        )
+    }
+}
+
+/// The kernel's list of the network namespace that it was opened in.
+#[derive(Debug)]
+pub struct SockDiag {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl SockDiag {
+    /// Opens the list of the namespace that this thread is in; it stays that one's wherever it is used.
+    ///
+    /// # Errors
+    /// When the kernel has no such list (`CONFIG_INET_DIAG`).
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&NetlinkAddress::new(0, 0))?;
+        socket2::SockRef::from(&socket.as_fd()).set_read_timeout(Some(PATIENCE))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// The socket with exactly these addresses, seen from its own side. A listening socket is never the answer.
+    ///
+    /// # Errors
+    /// Those of the kernel, but for "there is none".
+    pub fn find(&mut self, local: SocketAddr, remote: SocketAddr) -> io::Result<Option<TcpSocket>> {
+        let (local, remote) = (canonical(local), canonical(remote));
+        if local.is_ipv4() != remote.is_ipv4() {
+            return Ok(None);
+        }
+        let family = if local.is_ipv4() { AF_INET } else { AF_INET6 };
+        let id = SocketId {
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            interface_id: 0,
+            cookie: NO_COOKIE,
+        };
+        let request = SockDiagMessage::InetRequest(request(family, id));
+        self.send(request, NLM_F_REQUEST)?;
+        let mut found = None;
+        match self.receive(&mut |socket| found = Some(socket)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            outcome => outcome?,
+        }
+        // Where no connection has these addresses, the kernel answers with the socket that listens on the port.
+        let same = |socket: &TcpSocket| socket.local == local && socket.remote == remote;
+        Ok(found.filter(|socket: &TcpSocket| same(socket) && socket.state != TcpState::Listen))
+    }
+
+    /// Every TCP socket of the namespace.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn dump(&mut self) -> io::Result<Vec<TcpSocket>> {
+        let mut all = Vec::new();
+        for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+            let request = SockDiagMessage::InetRequest(request(family, id));
+            self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+            match self.receive(&mut |socket| all.push(socket)) {
+                // A kernel without IPv6 knows no such sockets.
+                Err(error) if family == AF_INET6 && error.kind() == io::ErrorKind::NotFound => {}
+                outcome => outcome?,
+            }
+        }
+        Ok(all)
+    }
+
+    /// Ends a connection as by a reset: its program reads `ECONNABORTED`, the other end is told (`SOCK_DESTROY`).
+    ///
+    /// # Errors
+    /// `NotFound` when it has ended already, `Unsupported` on a kernel without `CONFIG_INET_DIAG_DESTROY`,
+    /// `PermissionDenied` without `NET_ADMIN`.
+    pub fn destroy(&mut self, socket: &TcpSocket) -> io::Result<()> {
+        let request = SockDiagMessage::InetRequest(request(socket.family, socket.id.clone()));
+        self.send(SockDiagDestroy::new(request), NLM_F_REQUEST | NLM_F_ACK)?;
+        self.receive(&mut |_| {})
+    }
+
+    fn send<M>(&mut self, message: M, flags: u16) -> io::Result<()>
+    where
+        M: NetlinkSerializable + Into<NetlinkPayload<M>>,
+    {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut packet = NetlinkMessage::new(header, message.into());
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0).map(drop)
+    }
+
+    /// Takes the answers to the last question: one socket, sockets until "done", or a verdict.
+    fn receive(&self, take: &mut dyn FnMut(TcpSocket)) -> io::Result<()> {
+        loop {
+            let mut bytes = Vec::with_capacity(BUFFER);
+            self.socket.recv(&mut bytes, 0)?;
+            let mut rest = bytes.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                // Messages are aligned to four bytes (netlink(7)).
+                let length = (message.header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+                // Left over from a question whose answer came too late.
+                if message.header.sequence_number != self.sequence {
+                    continue;
+                }
+                let more = message.header.flags & netlink_packet_core::NLM_F_MULTIPART != 0;
+                match message.payload {
+                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
+                        take(TcpSocket::of(*response));
+                        if !more {
+                            return Ok(());
+                        }
+                    }
+                    NetlinkPayload::Error(error) => {
+                        return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
+                    }
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl TcpSocket {
+    fn of(response: InetResponse) -> Self {
+        let header = response.header;
+        let id = &header.socket_id;
+        Self {
+            local: canonical(SocketAddr::new(id.source_address, id.source_port)),
+            remote: canonical(SocketAddr::new(id.destination_address, id.destination_port)),
+            state: TcpState::of(header.state),
+            uid: header.uid,
+            inode: header.inode,
+            family: header.family,
+            id: header.socket_id,
+        }
+    }
+}
+
+fn request(family: u8, socket_id: SocketId) -> InetRequest {
+    InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
