@@ -1,4 +1,4 @@
-//! How a node proves who it is, with every call.
+//! How a caller proves who it is, with every call.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -9,6 +9,7 @@ use std::{fs, hint, io};
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
+use weft_model::Identity;
 
 /// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -17,11 +18,29 @@ pub struct Node {
     pub name: String,
 }
 
+/// Who has proved itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Caller {
+    /// A node's proxy: gets its configuration, and certificates for the enrolled pods of its node.
+    Node(Node),
+    /// Any other workload: gets a certificate for itself, and nothing else.
+    Workload(Identity),
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node {}", node.name),
+            Self::Workload(identity) => write!(f, "{identity}"),
+        }
+    }
+}
+
 /// Why a proof does not prove.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
     /// There is none.
-    #[error("the call has no metadata `authorization: Bearer <node proof>`")]
+    #[error("the call has no metadata `authorization: Bearer <proof>`")]
     Missing,
     /// It is wrong. Says no more, so that nothing can be probed.
     #[error("the node proof is not valid")]
@@ -31,10 +50,10 @@ pub enum ProofError {
     Unavailable(String),
 }
 
-/// Decides which node a proof belongs to.
+/// Decides whom a proof belongs to.
 pub trait Authenticator: Send + Sync + 'static {
     /// Judges what followed `Bearer `.
-    fn authenticate(&self, proof: &str) -> impl Future<Output = Result<Node, ProofError>> + Send;
+    fn authenticate(&self, proof: &str) -> impl Future<Output = Result<Caller, ProofError>> + Send;
 }
 
 /// Reads and judges the proof of a call.
@@ -44,7 +63,7 @@ pub trait Authenticator: Send + Sync + 'static {
 pub async fn authenticate<A: Authenticator>(
     authenticator: &A,
     metadata: &MetadataMap,
-) -> Result<Node, Status> {
+) -> Result<Caller, Status> {
     let header = metadata.get("authorization").and_then(|value| value.to_str().ok());
     let judged = match header.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(proof) => authenticator.authenticate(proof).await,
@@ -57,6 +76,24 @@ pub async fn authenticate<A: Authenticator>(
             ProofError::Missing | ProofError::Invalid => Status::unauthenticated(error.to_string()),
         }
     })
+}
+
+/// As [`authenticate`], for what only nodes' proxies are told.
+///
+/// # Errors
+/// As there, and PERMISSION_DENIED for any other workload.
+pub async fn authenticate_node<A: Authenticator>(
+    authenticator: &A,
+    metadata: &MetadataMap,
+) -> Result<Node, Status> {
+    match authenticate(authenticator, metadata).await? {
+        Caller::Node(node) => Ok(node),
+        Caller::Workload(identity) => {
+            tracing::warn!(%identity, "a workload that is no node's proxy was refused");
+            let why = format!("{identity} is no node's proxy: only those get configuration");
+            Err(Status::permission_denied(why))
+        }
+    }
 }
 
 /// Nodes that share a secret with the controller, each its own: a file of lines `<node>=<secret>` (a colon does as
@@ -124,8 +161,8 @@ impl NodeSecretAuthenticator {
 }
 
 impl Authenticator for NodeSecretAuthenticator {
-    async fn authenticate(&self, proof: &str) -> Result<Node, ProofError> {
-        self.judge(proof)
+    async fn authenticate(&self, proof: &str) -> Result<Caller, ProofError> {
+        self.judge(proof).map(Caller::Node)
     }
 }
 

@@ -2,7 +2,8 @@
 //! bundle. A library: the controller embeds it.
 //!
 //! * [`Authority`]: the root, and what it signs.
-//! * [`Authenticator`]: how a node proves who it is; [`NodeSecretAuthenticator`] by a shared secret.
+//! * [`Authenticator`]: how a caller proves who it is: [`TokenReviewAuthenticator`] by a service-account token that the
+//!   API server reviews, [`NodeSecretAuthenticator`] by a secret that is shared with a node.
 //! * [`CertificatesService`]: the gRPC service, with the question who may ask for what.
 #![forbid(unsafe_code)]
 
@@ -12,8 +13,12 @@ mod rate;
 mod request;
 mod root;
 mod service;
+mod token_review;
 
-pub use authenticate::{Authenticator, Node, NodeSecretAuthenticator, ProofError, authenticate};
+pub use authenticate::{
+    Authenticator, Caller, Node, NodeSecretAuthenticator, ProofError, authenticate, authenticate_node,
+};
 pub use authority::{Authority, ServingCertificate, Settings, SignError};
 pub use root::RootError;
 pub use service::{CertificatesService, IdentitiesOnNode, Rate};
+pub use token_review::{TokenReviewAuthenticator, TokenReviewSettings};

@@ -1,9 +1,12 @@
-//! How fast one node may ask for certificates: a token bucket for each.
+//! How fast one caller may ask for certificates: a token bucket for each.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// A node's allowance: `burst` requests at once, and `per_second` more each second.
+/// How many callers are kept before the first tidying.
+const TIDY_AT: usize = 1024;
+
+/// A caller's allowance: `burst` requests at once, and `per_second` more each second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
     /// Requests at once. At least as many as a node may have identities, for its start.
@@ -18,11 +21,13 @@ impl Default for Rate {
     }
 }
 
-/// The allowances of all nodes. Bounded by the number of nodes that have proved themselves.
+/// The allowances of all callers that have proved themselves. A full bucket is as good as none, so those are
+/// forgotten when there are many.
 #[derive(Debug)]
 pub(crate) struct Rates {
     rate: Rate,
-    nodes: HashMap<String, Tokens>,
+    tidy_at: usize,
+    callers: HashMap<String, Tokens>,
 }
 
 #[derive(Debug)]
@@ -31,20 +36,32 @@ struct Tokens {
     at: Instant,
 }
 
+impl Tokens {
+    /// How many there are by now.
+    fn by(&self, now: Instant, rate: Rate) -> f64 {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.left + elapsed * f64::from(rate.per_second)).min(f64::from(rate.burst))
+    }
+}
+
 impl Rates {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, nodes: HashMap::new() }
+        Self { rate, tidy_at: TIDY_AT, callers: HashMap::new() }
     }
 
-    /// Takes one request from a node's allowance, if there is one left.
-    pub(crate) fn take(&mut self, node: &str, now: Instant) -> bool {
+    /// Takes one request from a caller's allowance, if there is one left.
+    pub(crate) fn take(&mut self, caller: &str, now: Instant) -> bool {
         let burst = f64::from(self.rate.burst);
-        if !self.nodes.contains_key(node) {
-            self.nodes.insert(node.to_owned(), Tokens { left: burst, at: now });
+        if !self.callers.contains_key(caller) {
+            if self.callers.len() >= self.tidy_at {
+                let rate = self.rate;
+                self.callers.retain(|_, tokens| tokens.by(now, rate) < burst);
+                self.tidy_at = (self.callers.len() * 2).max(TIDY_AT);
+            }
+            self.callers.insert(caller.to_owned(), Tokens { left: burst, at: now });
         }
-        let Some(tokens) = self.nodes.get_mut(node) else { return false };
-        let elapsed = now.saturating_duration_since(tokens.at).as_secs_f64();
-        tokens.left = (tokens.left + elapsed * f64::from(self.rate.per_second)).min(burst);
+        let Some(tokens) = self.callers.get_mut(caller) else { return false };
+        tokens.left = tokens.by(now, self.rate);
         tokens.at = now;
         let granted = tokens.left >= 1.0;
         if granted {
@@ -73,5 +90,18 @@ mod tests {
         assert_eq!(granted(&mut rates, "a", 499), 0);
         assert_eq!(granted(&mut rates, "a", 1_000), 2);
         assert_eq!(granted(&mut rates, "a", 1_000_000), 3);
+    }
+
+    #[test]
+    fn callers_with_a_full_allowance_are_forgotten_and_others_are_not() {
+        let mut now = Instant::now();
+        let mut rates = Rates::new(Rate { burst: 1, per_second: 1 });
+        for number in 0..5 * TIDY_AT {
+            now += Duration::from_millis(1);
+            assert!(rates.take(&number.to_string(), now));
+            assert!(rates.callers.len() <= 2 * TIDY_AT + 1, "{}", rates.callers.len());
+            let recent = number.saturating_sub(900).to_string();
+            assert!(!rates.take(&recent, now), "{recent} was forgotten before its allowance was full");
+        }
     }
 }

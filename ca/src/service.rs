@@ -13,7 +13,7 @@ use weft_api::proto::certificates_server::{Certificates, CertificatesServer};
 use weft_model::Identity;
 use weft_tls::TrustBundle;
 
-use crate::authenticate::{Authenticator, Node, authenticate};
+use crate::authenticate::{Authenticator, Caller, authenticate};
 use crate::authority::{Authority, SignError};
 pub use crate::rate::Rate;
 use crate::rate::Rates;
@@ -33,7 +33,7 @@ pub struct CertificatesService<A, I> {
 }
 
 impl<A: Authenticator, I: IdentitiesOnNode> CertificatesService<A, I> {
-    /// A service to add to a server. `rate` bounds each node.
+    /// A service to add to a server. `rate` bounds each caller.
     pub fn server(
         authority: Arc<Authority>,
         authenticator: Arc<A>,
@@ -44,9 +44,13 @@ impl<A: Authenticator, I: IdentitiesOnNode> CertificatesService<A, I> {
         CertificatesServer::new(Self { authority, authenticator, identities, rates })
     }
 
-    fn signed(&self, node: &Node, request: &proto::SignRequest) -> Result<(Identity, Vec<Vec<u8>>), Status> {
-        if !self.rates.lock().take(&node.name, Instant::now()) {
-            let why = format!("node {} asks for certificates too fast: wait and ask again", node.name);
+    fn signed(
+        &self,
+        caller: &Caller,
+        request: &proto::SignRequest,
+    ) -> Result<(Identity, Vec<Vec<u8>>), Status> {
+        if !self.rates.lock().take(&caller.to_string(), Instant::now()) {
+            let why = format!("{caller} asks for certificates too fast: wait and ask again");
             return Err(Status::resource_exhausted(why));
         }
         let identity: Identity =
@@ -58,15 +62,25 @@ impl<A: Authenticator, I: IdentitiesOnNode> CertificatesService<A, I> {
             let why = format!("{identity} is not of this mesh's trust domain {own}");
             return Err(Status::permission_denied(why));
         }
-        if !self.identities.runs_on(&identity, &node.name) {
-            let why = format!("no live pod with the identity {identity} is bound to node {}", node.name);
-            return Err(Status::permission_denied(why));
-        }
+        self.may_have(caller, &identity).map_err(Status::permission_denied)?;
         match self.authority.sign(&request.csr_der, &identity, SystemTime::now()) {
             Ok(chain) => Ok((identity, chain)),
             Err(error @ SignError::Request(_)) => Err(Status::invalid_argument(error.to_string())),
             Err(error @ SignError::TrustDomain { .. }) => Err(Status::permission_denied(error.to_string())),
             Err(error) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    fn may_have(&self, caller: &Caller, identity: &Identity) -> Result<(), String> {
+        match caller {
+            Caller::Node(node) if self.identities.runs_on(identity, &node.name) => Ok(()),
+            Caller::Node(node) => {
+                Err(format!("no live pod with the identity {identity} is bound to node {}", node.name))
+            }
+            Caller::Workload(own) if own == identity => Ok(()),
+            Caller::Workload(own) => {
+                Err(format!("{own} is no node's proxy: it may ask for its own identity only"))
+            }
         }
     }
 }
@@ -77,15 +91,15 @@ impl<A: Authenticator, I: IdentitiesOnNode> Certificates for CertificatesService
         &self,
         request: Request<proto::SignRequest>,
     ) -> Result<Response<proto::SignResponse>, Status> {
-        let node = authenticate(&*self.authenticator, request.metadata()).await?;
-        match self.signed(&node, request.get_ref()) {
+        let caller = authenticate(&*self.authenticator, request.metadata()).await?;
+        match self.signed(&caller, request.get_ref()) {
             Ok((identity, chain_der)) => {
-                tracing::info!(node = %node.name, %identity, "signed a certificate");
+                tracing::info!(%caller, %identity, "signed a certificate");
                 Ok(Response::new(proto::SignResponse { chain_der }))
             }
             Err(status) => {
                 let identity = request.get_ref().identity.as_str();
-                tracing::warn!(node = %node.name, identity, code = ?status.code(), why = status.message(), "refused a certificate");
+                tracing::warn!(%caller, identity, code = ?status.code(), why = status.message(), "refused a certificate");
                 Err(status)
             }
         }

@@ -1,42 +1,23 @@
 //! The certificate service over real TLS and gRPC, as a proxy calls it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
-use std::collections::HashSet;
-use std::path::Path;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::SystemTime;
-use std::{fs, io};
+mod support;
 
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
+use std::fs;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use support::{Pods, ask, with_proof};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_stream::StreamExt;
-use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server, Uri};
-use tonic::{Code, Request, Status};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+use weft_api::proto::WatchTrustBundleRequest;
 use weft_api::proto::certificates_client::CertificatesClient;
-use weft_api::proto::{SignRequest, WatchTrustBundleRequest};
-use weft_ca::{Authority, CertificatesService, IdentitiesOnNode, NodeSecretAuthenticator, Rate, Settings};
+use weft_ca::{Authority, CertificatesService, NodeSecretAuthenticator, Rate, Settings};
 use weft_model::{Identity, TrustDomain};
 use weft_tls::testing::TestCa;
-use weft_tls::{ClientTls, KeyRequest, ServerTls, TlsStream, TrustBundle, WorkloadTls};
 
-const NAME: &str = "weft-controller.weft-system.svc";
 const GOOD: &str = "Bearer node-1:right";
-
-/// Who runs where.
-#[derive(Default)]
-struct Pods(Mutex<HashSet<(Identity, String)>>);
-
-impl IdentitiesOnNode for Pods {
-    fn runs_on(&self, identity: &Identity, node: &str) -> bool {
-        self.0.lock().contains(&(identity.clone(), node.to_owned()))
-    }
-}
 
 struct Fixture {
     directory: TempDir,
@@ -54,80 +35,12 @@ async fn fixture(rate: Rate) -> Fixture {
     let authority = Arc::new(Authority::open(settings, SystemTime::now()).unwrap());
     let secrets = directory.path().join("secrets");
     fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\n").unwrap();
-    let pods = Pods::default();
-    pods.0.lock().insert((cart(), "node-1".into()));
+    let pods = Pods::of([(cart(), "node-1")]);
     let authenticator = Arc::new(NodeSecretAuthenticator::new(&secrets));
     let service = CertificatesService::server(Arc::clone(&authority), authenticator, Arc::new(pods), rate);
-    let serving = authority.serving_certificate(NAME, SystemTime::now()).unwrap();
-    let tls = ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let incoming = incoming.then(move |stream| {
-        let tls = tls.clone();
-        async move { tls.accept(stream?).await.map(Served).map_err(io::Error::other) }
-    });
-    tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
-    let root = directory.path().join("ca/root.crt");
-    let channel = channel(&root, address).await;
-    Fixture { directory, authority, client: CertificatesClient::new(channel) }
+    let client = support::serve(&authority, service).await;
+    Fixture { directory, authority, client }
 }
-
-async fn channel(root: &Path, address: std::net::SocketAddr) -> Channel {
-    let roots = TrustBundle::from_pem_file(TrustDomain("td".into()), root).unwrap();
-    let tls = ClientTls::new(&roots, NAME).unwrap();
-    let connector = tower::service_fn(move |_: Uri| {
-        let tls = tls.clone();
-        async move {
-            let stream = TcpStream::connect(address).await?;
-            tls.connect(stream).await.map(TokioIo::new).map_err(io::Error::other)
-        }
-    });
-    let endpoint = Endpoint::from_shared(format!("http://{NAME}")).unwrap();
-    endpoint.connect_with_connector(connector).await.unwrap()
-}
-
-/// What a server needs to know of a stream for tonic.
-struct Served(TlsStream<TcpStream>);
-
-impl Connected for Served {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-impl AsyncRead for Served {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Served {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-fn with_proof<T>(message: T, proof: Option<&'static str>) -> Request<T> {
-    let mut request = Request::new(message);
-    if let Some(proof) = proof {
-        request.metadata_mut().insert("authorization", proof.parse().unwrap());
-    }
-    request
-}
-
 impl Fixture {
     /// Asks for a certificate of `asked`, with a request made for `named`.
     async fn ask(
@@ -136,13 +49,7 @@ impl Fixture {
         asked: &str,
         named: &Identity,
     ) -> Result<(), Status> {
-        let key = KeyRequest::new(named).unwrap();
-        let message = SignRequest { csr_der: key.csr_der().to_vec(), identity: asked.into() };
-        let chain = self.client.sign(with_proof(message, proof)).await?.into_inner().chain_der;
-        let leaf = key.into_leaf(chain).unwrap();
-        let bundle = self.authority.trust_bundle().borrow().clone();
-        WorkloadTls::check_at(&leaf, &bundle, SystemTime::now()).unwrap();
-        Ok(())
+        ask(&self.authority, &mut self.client, proof, asked, named).await
     }
 
     async fn refused(&mut self, proof: Option<&'static str>, asked: &str) -> (Code, String) {

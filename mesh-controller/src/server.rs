@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt;
 use weft_api::proto;
 use weft_api::proto::config_server::{Config, ConfigServer};
-use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate};
+use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate_node};
 use weft_model::{Identity, Text};
 use weft_tls::ServerTls;
 
@@ -89,7 +89,7 @@ impl<A: Authenticator> Config for ConfigService<A> {
         &self,
         request: Request<Streaming<proto::ConfigRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let node = authenticate(&*self.authenticator, request.metadata()).await?;
+        let node = authenticate_node(&*self.authenticator, request.metadata()).await?;
         let (stream, responses) = Stream::new(
             node.name.as_str().into(),
             request.into_inner(),

@@ -12,6 +12,7 @@ use crate::telemetry::AccessLogTarget;
 /// The process's configuration.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "weft-proxy", version, about = "Carries the traffic of one node's enrolled pods.")]
+#[command(group = clap::ArgGroup::new("node-proof").required(true).args(["node_secret_file", "node_token_file"]))]
 pub struct Config {
     /// Name of the node this proxy runs on.
     #[arg(long, env = "WEFT_NODE")]
@@ -29,7 +30,8 @@ pub struct Config {
     #[arg(long, env = "WEFT_CONTROLLER", default_value = "weft-controller.weft-system.svc:15012")]
     pub controller: String,
 
-    /// File with the PEM roots that the controller's certificate is verified against.
+    /// File with the PEM roots that the controller's certificate is verified against. It may come later and change:
+    /// it is read anew for each connection.
     #[arg(long, env = "WEFT_CONTROLLER_CA")]
     pub controller_ca: PathBuf,
 
@@ -37,9 +39,14 @@ pub struct Config {
     #[arg(long, env = "WEFT_CONTROLLER_NAME", default_value = "weft-controller.weft-system.svc")]
     pub controller_name: String,
 
-    /// File with this node's secret, sent as `authorization: Bearer <node>:<secret>`. Read anew for each connection.
+    /// File with this node's secret, sent as `authorization: Bearer <node>:<secret>`. Read anew for each call.
     #[arg(long, env = "WEFT_NODE_SECRET_FILE")]
-    pub node_secret_file: PathBuf,
+    pub node_secret_file: Option<PathBuf>,
+
+    /// File with this pod's service-account token of audience `weft-ca`, sent as `authorization: Bearer <token>`.
+    /// Read anew for each call.
+    #[arg(long, env = "WEFT_NODE_TOKEN_FILE")]
+    pub node_token_file: Option<PathBuf>,
 
     /// Where the admin server listens: /metrics /config /certificates /healthz /readyz.
     #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15000")]
@@ -121,6 +128,17 @@ mod tests {
         let config = Config::try_parse_from(REQUIRED).unwrap();
         assert!(config.worker_count() >= 1);
         assert_eq!(config.same_node, SameNode::Direct);
+    }
+
+    #[test]
+    fn exactly_one_proof_of_the_node_is_needed() {
+        let start = ["weft-proxy", "--node", "node-a", "--controller-ca", "ca.pem"];
+        let secret = ["--node-secret-file", "secret"];
+        let token = ["--node-token-file", "token"];
+        let with = |more: &[&str]| Config::try_parse_from(start.iter().chain(more));
+        assert!(with(&[]).is_err());
+        assert!(with(&[secret, token].concat()).is_err());
+        assert_eq!(with(&token).unwrap().node_token_file.unwrap(), PathBuf::from("token"));
     }
 
     #[test]

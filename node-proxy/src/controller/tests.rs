@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::Stream;
 use hyper_util::rt::TokioExecutor;
@@ -42,7 +44,12 @@ type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 fn check<T>(request: &Request<T>) -> Result<(), Status> {
     let proof = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    if proof == Some("Bearer node-a:s3cret") { Ok(()) } else { Err(Status::unauthenticated("who are you?")) }
+    let known = ["Bearer node-a:s3cret", "Bearer a.bound.token"];
+    if proof.is_some_and(|proof| known.contains(&proof)) {
+        Ok(())
+    } else {
+        Err(Status::unauthenticated("who are you?"))
+    }
 }
 
 #[tonic::async_trait]
@@ -128,11 +135,17 @@ impl Fake {
 
     /// Serves until the task is aborted; its connections end with it.
     async fn serve(self, listener: TcpListener) {
+        self.serve_counted(listener, Arc::default()).await;
+    }
+
+    /// Counts connections.
+    async fn serve_counted(self, listener: TcpListener, attempts: Arc<AtomicUsize>) {
         let (tls, _) = self.ca.controller(NAME);
         let (config, certificates) = (ConfigServer::new(self.clone()), CertificatesServer::new(self));
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let stream = listener.accept().await.unwrap().0;
+            attempts.fetch_add(1, Ordering::Relaxed);
             let (tls, config, certificates) = (tls.clone(), config.clone(), certificates.clone());
             connections.spawn(async move {
                 let Ok(stream) = tls.accept(stream).await else { return };
@@ -158,28 +171,33 @@ impl Fake {
 struct Rig {
     shared: Arc<Shared>,
     address: SocketAddr,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Rig {
     /// `ca`: whose root the proxy trusts.
     fn start(ca: &TestCa, secret: &str) -> (Self, TcpListener) {
+        Self::start_with(|config, files| {
+            std::fs::write(files.join("root.pem"), ca.root_pem()).unwrap();
+            std::fs::write(files.join("secret"), format!("{secret}\n")).unwrap();
+            config.node_secret_file = Some(files.join("secret"));
+        })
+    }
+
+    fn start_with(prepare: impl FnOnce(&mut Config, &Path)) -> (Self, TcpListener) {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let files = tempfile::tempdir().unwrap();
-        let (root, secret_file) = (files.path().join("root.pem"), files.path().join("secret"));
-        std::fs::write(&root, ca.root_pem()).unwrap();
-        std::fs::write(&secret_file, format!("{secret}\n")).unwrap();
         let mut shared = Arc::into_inner(testing::shared(&[])).unwrap();
         shared.config.controller = address.to_string();
-        shared.config.controller_ca = root;
-        shared.config.node_secret_file = secret_file;
+        shared.config.controller_ca = files.path().join("root.pem");
+        prepare(&mut shared.config, files.path());
         let shared = Arc::new(shared);
         let controller = Controller::new(&shared.config).unwrap();
         tokio::spawn(state::client::run(shared.clone(), controller.clone()));
         tokio::spawn(certificates::driver::run(shared.clone(), controller));
-        (Self { shared, address, _files: files }, TcpListener::from_std(listener).unwrap())
+        (Self { shared, address, files }, TcpListener::from_std(listener).unwrap())
     }
 
     fn add_pod(&self, ca: &TestCa) -> Arc<LocalPod> {
@@ -277,4 +295,33 @@ async fn a_foreign_controller_and_a_wrong_secret_configure_nothing() {
         assert!(!rig.shared.snapshot.load().is_configured(), "{secret}");
     }
     assert!(fake.heard.lock().is_empty());
+}
+
+#[tokio::test]
+async fn roots_and_token_may_come_later_and_be_replaced() {
+    let (fake, foreign) = (Fake::new(3, "10.96.0.1"), TestCa::new("cluster.local"));
+    let (rig, listener) = Rig::start_with(|config, files| {
+        config.node_secret_file = None;
+        config.node_token_file = Some(files.join("token"));
+    });
+    let write = |file: &str, text: &str| std::fs::write(rig.files.path().join(file), text).unwrap();
+    let attempts = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(fake.clone().serve_counted(listener, attempts.clone()));
+    let reached = async |count: usize| {
+        let reached = async {
+            while attempts.load(Ordering::Relaxed) < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap();
+    };
+    write("token", "an.older.token");
+    write("root.pem", &foreign.root_pem());
+    reached(2).await;
+    write("root.pem", &fake.ca.root_pem());
+    let before = attempts.load(Ordering::Relaxed);
+    reached(before + 1).await;
+    assert!(!rig.shared.snapshot.load().is_configured());
+    write("token", "a.bound.token\n");
+    assert!(rig.service_has("10.96.0.1").await);
 }
