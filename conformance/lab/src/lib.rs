@@ -8,52 +8,12 @@
     reason = "only tests use this crate"
 )]
 
-pub mod mesh;
 pub mod objects;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Instant;
+pub mod place;
 
 use serde_json::Value;
+pub use weft_conformance_cases::{Claims as Checks, cases, mesh};
 pub use weft_testkit::{Lab, Options, Output};
-
-/// Named checks over one lab: all of them run, and the test fails at the end if any failed.
-#[derive(Debug, Default)]
-pub struct Checks {
-    failed: Vec<String>,
-    count: usize,
-}
-
-impl Checks {
-    /// Runs one check; a panic inside is its failure.
-    #[allow(clippy::disallowed_methods, reason = "tells how long a check took")]
-    pub fn check(&mut self, claim: &str, body: impl FnOnce()) {
-        self.count += 1;
-        let start = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(body));
-        let word = if outcome.is_ok() { "holds" } else { "FAILS" };
-        eprintln!("{word} {claim} ({:.1} s)", start.elapsed().as_secs_f32());
-        if outcome.is_err() {
-            self.failed.push(claim.to_owned());
-        }
-    }
-
-    /// Ends the test.
-    ///
-    /// # Panics
-    /// When a check failed.
-    #[track_caller]
-    pub fn finish(self) {
-        let failed = self.failed;
-        assert!(
-            failed.is_empty(),
-            "{} of {} checks failed:\n  {}",
-            failed.len(),
-            self.count,
-            failed.join("\n  ")
-        );
-    }
-}
 
 /// The sum of a proxy's metric over the series that have all these labels.
 ///
@@ -82,6 +42,12 @@ pub fn admin(lab: &Lab, node: &str, path: &str) -> String {
 /// When the log cannot be read.
 pub fn access_log(lab: &Lab, node: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(lab.state().join(format!("logs/{node}/proxy.log"))).unwrap();
+    log_lines(&text)
+}
+
+/// The access log in what a proxy has logged, a JSON object a line.
+#[must_use]
+pub fn log_lines(text: &str) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line.get(line.find('{')?..)?).ok()).collect()
 }
 

@@ -52,7 +52,7 @@ fn files(name: &str, node: &str) -> String {
 
 #[test]
 fn http() {
-    let mesh = Mesh::up(&topology());
+    let mesh = weft_conformance::place::up(&topology());
     let mut checks = Checks::new(&mesh);
     check_upgrades(&mut checks);
     check_bodies(&mut checks);

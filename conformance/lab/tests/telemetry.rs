@@ -37,7 +37,7 @@ fn topology() -> String {
 
 #[test]
 fn telemetry() {
-    let mesh = Mesh::up(&topology());
+    let mesh = weft_conformance::place::up(&topology());
     let mut checks = Checks::new(&mesh);
     checks.check("the requests are answered as they should be", make_requests);
     check_counters(&mut checks);
@@ -204,7 +204,8 @@ fn check_log(checks: &mut Checks<'_>) {
     let line = |m: &Mesh, node: &str, what: &str| -> Result<Value> {
         let mut found = Value::Null;
         soon(|| {
-            let log = weft_conformance::access_log(m.lab(), node);
+            let text = m.proxy_log(node)?;
+            let log = weft_conformance::log_lines(&text);
             let lines: Vec<&Value> = log.iter().filter(|l| l["path"] == what).collect();
             ensure!(lines.len() == 1, "{} lines for {what}", lines.len());
             found = lines[0].clone();

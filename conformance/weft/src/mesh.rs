@@ -1,36 +1,91 @@
-//! A lab and the ways to call in it.
+//! A place with pods in a mesh, and the ways to call in it.
 
 mod checks;
 mod objects;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::io::Write;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use weft_testkit::{Lab, Options};
 
 pub use checks::{Checks, soon};
-pub use objects::{HTTP_PORTS, Port, echo, http_route, namespace, pod, route, rule, service, sleeper};
+pub use objects::{
+    ECHO, HTTP_PORTS, IMAGE, LABEL, Port, echo, http_route, namespace, pod, route, rule, service, sleeper,
+};
 
-/// A running lab.
+/// Where the pods are: a lab or a cluster. What it applies, it may first change as [`ECHO`], [`IMAGE`] and [`LABEL`] say.
+pub trait Place: Debug {
+    /// The command that runs a program in a pod (`NAMESPACE/POD`).
+    fn exec_command(&self, pod: &str, program: &[&str]) -> Command;
+
+    /// Adds objects under a name of their own, or replaces those of that name.
+    ///
+    /// # Errors
+    /// When they are refused.
+    fn apply(&self, name: &str, yaml: &str) -> Result<()>;
+
+    /// Removes the objects that `apply` put under this name.
+    ///
+    /// # Errors
+    /// When that fails.
+    fn delete(&self, name: &str) -> Result<()>;
+
+    /// An object with its status.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Value>;
+
+    /// Gives a route's first rule a filter that only newer definitions know.
+    ///
+    /// # Errors
+    /// When that fails.
+    fn make_undecodable(&self, kind: &str, namespace: &str, name: &str) -> Result<()>;
+
+    /// Waits until the mesh carries out what was applied.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    fn settle(&self) -> Result<()>;
+
+    /// The `controllerName` of the entries that the mesh writes into routes' statuses.
+    fn controller_name(&self) -> &str;
+
+    /// Whether the mesh is Weft.
+    fn is_weft(&self) -> bool;
+
+    /// What Weft's proxy of a node has logged.
+    ///
+    /// # Errors
+    /// When it cannot be read, or another mesh is tested.
+    fn proxy_log(&self, node: &str) -> Result<String>;
+
+    /// What the admin server of a node's proxy answers.
+    ///
+    /// # Errors
+    /// When it does not answer, or another mesh is tested.
+    fn admin(&self, node: &str, page: &str) -> Result<String>;
+}
+
+/// Pods in a mesh.
 #[derive(Debug)]
 pub struct Mesh {
-    lab: Lab,
+    place: Box<dyn Place>,
 }
 
-/// The echo server that the tests are built with.
-fn echo_program() -> String {
-    beside_the_tests("weft-echo").display().to_string()
-}
-
-/// Programs lie in the folder above the test's own.
-fn beside_the_tests(program: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap_or_default();
-    let found = test.ancestors().skip(1).take(3).map(|dir| dir.join(program)).find(|p| p.is_file());
-    found.unwrap_or_else(|| PathBuf::from(program))
+/// A pod's address.
+///
+/// # Errors
+/// When it has none of that family.
+pub fn pod_address(mesh: &Mesh, namespace: &str, name: &str, v6: bool) -> Result<String> {
+    let object = mesh.object("Pod", namespace, name)?;
+    let all = object.pointer("/status/podIPs").and_then(Value::as_array);
+    let all = all.into_iter().flatten().filter_map(|ip| ip.get("ip")?.as_str());
+    let ip = all.into_iter().find(|ip| ip.contains(':') == v6);
+    ip.map(str::to_owned).with_context(|| format!("{namespace}/{name} has no address of this family"))
 }
 
 /// An HTTP answer as curl printed it.
@@ -106,6 +161,12 @@ impl Answer {
     }
 }
 
+/// An address as it stands in a URL.
+#[must_use]
+pub fn host(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
+
 /// How often each line occurs.
 pub fn tally(text: &str) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
@@ -116,64 +177,89 @@ pub fn tally(text: &str) -> BTreeMap<String, usize> {
 }
 
 impl Mesh {
-    /// Brings a lab up and waits until every node's proxy has the same, settled view of it.
-    #[track_caller]
-    pub fn up(yaml: &str) -> Self {
-        let options = Options {
-            environment: vec![("WEFT_ACCESS_LOG".to_owned(), "-".to_owned())],
-            ..Options::default()
-        };
-        let lab = Lab::up_with(yaml, &options).unwrap_or_else(|error| panic!("{error:#}"));
-        let mesh = Self { lab };
-        mesh.settle().unwrap_or_else(|error| panic!("{error:#}"));
-        mesh
+    /// A mesh in a place where everything that was applied is settled.
+    #[must_use]
+    pub fn new(place: Box<dyn Place>) -> Self {
+        Self { place }
     }
 
-    /// Waits until no proxy's configuration has changed for a while.
+    /// The place.
+    #[must_use]
+    pub fn place(&self) -> &dyn Place {
+        &*self.place
+    }
+
+    /// Waits until the mesh carries out what was applied.
+    ///
+    /// # Errors
+    /// When that takes too long.
     pub fn settle(&self) -> Result<()> {
-        let view = || -> Result<Vec<String>> {
-            ["node1", "node2"].map(|n| self.admin(n, "config")).into_iter().collect()
-        };
-        let mut before = view()?;
-        let mut quiet = 0;
-        for _ in 0..100 {
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            let now = view()?;
-            quiet = if now == before { quiet + 1 } else { 0 };
-            before = now;
-            if quiet == 4 {
-                return Ok(());
-            }
-        }
-        bail!("the proxies' configuration does not come to rest")
+        self.place.settle()
     }
 
-    /// The lab.
-    pub const fn lab(&self) -> &Lab {
-        &self.lab
+    /// Adds objects under a name of their own, or replaces those of that name.
+    ///
+    /// # Errors
+    /// When they are refused.
+    pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
+        self.place.apply(name, yaml)
     }
 
-    /// What a proxy's admin server says (`metrics`, `config`).
+    /// Removes the objects that `apply` put under this name.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        self.place.delete(name)
+    }
+
+    /// An object with its status.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
+        self.place.object(kind, namespace, name)
+    }
+
+    /// Whether the mesh is Weft, of which more is asked than of another.
+    #[must_use]
+    pub fn is_weft(&self) -> bool {
+        self.place.is_weft()
+    }
+
+    /// What Weft's proxy of a node has logged.
+    ///
+    /// # Errors
+    /// Where another mesh is tested: such checks are made with [`Checks::own`].
+    pub fn proxy_log(&self, node: &str) -> Result<String> {
+        self.place.proxy_log(node)
+    }
+
+    /// What the admin server of a node's proxy says (`metrics`, `config`).
+    ///
+    /// # Errors
+    /// When it does not answer, or where another mesh is tested.
     pub fn admin(&self, node: &str, page: &str) -> Result<String> {
-        self.run(&format!("node/{node}"), &["curl", "-sSf", &format!("http://127.0.0.1:15000/{page}")])
+        self.place.admin(node, page)
     }
 
     /// Runs a program in a pod; fails with its output if it fails.
     pub fn run(&self, pod: &str, program: &[&str]) -> Result<String> {
-        let out = self.lab.exec(pod, program)?;
-        ensure!(out.code == 0, "{} ended with {}: {}{}", program.join(" "), out.code, out.stdout, out.stderr);
-        Ok(out.stdout)
+        let out = self.place.exec_command(pod, program).stdin(Stdio::null()).output()?;
+        let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        ensure!(out.status.success(), "{} ended with {}: {stdout}{stderr}", program.join(" "), out.status);
+        Ok(stdout.into_owned())
     }
 
     /// Runs a shell script in a pod, whatever its exit code: standard output and standard error.
     pub fn shell(&self, pod: &str, script: &str) -> Result<String> {
-        let out = self.lab.exec(pod, &["bash", "-c", script])?;
-        Ok(out.stdout + &out.stderr)
+        let out = self.place.exec_command(pod, &["bash", "-c", script]).stdin(Stdio::null()).output()?;
+        Ok(format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr)))
     }
 
     /// Runs a program in a pod with standard input.
     pub fn pipe(&self, pod: &str, program: &[&str], input: &[u8]) -> Result<String> {
-        let mut command = self.lab.exec_command(pod, program);
+        let mut command = self.place.exec_command(pod, program);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -218,17 +304,20 @@ impl Mesh {
         Ok(counts)
     }
 
-    /// The condition of a route's status for its first parent: status and reason (`True Accepted`).
+    /// The condition of a route's status for its first parent, as this mesh wrote it: status and reason (`True Accepted`).
+    ///
+    /// # Errors
+    /// When there is none.
     pub fn condition(&self, kind: &str, namespace: &str, name: &str, condition: &str) -> Result<String> {
-        let status = self.lab.object_status(kind, namespace, name).context("no status")?;
+        let object = self.object(kind, namespace, name)?;
         let at = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let conditions = status
-            .pointer("/parents/0/conditions")
-            .or_else(|| status.pointer("/status/parents/0/conditions"))
-            .and_then(Value::as_array)
-            .with_context(|| format!("no conditions in {status}"))?;
+        let parents = object.pointer("/status/parents").and_then(Value::as_array).context("no status")?;
+        let own = parents.iter().find(|p| at(p, "/controllerName") == self.place.controller_name());
+        let conditions = own
+            .and_then(|p| p.get("conditions")?.as_array())
+            .with_context(|| format!("no conditions in {parents:?}"))?;
         let found = conditions.iter().find(|c| at(c, "/type") == condition);
-        let found = found.with_context(|| format!("no {condition} in {status}"))?;
+        let found = found.with_context(|| format!("no {condition} in {parents:?}"))?;
         Ok(format!("{} {}", at(found, "/status"), at(found, "/reason")))
     }
 }

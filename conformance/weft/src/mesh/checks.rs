@@ -10,19 +10,19 @@ use super::Mesh;
 #[derive(Debug)]
 pub struct Checks<'a> {
     mesh: &'a Mesh,
-    checks: crate::Checks,
+    claims: crate::Claims,
 }
 
 impl<'a> Checks<'a> {
     /// No check yet.
     pub fn new(mesh: &'a Mesh) -> Self {
-        Self { mesh, checks: crate::Checks::default() }
+        Self { mesh, claims: crate::Claims::default() }
     }
 
     /// One sentence that must hold now.
     pub fn check(&mut self, claim: &str, body: impl FnOnce(&Mesh) -> Result<()>) {
         let mesh = self.mesh;
-        self.checks.check(claim, || {
+        self.claims.check(claim, || {
             if let Err(error) = body(mesh) {
                 panic!("{claim}: {error:#}");
             }
@@ -34,13 +34,26 @@ impl<'a> Checks<'a> {
         self.check(claim, |mesh| soon(|| body(mesh)));
     }
 
+    /// A sentence about what Weft alone promises; another mesh is not asked.
+    pub fn own(&mut self, claim: &str, body: impl FnOnce(&Mesh) -> Result<()>) {
+        if self.mesh.is_weft() {
+            self.check(claim, body);
+        }
+    }
+
+    /// How many checks there were, and the claims of those that failed.
+    #[must_use]
+    pub fn outcome(self) -> (usize, Vec<String>) {
+        self.claims.outcome()
+    }
+
     /// Ends the test.
     ///
     /// # Panics
     /// When a check failed.
     #[track_caller]
     pub fn finish(self) {
-        self.checks.finish();
+        self.claims.finish();
     }
 }
 

@@ -1,11 +1,16 @@
-//! The Kubernetes objects that the tests are made of, as YAML text. Each ends with `---`.
+//! The Kubernetes objects that the cases are made of, as YAML text. Each ends with `---`.
+
+/// The echo server, where an image has it; a lab puts its own in place of it.
+pub const ECHO: &str = "/usr/local/bin/weft-echo";
+/// What pods name as their image; a cluster puts a real one in place of it.
+pub const IMAGE: &str = "image: local";
+/// The label that enrols a namespace; for another mesh its own goes in place of it.
+pub const LABEL: &str = "weft-mesh.dev/mesh: enabled";
 
 /// An enrolled (or not) namespace.
 pub fn namespace(name: &str, enrolled: bool) -> String {
-    let label = if enrolled { "enabled" } else { "disabled" };
-    format!(
-        "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{weft-mesh.dev/mesh: {label}}}}}\n---\n"
-    )
+    let label = if enrolled { LABEL } else { "" };
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{label}}}}}\n---\n")
 }
 
 /// A pod to call from.
@@ -31,7 +36,7 @@ kind: Pod
 metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}, all: \"yes\"}}}}
 spec:
   nodeName: {node}
-  containers: [{{name: c, image: local, command: {command}{probe}}}]
+  containers: [{{name: c, {IMAGE}, command: {command}{probe}}}]
 ---
 "
     )
@@ -39,8 +44,7 @@ spec:
 
 /// A pod of the echo server on port 8080 that calls itself by the pod's name, with further arguments.
 pub fn echo(namespace: &str, name: &str, node: &str, more: &[&str]) -> String {
-    let echo = super::echo_program();
-    let mut program = vec![echo.as_str(), "--name", name, "--port", "8080"];
+    let mut program = vec![ECHO, "--name", name, "--port", "8080"];
     program.extend(more);
     pod(namespace, name, node, name, Some(8080), &program)
 }

@@ -1,0 +1,169 @@
+//! GRPCRoute with the stock Python implementation of gRPC on both sides.
+#![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
+
+use std::collections::BTreeMap;
+
+use crate::mesh::{Checks, Mesh, Port, namespace, pod, route, service, sleeper, tally};
+use anyhow::{Result, ensure};
+
+const FROM: &str = "a/near";
+const PYTHON: &str = "/usr/bin/python3";
+const GRPC: &[Port] = &[Port("grpc", 7070, 7070, "kubernetes.io/h2c")];
+
+fn grpc_route(name: &str, rules: &str) -> String {
+    let parents = format!("[{{group: \"\", kind: Service, name: {name}}}]");
+    service("a", name, "v1", GRPC) + &route("GRPCRoute", "a", name, &parents, &format!("rules: [{rules}]"))
+}
+
+/// The objects.
+pub fn topology() -> String {
+    let mut yaml = namespace("a", true) + &sleeper("a", "near", "node1");
+    for (name, node) in [("v1", "node1"), ("v2", "node2")] {
+        let program = [PYTHON, "-c", include_str!("programs/grpc_server.py"), name];
+        yaml += &(pod("a", name, node, name, Some(7070), &program) + &service("a", name, name, GRPC));
+    }
+    yaml += &service("a", "empty", "nothing", GRPC);
+    let rule = |matches: &str, rest: &str| format!("{{matches: [{matches}], {rest}}},");
+    let to = |name: &str| format!("backendRefs: [{{name: {name}, port: 7070}}]");
+    yaml += &grpc_route(
+        "matched",
+        &[
+            rule("{method: {service: shop.Orders, method: Get}}", &to("v1")),
+            rule("{method: {service: shop.Orders}}", &to("v2")),
+            rule("{method: {method: Get}}", &to("v2")),
+            rule(
+                "{method: {type: RegularExpression, service: 'shop\\.S[a-z]+', method: 'P[a-z]+'}}",
+                &to("v1"),
+            ),
+            rule("{headers: [{name: x-version, value: two}]}", &to("v2")),
+            rule("{headers: [{name: x-version, type: RegularExpression, value: 'o.*'}]}", &to("v1")),
+        ]
+        .concat(),
+    );
+    let filters = "filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-set, value: by-route}], add: [{name: x-add, value: more}], remove: [x-remove]}}]";
+    yaml += &grpc_route("filtered", &format!("{{{filters}, {}}},", to("v2")));
+    yaml += &grpc_route(
+        "weighted",
+        "{backendRefs: [{name: v1, port: 7070, weight: 3}, {name: v2, port: 7070, weight: 1}]},",
+    );
+    yaml += &grpc_route("invalid", &format!("{{{}}},", to("missing")));
+    yaml += &grpc_route("nobody", &format!("{{{}}},", to("empty")));
+    let mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 7070}}}]";
+    yaml + &grpc_route("copied", &format!("{{{mirror}, {}}},", to("v2")))
+}
+
+fn call(mesh: &Mesh, host: &str, how: &str, method: &str, count: u32, metadata: &[&str]) -> Result<String> {
+    let (target, count) = (format!("{host}:7070"), count.to_string());
+    let program = [PYTHON, "-c", include_str!("programs/grpc_client.py"), &target, how, method, &count];
+    mesh.run(FROM, &[&program[..], metadata].concat())
+}
+
+/// The sentences.
+pub fn run(checks: &mut Checks<'_>) {
+    check_matches(checks);
+    check_calls(checks);
+    check_refusals(checks);
+}
+
+fn check_matches(checks: &mut Checks<'_>) {
+    for (claim, method, metadata, name) in [
+        ("service and method", "/shop.Orders/Get", &[][..], "v1"),
+        ("service alone", "/shop.Orders/Put", &[], "v2"),
+        ("method alone", "/shop.Stock/Get", &[], "v2"),
+        ("expressions", "/shop.Stock/Put", &[], "v1"),
+    ] {
+        checks.check(&format!("match by {claim}: {method} goes to {name}"), |m| {
+            let told = call(m, "matched", "unary", method, 1, metadata)?;
+            ensure!(told.starts_with(&format!("{name} {name} ")), "{told}");
+            Ok(())
+        });
+    }
+    for (header, name) in [("x-version=two", "v2"), ("x-version=one", "v1")] {
+        checks.check(&format!("match by header: {header} goes to {name}"), |m| {
+            // No rule names this service's Fail, so only the header decides; the application's own status comes back.
+            let told = call(m, "matched", "unary", "/shop.Stock/Fail", 1, &[header])?;
+            ensure!(told == "FAILED_PRECONDITION told by the application\n", "{told}");
+            let node = if name == "v1" {
+                "\"destination_workload\":\"v1\""
+            } else {
+                "\"destination_workload\":\"v2\""
+            };
+            if !m.is_weft() {
+                return Ok(());
+            }
+            crate::mesh::soon(|| {
+                let log = m.proxy_log("node1")?;
+                let line = log
+                    .lines()
+                    .rfind(|l| l.contains("/shop.Stock/Fail") && l.contains("\"reporter\":\"source\""));
+                ensure!(line.is_some_and(|l| l.contains(node)), "{line:?}");
+                Ok(())
+            })
+        });
+    }
+    checks.check("a header filter reaches the application", |m| {
+        let told =
+            call(m, "filtered", "unary", "/shop.Orders/Get", 1, &["x-remove=me", "x-set=mine", "x-keep=k"])?;
+        ensure!(
+            told == "v2 v2 {\"x-add\": \"more\", \"x-keep\": \"k\", \"x-set\": \"by-route\"}\n",
+            "{told}"
+        );
+        Ok(())
+    });
+}
+
+fn check_calls(checks: &mut Checks<'_>) {
+    checks.check("weights hold for calls on one connection, exactly", |m| {
+        let told = tally(&call(m, "weighted", "unary", "/shop.Orders/Get", 40, &[])?);
+        let wanted: BTreeMap<String, usize> = [("v1 v1 ".to_owned(), 30), ("v2 v2 ".to_owned(), 10)].into();
+        ensure!(told == wanted, "{told:?}");
+        Ok(())
+    });
+    for host in ["v1", "v2"] {
+        checks.check(&format!("{host}: a server's stream arrives whole"), |m| {
+            let told = call(m, host, "count", "/shop.Orders/Count", 500, &[])?;
+            let wanted: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+            ensure!(told.trim() == wanted.join(","), "{told}");
+            Ok(())
+        });
+        checks.check(&format!("{host}: both sides stream in turns"), |m| {
+            let told = call(m, host, "both", "/shop.Orders/Both", 20, &[])?;
+            let wanted: String = (0..20).map(|n| format!("{n} from {host}\n")).collect();
+            ensure!(told == wanted, "{told}");
+            Ok(())
+        });
+        checks.check(&format!("{host}: a caller's deadline is DEADLINE_EXCEEDED"), |m| {
+            let program = format!("import grpc\nwith grpc.insecure_channel('{host}:7070') as c:\n  try: c.unary_unary('/shop.Orders/Slow')(b'', timeout=0.5)\n  except grpc.RpcError as e: print(e.code().name)");
+            let told = m.run(FROM, &[PYTHON, "-c", &program])?;
+            ensure!(told == "DEADLINE_EXCEEDED\n", "{told}");
+            Ok(())
+        });
+    }
+    checks.check("a stream through a route goes to one backend as a whole", |m| {
+        let told = call(m, "weighted", "both", "/shop.Orders/Both", 20, &[])?;
+        let from =
+            tally(&told.lines().filter_map(|l| l.split(" from ").nth(1)).collect::<Vec<_>>().join("\n"));
+        ensure!(from.len() == 1 && from.values().sum::<usize>() == 20, "{from:?}");
+        Ok(())
+    });
+    checks.check("calls that are copied are answered by the backend", |m| {
+        let told = tally(&call(m, "copied", "unary", "/shop.Orders/Get", 20, &[])?);
+        ensure!(told.get("v2 v2 ") == Some(&20), "{told:?}");
+        Ok(())
+    });
+}
+
+fn check_refusals(checks: &mut Checks<'_>) {
+    for (claim, host, method, code) in [
+        ("a method that no rule matches", "matched", "/shop.Other/Fail", "UNIMPLEMENTED"),
+        ("an invalid backend", "invalid", "/shop.Orders/Get", "UNAVAILABLE"),
+        ("a backend without endpoints", "nobody", "/shop.Orders/Get", "UNAVAILABLE"),
+    ] {
+        checks.check(&format!("{claim} is {code} that says why"), |m| {
+            let told = call(m, host, "unary", method, 3, &[])?;
+            let begin = if m.is_weft() { format!("{code} weft: ") } else { code.to_owned() };
+            ensure!(told.lines().count() == 3 && told.lines().all(|l| l.starts_with(&begin)), "{told}");
+            Ok(())
+        });
+    }
+}
