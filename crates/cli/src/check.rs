@@ -62,7 +62,7 @@ pub(crate) async fn run(arguments: CheckArgs) -> Result<u8> {
         return Ok(0);
     }
     let cluster = arguments.cluster.connect().await?;
-    let facts = Facts::ask(&cluster).await?;
+    let facts = Box::pin(Facts::ask(&cluster)).await?;
     let rights = match arguments.pre {
         true => Some(rights::ask(&cluster).await),
         false => None,

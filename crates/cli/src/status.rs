@@ -90,7 +90,7 @@ struct PodRow {
 /// `weft status`.
 pub(crate) async fn run(arguments: StatusArgs) -> Result<u8> {
     let cluster = arguments.cluster.connect().await?;
-    let status = ask(&cluster, arguments.namespace.as_deref()).await?;
+    let status = Box::pin(ask(&cluster, arguments.namespace.as_deref())).await?;
     match arguments.output.output {
         Format::Text => print!("{}", status.text(Timestamp::now())),
         Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
@@ -99,7 +99,7 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<u8> {
 }
 
 async fn ask(cluster: &Cluster, namespace: Option<&str>) -> Result<Status> {
-    let facts = Facts::ask(cluster).await?;
+    let facts = Box::pin(Facts::ask(cluster)).await?;
     let views = match &facts.pods {
         Ok(pods) => proxies::ask(cluster, pods).await,
         Err(_) => Views::default(),

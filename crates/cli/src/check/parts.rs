@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::ResourceExt as _;
+use serde_json::Value;
 
 use super::list::View;
 use super::verdict::{Finding, Severity, Verdict, error, finding, info, warning};
@@ -191,17 +192,21 @@ pub(super) fn trust(view: &View<'_>) -> Verdict {
     Ok(findings)
 }
 
+fn is_ours(mesh: &Value) -> bool {
+    mesh.pointer("/spec/controllerName").is_some_and(|name| name == super::routes::CONTROLLER_NAME)
+}
+
 /// WEFT016.
 pub(super) fn mesh_object(view: &View<'_>) -> Verdict {
     let meshes = view.facts.meshes.as_ref().map_err(Clone::clone)?;
-    let ours = meshes.iter().find(|mesh| mesh.data["spec"]["controllerName"] == "weft-mesh.dev/mesh");
+    let ours = meshes.iter().find(|mesh| is_ours(&mesh.data));
     let Some(mesh) = ours else {
         let has_kind = view.facts.definitions.iter().flatten().any(|crd| crd.spec.names.kind == "XMesh");
         let missing = "there is no XMesh of Weft: the controller makes one when the definition is there";
         return Ok(if has_kind { vec![warning("", missing)] } else { vec![info("", missing)] });
     };
     let object = format!("XMesh {}", mesh.name_any());
-    let conditions = mesh.data["status"]["conditions"].as_array();
+    let conditions = mesh.data.pointer("/status/conditions").and_then(Value::as_array);
     let accepted = conditions.into_iter().flatten().find(|condition| condition["type"] == "Accepted");
     Ok(match accepted {
         Some(condition) if condition["status"] == "True" => Vec::new(),

@@ -55,7 +55,7 @@ fn name(route: &DynamicObject) -> String {
 
 /// Parents that are Services.
 fn service_parents(route: &DynamicObject) -> impl Iterator<Item = &Value> {
-    let parents = route.data["spec"]["parentRefs"].as_array();
+    let parents = route.data.pointer("/spec/parentRefs").and_then(Value::as_array);
     parents.into_iter().flatten().filter(|parent| is_service(parent))
 }
 
@@ -66,7 +66,7 @@ fn is_service(parent: &Value) -> bool {
 
 /// Weft's entries in the route's status.
 fn entries(route: &DynamicObject) -> impl Iterator<Item = &Value> {
-    let entries = route.data["status"]["parents"].as_array();
+    let entries = route.data.pointer("/status/parents").and_then(Value::as_array);
     entries.into_iter().flatten().filter(|entry| entry["controllerName"] == CONTROLLER_NAME)
 }
 
