@@ -58,6 +58,11 @@ impl Place for Here {
         self.0.delete(name)
     }
 
+    /// A lab goes away as a whole.
+    fn clear(&self) -> Result<()> {
+        Ok(())
+    }
+
     fn object(&self, kind: &str, namespace: &str, name: &str) -> Result<Value> {
         let mut object = self.0.object(kind, namespace, name).context("no such object")?;
         if let Some(status) = self.0.object_status(kind, namespace, name) {

@@ -4,3 +4,46 @@ pub mod gamma;
 pub mod grpcroute;
 pub mod httproute;
 pub mod streams;
+
+use crate::mesh::Checks;
+
+/// One case.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// The objects, as YAML.
+    pub topology: fn() -> String,
+    /// The sentences that must hold.
+    pub run: fn(&mut Checks<'_>),
+}
+
+/// All cases that a cluster can be asked.
+pub const ALL: &[Case] = &[
+    Case {
+        name: "gamma",
+        about: "whose route counts, for which port, and what happens when there is none",
+        topology: gamma::topology,
+        run: gamma::run,
+    },
+    Case {
+        name: "httproute",
+        about: "matches, filters, mirrors, CORS, timeouts and retries of HTTPRoutes",
+        topology: httproute::topology,
+        run: httproute::run,
+    },
+    Case {
+        name: "grpcroute",
+        about: "GRPCRoutes, with grpcio on both sides",
+        topology: grpcroute::topology,
+        run: grpcroute::run,
+    },
+    Case {
+        name: "streams",
+        about: "TLSRoutes, TCPRoutes and byte streams",
+        topology: streams::topology,
+        run: streams::run,
+    },
+];

@@ -11,6 +11,7 @@
 
 pub mod cases;
 mod checks;
+pub mod cluster;
 pub mod mesh;
 
 pub use checks::Claims;

@@ -33,6 +33,12 @@ pub trait Place: Debug {
     /// When that fails.
     fn delete(&self, name: &str) -> Result<()>;
 
+    /// Removes everything that was applied.
+    ///
+    /// # Errors
+    /// When something remains.
+    fn clear(&self) -> Result<()>;
+
     /// An object with its status.
     ///
     /// # Errors
@@ -211,6 +217,14 @@ impl Mesh {
     /// When that fails.
     pub fn delete(&self, name: &str) -> Result<()> {
         self.place.delete(name)
+    }
+
+    /// Removes everything that was applied.
+    ///
+    /// # Errors
+    /// When something remains.
+    pub fn clear(&self) -> Result<()> {
+        self.place.clear()
     }
 
     /// An object with its status.
