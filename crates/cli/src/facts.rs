@@ -103,7 +103,7 @@ impl Facts {
 }
 
 /// The definitions that Weft reads objects of. One by one: a cluster may have hundreds of others.
-async fn definitions(cluster: &Cluster) -> Fact<Vec<CustomResourceDefinition>> {
+pub(crate) async fn definitions(cluster: &Cluster) -> Fact<Vec<CustomResourceDefinition>> {
     let mut names: Vec<String> =
         ROUTE_KINDS.iter().map(|(_, plural)| format!("{plural}.{GATEWAY_GROUP}")).collect();
     names.push(format!("referencegrants.{GATEWAY_GROUP}"));

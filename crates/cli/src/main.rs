@@ -10,6 +10,7 @@ mod output;
 mod status;
 #[cfg(test)]
 mod testing;
+mod uninstall;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show the nodes and pods of the mesh, and what it does not cover.
     Status(status::StatusArgs),
+    /// Take every pod out of the mesh and remove what Weft made, before what was installed is deleted.
+    Uninstall(uninstall::UninstallArgs),
     /// A cluster of network namespaces on this machine, without Kubernetes.
     #[command(subcommand)]
     Lab(LabCommand),
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Install(arguments) => end("install", install::run(&arguments)),
         Command::Check(arguments) => end("check", block_on(check::run(arguments))),
         Command::Status(arguments) => end("status", block_on(status::run(arguments))),
+        Command::Uninstall(arguments) => end("uninstall", block_on(uninstall::run(arguments))),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod reason;
 pub mod resource;
 pub mod route;
 pub mod service;
+pub mod uninstall;
 pub mod workload;
 
 pub use identity::{Identity, TrustDomain};
