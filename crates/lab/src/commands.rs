@@ -150,7 +150,7 @@ fn read_config(file: &std::path::Path) -> Result<LabConfig> {
 fn supervise(config: LabConfig) -> Result<u8> {
     // Without its supervisor nothing of the lab may go on.
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    crate::launch::unblock_signals()?;
+    weft_runtime::init::unblock_signals()?;
     // One thread: children ask to die with the thread that started them.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(supervisor::run(config));

@@ -57,7 +57,7 @@ impl Launch {
     pub(crate) fn exec(self) -> Result<std::convert::Infallible> {
         // With the starter gone nobody would stop this program.
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        unblock_signals()?;
+        weft_runtime::init::unblock_signals()?;
         if self.session {
             nix::unistd::setsid().context("cannot start a session")?;
         }
@@ -105,12 +105,6 @@ impl Launch {
         }
         Ok(())
     }
-}
-
-/// Process 1 waits for signals with a mask that its children inherit.
-pub(crate) fn unblock_signals() -> Result<()> {
-    nix::sys::signal::SigSet::all().thread_unblock()?;
-    Ok(())
 }
 
 fn join(pid: i32) -> Result<()> {

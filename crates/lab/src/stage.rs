@@ -10,9 +10,6 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
 
 use crate::config::LabConfig;
 
@@ -55,40 +52,9 @@ pub(crate) fn init(config: &LabConfig, config_file: &Path) -> Result<u8> {
     nix::unistd::setsid().context("cannot start a session")?;
     prepare_mounts(config).context("cannot prepare the lab's mounts")?;
     nix::unistd::sethostname(format!("weft-lab-{}", config.name))?;
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
-    let supervisor =
-        Command::new(std::env::current_exe()?).args(["lab", "supervise"]).arg(config_file).spawn()?;
-    let supervisor = Pid::from_raw(i32::try_from(supervisor.id())?);
-    loop {
-        match signals.wait()? {
-            Signal::SIGCHLD => {
-                if let Some(code) = reap(supervisor) {
-                    return Ok(code);
-                }
-            }
-            _ => {
-                let _ = kill(supervisor, Signal::SIGTERM);
-            }
-        }
-    }
-}
-
-/// Collects every ended child; the supervisor's exit code once it is among them.
-fn reap(supervisor: Pid) -> Option<u8> {
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == supervisor => {
-                return Some(u8::try_from(code).unwrap_or(1));
-            }
-            Ok(WaitStatus::Signaled(pid, _, _)) if pid == supervisor => return Some(1),
-            Ok(WaitStatus::StillAlive) | Err(_) => return None,
-            Ok(_) => {}
-        }
-    }
+    Ok(weft_runtime::init::run(
+        Command::new(std::env::current_exe()?).args(["lab", "supervise"]).arg(config_file),
+    )?)
 }
 
 /// A private view of the machine: own `/proc`, an empty `/run` that holds only the lab's state.

@@ -4,10 +4,12 @@
 //! * [`backoff`]: waits between tries.
 //! * [`duration`]: durations on command lines.
 //! * [`fd`]: descriptors over Unix sockets, and socket options (the workspace's one module with `unsafe`).
+//! * [`init`]: being process 1 of a PID namespace.
 //! * [`logging`]: how a process logs.
 //! * [`metrics`]: the metrics registry.
 //! * [`netns`]: doing something inside another network namespace.
 //! * [`panic`]: what happens on a panic.
+//! * [`process`]: remembering a process in a file.
 //! * [`shutdown`]: signals that end a process.
 #![deny(unsafe_code)]
 
@@ -16,8 +18,10 @@ pub mod backoff;
 pub mod duration;
 #[allow(unsafe_code)]
 pub mod fd;
+pub mod init;
 pub mod logging;
 pub mod metrics;
 pub mod netns;
 pub mod panic;
+pub mod process;
 pub mod shutdown;

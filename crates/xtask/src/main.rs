@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cluster;
 mod codegen;
 mod demo;
 mod lab;
@@ -32,6 +33,10 @@ enum Task {
     Golden,
     /// Generate the Gateway API types and the protocol code anew.
     Codegen(codegen::Options),
+    /// A real Kubernetes cluster on this machine: up, down, status, load-images, kubectl, exec.
+    Cluster(cluster::Options),
+    /// Make container images of Weft's programs from this tree.
+    Images(cluster::ImageOptions),
     /// Measure CPU per request beside HAProxy and Envoy, in one interleaved run.
     Bench(bench::Options),
     /// Install the Debian packages that the demo, the tests and the benches need.
@@ -45,6 +50,8 @@ fn main() -> anyhow::Result<()> {
         Task::Tidy(options) => tidy::run(&options),
         Task::Golden => test::golden(),
         Task::Codegen(options) => codegen::run(&options),
+        Task::Cluster(options) => cluster::run(&options),
+        Task::Images(options) => cluster::make_images(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Setup(options) => setup::run(&options),
     }

@@ -62,6 +62,10 @@ pub(crate) fn build_binaries(profile: &str) -> Result<PathBuf> {
         "building weft, weft-controller, weft-agent, weft-cni and weft-proxy",
         &mut cargo(&["build", "--workspace", "--bins", "--profile", profile]),
     )?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join(if profile == "dev" { "debug" } else { profile }))
+    Ok(target_dir().join(if profile == "dev" { "debug" } else { profile }))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }

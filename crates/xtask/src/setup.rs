@@ -42,17 +42,31 @@ const PEERS: &[Need] = &[
     ("/usr/lib/python3/dist-packages/grpc/__init__.py", "python3-grpcio"),
 ];
 
+/// What a real cluster needs besides.
+const CLUSTER: &[Need] = &[
+    ("/usr/bin/containerd", "containerd"),
+    ("/usr/sbin/runc", "runc"),
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/sbin/iptables", "iptables"),
+    ("/usr/sbin/conntrack", "conntrack"),
+];
+
 /// What only the benches need.
 const BENCH: &[Need] = &[("/usr/sbin/haproxy", "haproxy"), ("/usr/bin/wrk", "wrk")];
 
 /// `cargo xtask setup`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    install(&[LAB, PEERS, if options.bench { BENCH } else { &[] }].concat())
+    install(&[LAB, PEERS, CLUSTER, if options.bench { BENCH } else { &[] }].concat())
 }
 
 /// Installs what the demo and the tests need.
 pub(crate) fn for_tests() -> Result<()> {
     install(&[LAB, PEERS].concat())
+}
+
+/// Installs what a cluster needs.
+pub(crate) fn for_clusters() -> Result<()> {
+    install(&[LAB, CLUSTER].concat())
 }
 
 /// Installs what the benches need.

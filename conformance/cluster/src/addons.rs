@@ -1,0 +1,92 @@
+//! What is applied to a new cluster: the proxy's rights, DNS, the Gateway API.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::{Config, DOMAIN};
+use crate::enter::environment;
+use crate::image::{self, Image, PAUSE};
+use crate::node;
+
+const COREDNS: &str = include_str!("../manifests/coredns.yaml");
+
+/// `kubectl` with the administrator's rights; the caller is in the cluster's host network namespace.
+pub(crate) fn kubectl(config: &Config, arguments: &[&str], input: &str) -> Result<String> {
+    use std::os::unix::process::CommandExt;
+    let mut child = Command::new(&config.artefacts.kube)
+        .arg0("kubectl")
+        .args(arguments)
+        .envs(environment(&config.state))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot run kubectl")?;
+    let mut stdin = child.stdin.take().context("kubectl has no input")?;
+    let text = input.to_owned();
+    let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+    let out = child.wait_with_output()?;
+    // Who ends before reading everything says why.
+    let _ = feeder.join();
+    if !out.status.success() {
+        bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+}
+
+/// Waits until the API server says that it is ready.
+pub(crate) fn wait_for_api(config: &Config) -> Result<()> {
+    let mut said = String::new();
+    for _ in 0..240 {
+        match kubectl(config, &["get", "--raw", "/readyz", "--request-timeout=5s"], "") {
+            Ok(_) => return Ok(()),
+            Err(error) => said = format!("{error:#}"),
+        }
+        sleep(Duration::from_millis(500));
+    }
+    bail!("the API server does not become ready: {said}; see kube-apiserver.log and etcd.log")
+}
+
+/// Writes the archive of images that every node begins with.
+pub(crate) fn write_base_images(config: &Config) -> Result<()> {
+    let mut pause = Image::new(PAUSE, "65532");
+    pause.program_at(&config.artefacts.pause, "pause")?;
+    pause.entrypoint = vec!["/pause".to_owned()];
+    let mut coredns = Image::new("weft-cluster/coredns:1", "0");
+    coredns.program(&config.artefacts.coredns, "coredns")?;
+    coredns.entrypoint = vec!["/usr/local/bin/coredns".to_owned()];
+    image::write(&[pause, coredns], &node::base_images(config))
+}
+
+/// Applies everything, in the order in which it is needed.
+pub(crate) fn apply(config: &Config) -> Result<()> {
+    // The kubelet's and controllers' rights are the API server's own defaults; the node proxy's are bound by the installer.
+    let manifest = COREDNS.replace("cluster.local", DOMAIN);
+    kubectl(config, &["apply", "--server-side", "-f", "-"], &manifest)?;
+    if let Some(folder) = &config.artefacts.crds {
+        let folder = folder.to_string_lossy();
+        kubectl(config, &["apply", "--server-side", "-f", &folder], "")?;
+        kubectl(config, &["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"], "")?;
+    }
+    Ok(())
+}
+
+/// Waits until every node is ready and DNS answers.
+pub(crate) fn wait_until_ready(config: &Config, mut step: impl FnMut(String) -> Result<()>) -> Result<()> {
+    for node in config.all_nodes() {
+        let node = format!("node/{}", node.name());
+        kubectl(config, &["wait", "--for=create", &node, "--timeout=180s"], "")?;
+        kubectl(config, &["wait", "--for=condition=Ready", &node, "--timeout=180s"], "")?;
+        step(format!("{node} is Ready"))?;
+    }
+    kubectl(
+        config,
+        &["rollout", "status", "deployment/coredns", "--namespace=kube-system", "--timeout=180s"],
+        "",
+    )?;
+    step("DNS answers".to_owned())
+}
