@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// DNS domain of the cluster.
@@ -20,9 +22,6 @@ pub(crate) const POD_RANGE_V6: &str = "fd00:10:244::/48";
 pub(crate) const LAB_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The IPv6 side of [`LAB_V4`].
 pub(crate) const LAB_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x77, 0, 0, 0, 1);
-/// Where Debian puts the CNI plugins.
-pub(crate) const CNI_DIR: &str = "/usr/lib/cni";
-
 /// Everything the supervisor needs to know; written to `config.json` by `weft lab up`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LabConfig {
@@ -35,6 +34,7 @@ pub(crate) struct LabConfig {
     pub(crate) environment: BTreeMap<String, String>,
     /// Run the Weft binaries and chain weft-cni.
     pub(crate) mesh: bool,
+    pub(crate) cni: CniConfig,
     /// The machine has IPv6.
     pub(crate) ipv6: bool,
     /// The lab was started as the machine's root, without a user namespace.
@@ -42,6 +42,34 @@ pub(crate) struct LabConfig {
     /// User and group of the caller, mapped to root inside when not privileged.
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+/// How pods get their network.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CniConfig {
+    /// Where the plugins are.
+    pub(crate) plugins: PathBuf,
+    pub(crate) network: CniNetwork,
+    /// Version of the CNI spec that the list is in.
+    pub(crate) version: String,
+    /// Seconds between two rounds of GC and CHECK.
+    pub(crate) upkeep: u32,
+}
+
+impl CniConfig {
+    pub(crate) fn upkeep(&self) -> Duration {
+        Duration::from_secs(self.upkeep.into())
+    }
+}
+
+/// The plugin that makes a pod's interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CniNetwork {
+    /// A veth pair and routes.
+    Ptp,
+    /// A veth pair on a bridge of the node; ports with a `hostPort` are forwarded by `portmap`.
+    Bridge,
 }
 
 /// One node of the lab, counted from 1.
@@ -83,6 +111,31 @@ impl Node {
 }
 
 impl LabConfig {
+    /// Two nodes, everything in one folder.
+    #[cfg(test)]
+    pub(crate) fn for_tests(folder: &Path) -> Self {
+        let network = CniNetwork::Ptp;
+        Self {
+            name: "t".to_owned(),
+            folder: folder.to_path_buf(),
+            nodes: 2,
+            bin_dir: folder.to_path_buf(),
+            state: State(folder.to_path_buf()),
+            mesh: false,
+            environment: BTreeMap::new(),
+            cni: CniConfig {
+                plugins: folder.to_path_buf(),
+                network,
+                version: "1.0.0".to_owned(),
+                upkeep: 60,
+            },
+            ipv6: true,
+            privileged: true,
+            uid: 0,
+            gid: 0,
+        }
+    }
+
     pub(crate) fn all_nodes(&self) -> impl Iterator<Item = Node> + use<> {
         (1..=self.nodes).map(Node)
     }

@@ -22,7 +22,7 @@ pub(crate) use container::LAUNCH_FAILED;
 use crate::config::{LabConfig, Node};
 use crate::launch::Launch;
 use crate::network;
-use crate::report::ContainerReport;
+use crate::report::{ContainerReport, NetworkCheck};
 
 /// What every pod's task shares.
 pub(crate) struct Kubelet {
@@ -32,6 +32,7 @@ pub(crate) struct Kubelet {
     /// `data` of every ConfigMap, by namespace and name.
     pub(crate) config_maps: watch::Receiver<Arc<ConfigMaps>>,
     pub(crate) events: mpsc::UnboundedSender<PodEvent>,
+    pub(crate) networks: cni::Networks,
 }
 
 /// `data` and `binaryData` of ConfigMaps, by (namespace, name).
@@ -46,6 +47,8 @@ pub(crate) struct PodEvent {
 /// A change of a pod.
 pub(crate) enum News {
     State(PodState),
+    /// What CNI CHECK found.
+    Network(NetworkCheck),
     /// Everything of the pod is gone.
     Gone,
 }
@@ -102,11 +105,11 @@ impl Kubelet {
     /// Carries one pod from start to end.
     pub(crate) async fn run(self: Arc<Self>, spec: Arc<PodSpec>, mut order: watch::Receiver<Order>) {
         let mut state = PodState::default();
-        if let Some(chain) = self.sandbox(&spec, &mut state, &mut order).await {
+        if self.sandbox(&spec, &mut state, &mut order).await {
             let reporter = Reporter { kubelet: Arc::clone(&self), uid: spec.uid.clone() };
             container::run_all(&self, &spec, state, order, reporter).await;
             leftovers::end(&spec, None);
-            chain.del(&self, &spec).await;
+            self.networks.detach(&self, &spec).await;
         }
         let name = spec.netns_name();
         if let Err(error) = network::delete_netns(&name) {
@@ -117,22 +120,21 @@ impl Kubelet {
         self.tell(&spec.uid, News::Gone);
     }
 
-    /// Network namespace and CNI ADD, again and again until it works or the pod is to end.
+    /// Network namespace and CNI ADD, again and again until it works or the pod is to end; whether it worked.
     async fn sandbox(
         &self,
-        spec: &PodSpec,
+        spec: &Arc<PodSpec>,
         state: &mut PodState,
         order: &mut watch::Receiver<Order>,
-    ) -> Option<cni::Chain> {
+    ) -> bool {
         let mut pause = Duration::from_millis(500);
-        let chain = cni::Chain::of(&self.config, spec.node);
         while *order.borrow() == Order::Run {
-            match self.add_sandbox(spec, &chain).await {
+            match self.add_sandbox(spec).await {
                 Ok(addresses) => {
                     state.addresses = addresses;
                     state.message.clear();
                     self.tell(&spec.uid, News::State(state.clone()));
-                    return Some(chain);
+                    return true;
                 }
                 Err(error) => {
                     state.message = format!("{error:#}");
@@ -146,19 +148,19 @@ impl Kubelet {
             }
             pause = pause.saturating_mul(2).min(Duration::from_secs(10));
         }
-        None
+        false
     }
 
-    async fn add_sandbox(&self, spec: &PodSpec, chain: &cni::Chain) -> anyhow::Result<Vec<IpAddr>> {
+    async fn add_sandbox(&self, spec: &Arc<PodSpec>) -> anyhow::Result<Vec<IpAddr>> {
         let name = spec.netns_name();
         if !spec.netns().exists() {
             network::add_pod(&name, self.config.ipv6)?;
         }
-        match chain.add(self, spec).await {
+        match self.networks.attach(self, spec).await {
             Ok(addresses) => Ok(addresses),
             Err(error) => {
                 // As container runtimes do: undo the part that was done, start afresh.
-                chain.del(self, spec).await;
+                self.networks.detach(self, spec).await;
                 let _ = network::delete_netns(&name);
                 Err(error)
             }

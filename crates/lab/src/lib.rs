@@ -24,4 +24,4 @@ mod stage;
 mod supervisor;
 
 pub use commands::{LabCommand, run};
-pub use report::{ContainerReport, DaemonReport, LabReport, Phase, PodReport, RejectedObject};
+pub use report::{ContainerReport, DaemonReport, LabReport, NetworkCheck, Phase, PodReport, RejectedObject};

@@ -61,8 +61,23 @@ pub struct PodReport {
     pub ready: bool,
     /// Why it is not further, if known.
     pub message: String,
+    /// What the last CNI CHECK found.
+    pub network: NetworkCheck,
     /// Containers in order.
     pub containers: Vec<ContainerReport>,
+}
+
+/// What CNI CHECK found.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NetworkCheck {
+    /// Not asked yet.
+    #[default]
+    Unchecked,
+    /// The pod's network is as it was made.
+    Passed,
+    /// It is not; which plugin said so, and why.
+    Failed(String),
 }
 
 /// One container.

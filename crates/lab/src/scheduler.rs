@@ -119,23 +119,10 @@ pub(crate) fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::State;
 
     #[test]
     fn pods_of_one_deployment_spread_over_the_nodes() {
-        let config = LabConfig {
-            name: "t".to_owned(),
-            folder: "/".into(),
-            nodes: 2,
-            bin_dir: "/".into(),
-            state: State("/".into()),
-            mesh: false,
-            environment: std::collections::BTreeMap::new(),
-            ipv6: true,
-            privileged: true,
-            uid: 0,
-            gid: 0,
-        };
+        let config = LabConfig::for_tests("/".as_ref());
         let spec = json!({});
         assert_eq!(choose(&config, &spec, &[], &[Node(1)]), Ok(Node(2)));
         assert_eq!(choose(&config, &spec, &[Node(2)], &[Node(1), Node(1), Node(2)]), Ok(Node(1)));

@@ -79,8 +79,11 @@ fn prepare_mounts(config: &LabConfig) -> Result<()> {
     );
     let state = fs::File::open(&config.state.0)?;
     let aside = fs::File::open(&config.bin_dir)?;
+    let plugins = fs::File::open(&config.cni.plugins)?;
     mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755"))?;
-    for (path, handle) in [(&config.state.0, &state), (&config.bin_dir, &aside)] {
+    for (path, handle) in
+        [(&config.state.0, &state), (&config.bin_dir, &aside), (&config.cni.plugins, &plugins)]
+    {
         if path.starts_with("/run") {
             fs::create_dir_all(path)?;
             let hidden = format!("/proc/self/fd/{}", handle.as_raw_fd());

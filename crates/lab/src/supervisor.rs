@@ -20,6 +20,7 @@ use crate::daemon::{self, Daemon};
 use crate::dns::{self, Zone};
 use crate::endpoints;
 use crate::files;
+use crate::kubelet::cni::{Networks, conflist};
 use crate::kubelet::{ConfigMaps, Kubelet, Order, PodEvent};
 use crate::kubeproxy;
 use crate::network;
@@ -77,7 +78,7 @@ async fn serve(config: LabConfig, report: LabReport) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     network::build(&config)?;
     for node in config.all_nodes() {
-        let list = serde_json::to_vec_pretty(&crate::kubelet::cni::conflist(&config, node))?;
+        let list = serde_json::to_vec_pretty(&conflist::of(&config, node))?;
         files::write_atomic(&config.state.node(node).join("cni/10-weft.conflist"), &list)?;
     }
     let (events_sender, mut events) = mpsc::unbounded_channel();
@@ -95,6 +96,8 @@ async fn serve(config: LabConfig, report: LabReport) -> Result<()> {
         }
     }
     supervisor.report.phase = Phase::Running;
+    let kubelet = Arc::clone(&supervisor.kubelet);
+    tokio::spawn(async move { kubelet.networks.keep_up(&kubelet).await });
     let mut tick = interval(LOOK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     supervisor.settle().await?;
@@ -125,7 +128,9 @@ impl Supervisor {
         let (config_maps, receiver) = watch::channel(Arc::new(ConfigMaps::new()));
         let (zone, _) = watch::channel(Arc::new(Zone::default()));
         let exe = std::env::current_exe().context("cannot find this program's file")?;
-        let kubelet = Arc::new(Kubelet { config: Arc::clone(&config), exe, config_maps: receiver, events });
+        let networks = Networks::of(&config);
+        let kubelet =
+            Arc::new(Kubelet { config: Arc::clone(&config), exe, config_maps: receiver, events, networks });
         Ok(Self {
             store: Store::new(&config),
             pods: Pods::default(),

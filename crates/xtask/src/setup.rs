@@ -40,6 +40,7 @@ const PEERS: &[Need] = &[
     ("/usr/bin/hostname", "hostname"),
     ("/usr/bin/python3", "python3"),
     ("/usr/lib/python3/dist-packages/grpc/__init__.py", "python3-grpcio"),
+    ("/usr/sbin/iptables", "iptables"),
 ];
 
 /// What a real cluster needs besides.

@@ -3,22 +3,9 @@
 use std::path::Path;
 
 use super::*;
-use crate::config::State;
 
 fn store(folder: &Path) -> Store {
-    Store::new(&LabConfig {
-        name: "t".to_owned(),
-        folder: folder.to_path_buf(),
-        nodes: 2,
-        bin_dir: folder.to_path_buf(),
-        state: State(folder.to_path_buf()),
-        mesh: false,
-        environment: BTreeMap::new(),
-        ipv6: true,
-        privileged: true,
-        uid: 0,
-        gid: 0,
-    })
+    Store::new(&LabConfig::for_tests(folder))
 }
 
 fn documents(file: &str, objects: &[Value]) -> Vec<Document> {

@@ -14,10 +14,15 @@ use nix::unistd::{getgid, getuid};
 use super::Which;
 use super::down::{remove, stop};
 use crate::apiserver::source;
-use crate::config::{CNI_DIR, LabConfig, State};
+use crate::config::{CniConfig, CniNetwork, LabConfig, State};
 use crate::files;
+use crate::kubelet::cni::{conflist, find_plugin, supported_versions};
 use crate::launch::{PATH, find_program};
 use crate::report::{LabReport, Phase};
+
+/// There where the module br_netfilter is. As on every Kubernetes node: without it the answer of a Service's pod to
+/// another pod of its node would not go back through the address translation.
+const BRIDGE_FILTER: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// Arguments of `up`.
 #[derive(Debug, Args)]
@@ -39,9 +44,35 @@ pub struct Up {
     /// Only the cluster: no Weft processes, no weft-cni.
     #[arg(long)]
     no_mesh: bool,
+    #[command(flatten)]
+    cni: Cni,
     /// How long to wait until everything is ready, in seconds.
     #[arg(long, default_value_t = 120, value_name = "SECONDS")]
     timeout: u64,
+}
+
+/// How pods get their network.
+#[derive(Debug, Args)]
+struct Cni {
+    /// Folder of the CNI plugins.
+    #[arg(
+        long = "cni-plugins",
+        env = "WEFT_LAB_CNI_PLUGINS",
+        value_name = "DIR",
+        default_value = "/usr/lib/cni"
+    )]
+    plugins: PathBuf,
+    /// The plugin that makes a pod's interface.
+    #[arg(long = "cni-network", env = "WEFT_LAB_CNI_NETWORK", value_enum, default_value = "ptp")]
+    network: CniNetwork,
+    /// Version of the CNI spec; Debian's plugins know 1.0.0 at most.
+    #[arg(long = "cni-version", env = "WEFT_LAB_CNI_VERSION", default_value = "1.0.0",
+        value_parser = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])]
+    version: String,
+    /// Seconds between two rounds of CNI GC and CHECK.
+    #[arg(long = "cni-upkeep", env = "WEFT_LAB_CNI_UPKEEP", value_name = "SECONDS", default_value_t = 60,
+        value_parser = clap::value_parser!(u32).range(1..))]
+    upkeep: u32,
 }
 
 impl Up {
@@ -76,6 +107,12 @@ impl Up {
             state: self.which.state(),
             environment,
             mesh: !self.no_mesh,
+            cni: CniConfig {
+                plugins: fs::canonicalize(&self.cni.plugins).unwrap_or_else(|_| self.cni.plugins.clone()),
+                network: self.cni.network,
+                version: self.cni.version.clone(),
+                upkeep: self.cni.upkeep,
+            },
             ipv6: Path::new("/proc/net/if_inet6").exists(),
             privileged: getuid().is_root(),
             uid: getuid().as_raw(),
@@ -225,13 +262,6 @@ fn check_programs(config: &LabConfig) -> Result<()> {
             bail!("{program} is missing: install the Debian package {package}");
         }
     }
-    for plugin in ["ptp", "host-local"] {
-        if !Path::new(CNI_DIR).join(plugin).exists() {
-            bail!(
-                "the CNI plugin {CNI_DIR}/{plugin} is missing: install the Debian package containernetworking-plugins"
-            );
-        }
-    }
     if config.mesh {
         for binary in ["weft-cni", "weft-agent", "weft-proxy", "weft-controller"] {
             if !config.bin_dir.join(binary).exists() {
@@ -241,6 +271,25 @@ fn check_programs(config: &LabConfig) -> Result<()> {
                 );
             }
         }
+    }
+    check_plugins(config)
+}
+
+/// The plugins are there and speak the version that they will be called in (libcni's ValidateNetworkList).
+fn check_plugins(config: &LabConfig) -> Result<()> {
+    let version = &config.cni.version;
+    for plugin in conflist::programs(config) {
+        let known = supported_versions(config, &plugin)?;
+        if !known.contains(version) {
+            bail!(
+                "the CNI plugin {} knows {}, but not {version}: choose another --cni-version, or newer plugins with --cni-plugins",
+                find_plugin(config, &plugin)?.display(),
+                known.join(", ")
+            );
+        }
+    }
+    if config.cni.network == CniNetwork::Bridge && !Path::new(BRIDGE_FILTER).exists() {
+        bail!("packets between pods on a bridge pass no rules: load br_netfilter (modprobe br_netfilter)");
     }
     Ok(())
 }

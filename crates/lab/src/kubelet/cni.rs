@@ -1,163 +1,185 @@
-//! Calls CNI plugins the way a container runtime does (CNI spec 1.1, sections 2 to 4): a list of
-//! plugins, each given the result of the one before; DEL in reverse order.
+//! CNI as a container runtime drives it (CNI spec 1.1, sections 2 to 4): a list of plugins for ADD, DEL, CHECK, STATUS
+//! and GC, with the previous result, the capabilities' arguments and a memory of what is attached.
 
-use std::collections::BTreeMap;
+mod call;
+pub(crate) mod conflist;
+mod network;
+
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
+use serde_json::{Map, Value, json};
+
+pub(crate) use call::{find_plugin, node_binds, supported_versions};
+pub(crate) use network::Networks;
 
 use super::{Kubelet, PodSpec};
-use crate::config::{CNI_DIR, LabConfig, Node};
-use crate::launch::{Launch, PATH};
+use crate::config::{LabConfig, Node};
 
-/// A plugin that answers nothing within this time has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A version of the CNI spec, newest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Since {
+    /// CHECK, and the previous result for DEL.
+    V0_4_0,
+    /// STATUS and GC.
+    V1_1_0,
+}
 
 /// A node's network configuration list.
 pub(crate) struct Chain {
+    node: Node,
     version: String,
     name: String,
     plugins: Vec<Value>,
 }
 
-/// The configuration list (`.conflist`) of a node: Debian's `ptp` and `host-local`, then weft-cni.
-pub(crate) fn conflist(config: &LabConfig, node: Node) -> Value {
-    let mut ranges = vec![json!([{"subnet": node.pod_range_v4()}])];
-    let mut routes = vec![json!({"dst": "0.0.0.0/0"})];
-    if config.ipv6 {
-        ranges.push(json!([{"subnet": node.pod_range_v6()}]));
-        routes.push(json!({"dst": "::/0"}));
-    }
-    let data = config.state.node(node).join("ipam");
-    let mut plugins = vec![json!({
-        "type": "ptp",
-        "ipMasq": false,
-        "mtu": 1500,
-        "ipam": {"type": "host-local", "ranges": ranges, "routes": routes, "dataDir": data},
-    })];
-    if config.mesh {
-        plugins.push(json!({"type": "weft-cni"}));
-    }
-    json!({"cniVersion": "1.0.0", "name": "weft-lab", "plugins": plugins})
-}
-
 impl Chain {
     pub(crate) fn of(config: &LabConfig, node: Node) -> Self {
-        let list = conflist(config, node);
+        let list = conflist::of(config, node);
         let text = |name: &str| list.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let plugins = list.get("plugins").and_then(Value::as_array).cloned().unwrap_or_default();
-        Self { version: text("cniVersion"), name: text("name"), plugins }
+        Self { node, version: text("cniVersion"), name: text("name"), plugins }
     }
 
-    /// ADD through the whole chain; the pod's addresses.
-    pub(crate) async fn add(&self, kubelet: &Kubelet, spec: &PodSpec) -> Result<Vec<IpAddr>> {
+    fn knows(&self, since: Since) -> bool {
+        match since {
+            Since::V0_4_0 => self.version != "0.3.1",
+            Since::V1_1_0 => self.version == "1.1.0",
+        }
+    }
+
+    /// ADD through the whole list; the last plugin's result.
+    async fn add(&self, kubelet: &Kubelet, spec: &PodSpec) -> Result<Value> {
         let mut previous = None;
         for plugin in &self.plugins {
-            let out = self.call(kubelet, spec, "ADD", plugin, previous.as_ref()).await?;
+            let config = self.config(plugin, previous.as_ref(), Some(spec), Map::new());
+            let out = call::run(kubelet, self.node, "ADD", &config, Some(spec)).await?;
             let result: Value = serde_json::from_slice(&out)
-                .with_context(|| format!("CNI plugin {} answered no JSON", name_of(plugin)))?;
+                .with_context(|| format!("CNI plugin {} answered no JSON", call::name_of(plugin)))?;
+            self.has_version(plugin, &result)?;
             previous = Some(result);
         }
-        let result = previous.ok_or_else(|| anyhow!("the CNI chain is empty"))?;
-        tokio::fs::create_dir_all(spec.folder()).await?;
-        tokio::fs::write(spec.folder().join("cni-result.json"), result.to_string()).await?;
-        addresses(&result)
+        previous.ok_or_else(|| anyhow!("the CNI list is empty"))
     }
 
-    /// DEL in reverse order; failures are logged, the pod ends anyway.
-    pub(crate) async fn del(&self, kubelet: &Kubelet, spec: &PodSpec) {
-        let cached = tokio::fs::read(spec.folder().join("cni-result.json")).await.ok();
-        let previous: Option<Value> = cached.and_then(|c| serde_json::from_slice(&c).ok());
+    /// A result is in the version of the configuration (spec 1.1, "Version considerations").
+    fn has_version(&self, plugin: &Value, result: &Value) -> Result<()> {
+        let version = result.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+        if version != self.version {
+            let name = call::name_of(plugin);
+            bail!("CNI plugin {name} answered in version {version:?}, the list is of {}", self.version);
+        }
+        Ok(())
+    }
+
+    /// DEL in reverse order; ends at the first failure, to be tried again.
+    async fn del(&self, kubelet: &Kubelet, spec: &PodSpec, result: Option<&Value>) -> Result<()> {
+        let previous = result.filter(|_| self.knows(Since::V0_4_0));
         for plugin in self.plugins.iter().rev() {
-            if let Err(error) = self.call(kubelet, spec, "DEL", plugin, previous.as_ref()).await {
-                tracing::warn!(pod = %spec.name, error = format!("{error:#}"), "CNI DEL failed");
+            let config = self.config(plugin, previous, Some(spec), Map::new());
+            call::run(kubelet, self.node, "DEL", &config, Some(spec)).await?;
+        }
+        Ok(())
+    }
+
+    /// CHECK against what the whole list gave.
+    async fn check(&self, kubelet: &Kubelet, spec: &PodSpec, result: &Value) -> Result<()> {
+        for plugin in &self.plugins {
+            let config = self.config(plugin, Some(result), Some(spec), Map::new());
+            call::run(kubelet, self.node, "CHECK", &config, Some(spec)).await?;
+        }
+        Ok(())
+    }
+
+    /// Fails with the first plugin that cannot serve ADD now. Before 1.1.0 nobody can tell.
+    async fn status(&self, kubelet: &Kubelet) -> Result<()> {
+        if !self.knows(Since::V1_1_0) {
+            return Ok(());
+        }
+        for plugin in &self.plugins {
+            let config = self.config(plugin, None, None, Map::new());
+            call::run(kubelet, self.node, "STATUS", &config, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells every plugin which attachments are valid; all are told, whatever one answers.
+    async fn gc(&self, kubelet: &Kubelet, valid: &[String]) -> Result<()> {
+        if !self.knows(Since::V1_1_0) {
+            return Ok(());
+        }
+        let valid: Vec<Value> =
+            valid.iter().map(|id| json!({"containerID": id, "ifname": call::INTERFACE})).collect();
+        // The second name is what the spec's text says by mistake; runtimes send both.
+        let more = ["cni.dev/valid-attachments", "cni.dev/attachments"]
+            .map(|name| (name.to_owned(), Value::Array(valid.clone())));
+        let mut failed = Vec::new();
+        for plugin in &self.plugins {
+            let config = self.config(plugin, None, None, more.iter().cloned().collect());
+            if let Err(error) = call::run(kubelet, self.node, "GC", &config, None).await {
+                failed.push(format!("{error:#}"));
             }
         }
+        if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
     }
 
-    async fn call(
+    /// What a plugin gets on its standard input.
+    fn config(
         &self,
-        kubelet: &Kubelet,
-        spec: &PodSpec,
-        verb: &str,
         plugin: &Value,
         previous: Option<&Value>,
-    ) -> Result<Vec<u8>> {
-        let name = name_of(plugin);
-        let mut input = plugin.clone();
-        if let Some(map) = input.as_object_mut() {
-            map.insert("cniVersion".to_owned(), json!(self.version));
-            map.insert("name".to_owned(), json!(self.name));
-            if let Some(previous) = previous {
-                map.insert("prevResult".to_owned(), previous.clone());
-            }
+        spec: Option<&PodSpec>,
+        more: Map<String, Value>,
+    ) -> Value {
+        let mut config = plugin.clone();
+        let Some(map) = config.as_object_mut() else { return config };
+        map.insert("cniVersion".to_owned(), json!(self.version));
+        map.insert("name".to_owned(), json!(self.name));
+        if let Some(previous) = previous {
+            map.insert("prevResult".to_owned(), previous.clone());
         }
-        let launch = launch(kubelet, spec, verb, name)?;
-        let mut child = kubelet
-            .command(&launch)?
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()?;
-        if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.to_string().as_bytes()).await?;
+        let arguments = spec.map(|spec| runtime_config(plugin, spec)).unwrap_or_default();
+        if !arguments.is_empty() {
+            map.insert("runtimeConfig".to_owned(), Value::Object(arguments));
         }
-        let out = tokio::time::timeout(PATIENCE, child.wait_with_output())
-            .await
-            .map_err(|_| anyhow!("CNI {verb} by {name} took longer than {} s", PATIENCE.as_secs()))??;
-        if out.status.success() {
-            return Ok(out.stdout);
-        }
-        let told: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
-        let part = |field: &str| told.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let (message, details) = (part("msg"), part("details"));
-        let stderr = String::from_utf8_lossy(&out.stderr);
-        let reason = [message.as_str(), details.as_str(), stderr.trim()]
-            .into_iter()
-            .filter(|s| !s.is_empty())
-            .collect::<Vec<_>>()
-            .join(": ");
-        bail!("CNI {verb} by {name} failed: {reason}")
+        map.extend(more);
+        config
     }
 }
 
-fn name_of(plugin: &Value) -> &str {
-    plugin.get("type").and_then(Value::as_str).unwrap_or_default()
+/// The arguments of those capabilities that the plugin declares (CNI conventions, "Dynamic plugin specific fields").
+fn runtime_config(plugin: &Value, spec: &PodSpec) -> Map<String, Value> {
+    let declared = plugin.get("capabilities").and_then(Value::as_object);
+    let wanted = |name: &str| declared.and_then(|all| all.get(name)).and_then(Value::as_bool) == Some(true);
+    let mut arguments = Map::new();
+    if wanted("portMappings") {
+        let mappings = port_mappings(spec);
+        if !mappings.is_empty() {
+            arguments.insert("portMappings".to_owned(), Value::Array(mappings));
+        }
+    }
+    if wanted("io.kubernetes.cri.pod-annotations") {
+        let annotations = spec.pod.metadata.annotations.clone().unwrap_or_default();
+        arguments.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(annotations));
+    }
+    arguments
 }
 
-fn launch(kubelet: &Kubelet, spec: &PodSpec, verb: &str, plugin: &str) -> Result<Launch> {
-    let config = &kubelet.config;
-    let folders = [PathBuf::from(CNI_DIR), config.bin_dir.clone()];
-    let path = folders.iter().map(|f| f.join(plugin)).find(|p| p.is_file()).ok_or_else(|| {
-        anyhow!("CNI plugin {plugin} is neither in {CNI_DIR} nor in {}", config.bin_dir.display())
-    })?;
-    let mut launch =
-        Launch::on_node(spec.node.netns(), node_binds(config, spec.node), vec![path.display().to_string()]);
-    let cni_args = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID={};K8S_POD_UID={}",
-        spec.namespace, spec.name, spec.uid, spec.uid
-    );
-    launch.env = BTreeMap::from([
-        ("PATH".to_owned(), PATH.to_owned()),
-        ("CNI_COMMAND".to_owned(), verb.to_owned()),
-        ("CNI_CONTAINERID".to_owned(), spec.uid.clone()),
-        ("CNI_NETNS".to_owned(), spec.netns().display().to_string()),
-        ("CNI_IFNAME".to_owned(), "eth0".to_owned()),
-        ("CNI_ARGS".to_owned(), cni_args),
-        ("CNI_PATH".to_owned(), format!("{CNI_DIR}:{}", config.bin_dir.display())),
-    ]);
-    Ok(launch)
-}
-
-/// Every process of a node has the node's own `/run/weft`.
-pub(crate) fn node_binds(config: &LabConfig, node: Node) -> Vec<(PathBuf, PathBuf)> {
-    vec![(config.state.node(node).join("run-weft"), PathBuf::from("/run/weft"))]
+fn port_mappings(spec: &PodSpec) -> Vec<Value> {
+    let containers = spec.pod.spec.iter().flat_map(|s| &s.containers);
+    let ports = containers.flat_map(|c| c.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let host = port.host_port?;
+            let protocol = port.protocol.as_deref().unwrap_or("TCP").to_lowercase();
+            let mut mapping =
+                json!({"hostPort": host, "containerPort": port.container_port, "protocol": protocol});
+            if let (Some(ip), Some(map)) = (&port.host_ip, mapping.as_object_mut()) {
+                map.insert("hostIP".to_owned(), json!(ip));
+            }
+            Some(mapping)
+        })
+        .collect()
 }
 
 fn addresses(result: &Value) -> Result<Vec<IpAddr>> {

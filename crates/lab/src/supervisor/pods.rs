@@ -14,7 +14,7 @@ use crate::config::{LabConfig, Node};
 use crate::endpoints::Backend;
 use crate::kubelet::{Kubelet, News, Order, PodEvent, PodSpec, PodState};
 use crate::objects::{Key, decode, new_uid, now, set, set_metadata, text};
-use crate::report::{PodReport, RejectedObject};
+use crate::report::{NetworkCheck, PodReport, RejectedObject};
 use crate::scheduler::{self, Wanted};
 
 /// Every pod by uid.
@@ -30,6 +30,7 @@ struct Pod {
     node: Node,
     object: Value,
     state: PodState,
+    network: NetworkCheck,
     order: watch::Sender<Order>,
     /// When the pod was told to end.
     deleted: Option<String>,
@@ -85,6 +86,9 @@ impl Pod {
         if !self.state.message.is_empty() {
             return self.state.message.clone();
         }
+        if let NetworkCheck::Failed(problem) = &self.network {
+            return problem.clone();
+        }
         let told = self.state.containers.iter().filter(|c| !c.message.is_empty());
         told.map(|c| format!("{}: {}", c.name, c.message)).collect::<Vec<_>>().join("; ")
     }
@@ -101,6 +105,7 @@ impl Pod {
             status: self.status().to_owned(),
             ready: self.ready() && self.deleted.is_none(),
             message: self.message(),
+            network: self.network.clone(),
             containers: self.state.containers.clone(),
         }
     }
@@ -166,6 +171,11 @@ impl Pods {
         match event.news {
             News::Gone => {
                 self.pods.remove(&event.uid);
+            }
+            News::Network(found) => {
+                if let Some(pod) = self.pods.get_mut(&event.uid) {
+                    pod.network = found;
+                }
             }
             News::State(state) => {
                 if let Some(pod) = self.pods.get_mut(&event.uid) {
@@ -250,6 +260,7 @@ impl Pods {
             node,
             object,
             state: PodState::default(),
+            network: NetworkCheck::default(),
             order,
             deleted: None,
             ready_since: now(),
