@@ -15,8 +15,10 @@ use weft_tls::ServerTls;
 
 use crate::config::Config;
 use crate::control::Control;
+use crate::folder::WatchedFolder;
 use crate::metrics::ControlMetrics;
 use crate::server::{Progress, Server, Snapshots};
+use crate::status::StatusWriter;
 
 /// Runs until `stop` is cancelled.
 ///
@@ -32,7 +34,7 @@ pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyho
 
     let listener = listen(&config).await?;
     let admin_listener = Admin::bind(config.admin).await?;
-    let changes = weft_manifest::watch(&config.folder).with_context(|| {
+    let source = WatchedFolder::new(&config.folder).with_context(|| {
         format!("--folder {}: it cannot be watched; does it exist?", config.folder.display())
     })?;
 
@@ -41,7 +43,7 @@ pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyho
     // Versions go on rising when the controller starts again: its clock is far ahead of its counting.
     let version = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
     let version = u64::try_from(version).unwrap_or_default();
-    let control = Control::new(&config.folder, &config.status_dir, mesh, version, control_metrics);
+    let control = Control::new(source, StatusWriter::new(&config.status_dir), mesh, version, control_metrics);
 
     let snapshots = control.snapshots();
     let progress = Arc::new(Progress::default());
@@ -56,7 +58,7 @@ pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyho
 
     tokio::select! {
         () = server.serve(listener, stop.clone()) => Ok(()),
-        ended = control.run(changes) => ended.context("the control loop"),
+        ended = control.run() => ended.context("the control loop"),
         never = admin.serve(admin_listener) => match never {},
     }
 }

@@ -1,52 +1,45 @@
-//! One change from end to end: read the folder, translate, publish, write statuses; again whenever the folder changes.
+//! One change from end to end: load what the source holds, translate, publish, hand statuses on; again with every
+//! change.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
-use weft_manifest::Changes;
 use weft_model::MeshConfig;
 
-use crate::folder::{Folder, Loaded};
+use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};
-use crate::status::StatusWriter;
+use crate::source::{Change, Loaded, Source};
+use crate::status::{StatusSink, Statuses};
 use crate::translate::translate;
-
-/// The folder is looked through this often even if nothing said that it changed: an overflowing queue of events must
-/// not leave old objects in force. Costs a look at each file's metadata.
-const RESYNC: Duration = Duration::from_secs(30);
 
 /// Everything that a change passes through.
 #[derive(Debug)]
-pub struct Control {
-    folder: Folder,
+pub struct Control<S, W> {
+    source: S,
     mesh: MeshConfig,
     publisher: Publisher,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-    statuses: StatusWriter,
+    sink: W,
+    /// What the last translation gave.
+    statuses: Statuses,
     metrics: ControlMetrics,
     /// What has been logged and still holds: said once, not with every change.
     said: BTreeSet<String>,
 }
 
-impl Control {
+impl<S: Source, W: StatusSink> Control<S, W> {
     /// Built, nothing read yet. The first version published will be greater than `version`.
-    pub fn new(
-        folder: &Path,
-        status_dir: &Path,
-        mesh: MeshConfig,
-        version: u64,
-        metrics: ControlMetrics,
-    ) -> Self {
+    pub fn new(source: S, sink: W, mesh: MeshConfig, version: u64, metrics: ControlMetrics) -> Self {
         Self {
-            folder: Folder::new(folder),
+            source,
             mesh,
             publisher: Publisher::new(version),
             snapshots: watch::Sender::new(None),
-            statuses: StatusWriter::new(status_dir),
+            sink,
+            statuses: Statuses::default(),
             metrics,
             said: BTreeSet::new(),
         }
@@ -57,29 +50,40 @@ impl Control {
         self.snapshots.subscribe()
     }
 
-    /// Takes changes until watching ends, which it does not of itself.
-    pub async fn run(mut self, mut changes: Changes) -> anyhow::Result<()> {
+    /// Takes changes for ever.
+    ///
+    /// # Errors
+    /// A step panicked.
+    pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
+            let change = self.source.changed().await;
             // Reading files and translating block; they have a thread of their own.
             self = tokio::task::spawn_blocking(move || {
-                self.step();
+                self.step(change);
                 self
             })
             .await?;
-            match tokio::time::timeout(RESYNC, changes.next()).await {
-                Ok(Some(())) | Err(_) => {}
-                // The watcher is gone: look again and again instead.
-                Ok(None) => tokio::time::sleep(Duration::from_secs(1)).await,
-            }
         }
     }
 
-    /// Brings everything up to date with the folder once.
-    pub fn step(&mut self) {
+    /// Brings everything up to date with the source once.
+    fn step(&mut self, change: Change) {
         let began = Instant::now();
-        let Loaded { inputs, problems } = self.folder.load(&self.mesh);
+        let Some(Loaded { inputs, problems }) = self.source.load(&self.mesh) else { return };
+        if change == Change::Objects {
+            self.publish(&inputs, problems, began);
+        }
+        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let errors = self.sink.write(&self.statuses, &inputs.routes, &now);
+        self.metrics.status_errors(errors.len());
+        for error in errors {
+            tracing::error!("{error}");
+        }
+    }
+
+    fn publish(&mut self, inputs: &Inputs, problems: BTreeSet<String>, began: Instant) {
         let loaded = began.elapsed();
-        let translated = translate(&inputs);
+        let translated = translate(inputs);
         let translating = began.elapsed() - loaded;
         self.say(problems.into_iter().chain(translated.notices).collect());
         match self.publisher.publish(translated.resources, &translated.nodes) {
@@ -98,12 +102,7 @@ impl Control {
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "nothing was published: a resource cannot be encoded"),
         }
-        let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let errors = self.statuses.write(&translated.statuses, &inputs.routes, &now);
-        self.metrics.status_errors(errors.len());
-        for error in errors {
-            tracing::error!("{error}");
-        }
+        self.statuses = Arc::new(translated.statuses);
     }
 
     fn say(&mut self, lines: BTreeSet<String>) {

@@ -4,11 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use std::{fs, io};
 
+use weft_manifest::Changes;
 use weft_model::MeshConfig;
 
 use crate::inputs::{Inputs, Object};
+use crate::source::{Change, Loaded, Source};
+
+/// The folder is looked through this often even if nothing said that it changed: an overflowing queue of events must
+/// not leave old objects in force. Costs a look at each file's metadata.
+const RESYNC: Duration = Duration::from_secs(30);
 
 /// A folder and what was read from it.
 #[derive(Debug)]
@@ -32,13 +39,40 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// What a folder holds.
+/// A folder that is read again whenever it changes.
 #[derive(Debug)]
-pub struct Loaded {
-    /// The objects.
-    pub inputs: Inputs,
-    /// What is wrong with files and objects, in words for the log.
-    pub problems: BTreeSet<String>,
+pub struct WatchedFolder {
+    folder: Folder,
+    changes: Changes,
+    read: bool,
+}
+
+impl WatchedFolder {
+    /// Watches, and reads nothing yet.
+    ///
+    /// # Errors
+    /// The folder cannot be watched.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let changes = weft_manifest::watch(path).map_err(io::Error::other)?;
+        Ok(Self { folder: Folder::new(path), changes, read: false })
+    }
+}
+
+impl Source for WatchedFolder {
+    async fn changed(&mut self) -> Change {
+        if std::mem::replace(&mut self.read, true) {
+            match tokio::time::timeout(RESYNC, self.changes.next()).await {
+                Ok(Some(())) | Err(_) => {}
+                // The watcher is gone: look again and again instead.
+                Ok(None) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        }
+        Change::Objects
+    }
+
+    fn load(&mut self, mesh: &MeshConfig) -> Option<Loaded> {
+        Some(self.folder.load(mesh))
+    }
 }
 
 impl Folder {

@@ -1,9 +1,10 @@
 //! Everything a translation reads, at one moment: decoded objects by kind and name. An object that does not decode
 //! is kept as what could be read of it, if it is a route, and reported in any case.
 
+mod kind;
 mod object;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -11,6 +12,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_model::{MeshConfig, ObjectName, Text};
 
+pub use kind::Kind;
+pub(crate) use object::VERSIONS;
 pub use object::{Object, ParentRef, Route, RouteKind, RouteName, RouteSpec, Undecodable};
 
 /// One consistent set of objects. The values are shared with the source, so that a change costs what changed.
@@ -61,6 +64,54 @@ impl Inputs {
                 self.reference_grants.insert(name.clone(), value.clone()).is_none()
             }
             Object::Other => true,
+        }
+    }
+
+    /// The object of a kind with a name. A Namespace's name stands alone, beside an empty namespace.
+    pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<Object> {
+        let named = || name.clone();
+        match kind {
+            Kind::Namespace => {
+                self.namespaces.get(&name.name).map(|it| Object::Namespace(name.name.clone(), it.clone()))
+            }
+            Kind::Service => self.services.get(name).map(|it| Object::Service(named(), it.clone())),
+            Kind::EndpointSlice => {
+                self.endpoint_slices.get(name).map(|it| Object::EndpointSlice(named(), it.clone()))
+            }
+            Kind::Pod => self.pods.get(name).map(|it| Object::Pod(named(), it.clone())),
+            Kind::Route(kind) => {
+                self.routes.get(&RouteName { kind, name: named() }).cloned().map(Object::Route)
+            }
+            Kind::ReferenceGrant => {
+                self.reference_grants.get(name).map(|it| Object::ReferenceGrant(named(), it.clone()))
+            }
+        }
+    }
+
+    /// Removes the object of a kind with a name. Returns whether there was one.
+    pub fn remove(&mut self, kind: Kind, name: &ObjectName) -> bool {
+        match kind {
+            Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
+            Kind::Service => self.services.remove(name).is_some(),
+            Kind::EndpointSlice => self.endpoint_slices.remove(name).is_some(),
+            Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::Route(kind) => self.routes.remove(&RouteName { kind, name: name.clone() }).is_some(),
+            Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
+        }
+    }
+
+    /// The names of all objects of a kind.
+    pub fn names(&self, kind: Kind) -> BTreeSet<ObjectName> {
+        match kind {
+            Kind::Namespace => self.namespaces.keys().map(|name| ObjectName::new("", name.clone())).collect(),
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::EndpointSlice => self.endpoint_slices.keys().cloned().collect(),
+            Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Route(kind) => {
+                let of_kind = self.routes.keys().filter(|route| route.kind == kind);
+                of_kind.map(|route| route.name.clone()).collect()
+            }
+            Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
         }
     }
 

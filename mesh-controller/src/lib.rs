@@ -1,8 +1,9 @@
-//! `weft-controller` as a library: a folder of Kubernetes objects becomes `Inputs`, a pure function translates
-//! them to resources and statuses, proxies get what their nodes need, statuses are written back.
+//! `weft-controller` as a library: Kubernetes objects, from a folder or from an API server, become `Inputs`, a
+//! pure function translates them to resources and statuses, proxies get what their nodes need, statuses are written
+//! back.
 //!
-//! One change, in order: [`folder`], [`inputs`], [`translate`], [`publish`], [`server`], [`status`]; [`control`] is
-//! the loop around them, [`app`] builds it all.
+//! One change, in order: [`source`] ([`folder`] or [`kubernetes`]), [`inputs`], [`translate`], [`publish`],
+//! [`server`], [`status`]; [`control`] is the loop around them, [`app`] builds it all.
 #![forbid(unsafe_code)]
 
 pub mod app;
@@ -10,8 +11,10 @@ pub mod config;
 pub mod control;
 pub mod folder;
 pub mod inputs;
+pub mod kubernetes;
 pub mod metrics;
 pub mod publish;
 pub mod server;
+pub mod source;
 pub mod status;
 pub mod translate;

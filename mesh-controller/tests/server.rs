@@ -25,8 +25,10 @@ use weft_api::proto::config_request::Request as Message;
 use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello, SignRequest};
 use weft_ca::{Authority, NodeSecretAuthenticator, Settings};
 use weft_controller::control::Control;
+use weft_controller::folder::WatchedFolder;
 use weft_controller::metrics::ControlMetrics;
 use weft_controller::server::{Progress, Server};
+use weft_controller::status::StatusWriter;
 use weft_model::route::Rules;
 use weft_model::{Identity, MeshConfig, Resource, ResourceName, TrustDomain};
 use weft_runtime::metrics::Metrics;
@@ -101,8 +103,9 @@ async fn controller() -> Controller {
     let client = ClientTls::new(&authority.trust_bundle().borrow(), NAME).unwrap();
 
     let metrics = ControlMetrics::register(&mut Metrics::new("weft"));
-    let changes = weft_manifest::watch(&dir.path().join("cluster")).unwrap();
-    let control = Control::new(&dir.path().join("cluster"), &dir.path().join("status"), mesh, 1000, metrics);
+    let source = WatchedFolder::new(&dir.path().join("cluster")).unwrap();
+    let sink = StatusWriter::new(dir.path().join("status"));
+    let control = Control::new(source, sink, mesh, 1000, metrics);
     let progress = Arc::new(Progress::default());
     let server = Server {
         authenticator: Arc::new(NodeSecretAuthenticator::new(dir.path().join("secrets"))),
@@ -125,7 +128,7 @@ async fn controller() -> Controller {
         channel: Endpoint::from_static("http://controller").connect_with_connector_lazy(connector),
         progress,
         server: tokio::spawn(server.serve(listener, stop.clone())),
-        control: tokio::spawn(control.run(changes)),
+        control: tokio::spawn(control.run()),
         stop,
         dir,
     }

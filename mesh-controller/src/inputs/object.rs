@@ -16,6 +16,11 @@ use weft_gateway_api::tlsroutes::TlsRouteSpec;
 use weft_gateway_api::udproutes::UdpRouteSpec;
 use weft_model::{ObjectName, Text};
 
+use super::Kind;
+
+/// The versions of Gateway API kinds that are known, the better ones first.
+pub(crate) const VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha3", "v1alpha2"];
+
 /// A decoded object.
 #[derive(Clone, Debug)]
 pub enum Object {
@@ -115,6 +120,8 @@ pub struct Route {
     pub uid: String,
     /// `metadata.generation`.
     pub generation: i64,
+    /// `metadata.resourceVersion`; empty in a folder.
+    pub resource_version: String,
     /// `metadata.creationTimestamp`, seconds since the epoch; 0 when absent.
     pub created: i64,
     /// `spec.parentRefs`, read leniently, so that they are known also of a route that does not decode.
@@ -192,6 +199,44 @@ impl Object {
         }
     }
 
+    /// Its kind; `None` if that is not read.
+    pub fn kind(&self) -> Option<Kind> {
+        Some(match self {
+            Self::Namespace(..) => Kind::Namespace,
+            Self::Service(..) => Kind::Service,
+            Self::EndpointSlice(..) => Kind::EndpointSlice,
+            Self::Pod(..) => Kind::Pod,
+            Self::Route(route) => Kind::Route(route.name.kind),
+            Self::ReferenceGrant(..) => Kind::ReferenceGrant,
+            Self::Other => return None,
+        })
+    }
+
+    /// Its name; a Namespace's stands beside an empty namespace.
+    pub fn name(&self) -> ObjectName {
+        match self {
+            Self::Namespace(name, _) => ObjectName::new("", name.clone()),
+            Self::Service(name, _)
+            | Self::EndpointSlice(name, _)
+            | Self::Pod(name, _)
+            | Self::ReferenceGrant(name, _) => name.clone(),
+            Self::Route(route) => route.name.name.clone(),
+            Self::Other => ObjectName::new("", ""),
+        }
+    }
+
+    /// Its UID, as far as it is kept.
+    pub fn uid(&self) -> Option<&str> {
+        match self {
+            Self::Namespace(_, object) => object.metadata.uid.as_deref(),
+            Self::Service(_, object) => object.metadata.uid.as_deref(),
+            Self::EndpointSlice(_, object) => object.metadata.uid.as_deref(),
+            Self::Pod(_, object) => object.metadata.uid.as_deref(),
+            Self::Route(route) => Some(&route.uid),
+            Self::ReferenceGrant(..) | Self::Other => None,
+        }
+    }
+
     /// Decodes one object.
     ///
     /// # Errors
@@ -217,6 +262,9 @@ impl Object {
             "TLSRoute" if gateway_api => Self::Route(route(RouteKind::Tls)?),
             "TCPRoute" if gateway_api => Self::Route(route(RouteKind::Tcp)?),
             "UDPRoute" if gateway_api => Self::Route(route(RouteKind::Udp)?),
+            "ReferenceGrant" if gateway_api && !is_known(version) => {
+                return Err(fail(format!("its version {version} is not known")));
+            }
             "ReferenceGrant" if gateway_api => {
                 let spec = object.get("spec").unwrap_or(&Value::Null);
                 Self::ReferenceGrant(name.clone(), decode(spec).map_err(fail)?)
@@ -242,20 +290,30 @@ fn decode_route(
     }
     let spec = object.get("spec").unwrap_or(&Value::Null);
     let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
     let created = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
     Ok(Arc::new(Route {
         name: RouteName { kind, name },
         api_version: version.to_owned(),
-        uid: object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        uid: text("/metadata/uid"),
         generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
+        resource_version: text("/metadata/resourceVersion"),
         created: created
             .and_then(|t| t.parse::<jiff::Timestamp>().ok())
             .map_or(0, jiff::Timestamp::as_second),
         parent_refs: list("parentRefs").iter().filter_map(ParentRef::read).collect(),
         hostnames: list("hostnames").iter().filter_map(Value::as_str).map(Text::from).collect(),
         status: object.get("status").cloned().unwrap_or(Value::Null),
-        spec: decode_spec(kind, spec),
+        spec: match is_known(version) {
+            true => decode_spec(kind, spec),
+            false => Err(format!("its version {version} is not known")),
+        },
     }))
+}
+
+/// Whether objects of this `apiVersion` mean what this program takes them to mean.
+fn is_known(api_version: &str) -> bool {
+    api_version.rsplit('/').next().is_some_and(|version| VERSIONS.contains(&version))
 }
 
 fn decode_spec(kind: RouteKind, spec: &Value) -> Result<RouteSpec, String> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::inputs::Object;
@@ -54,6 +54,19 @@ fn entries_of_other_controllers_stay_as_they_are() {
     assert_eq!(merged["parents"][0], foreign());
     assert_eq!(merged["parents"][1]["controllerName"], CONTROLLER_NAME);
     assert_eq!(merged["other"], 1);
+}
+
+#[test]
+fn entries_keep_their_places_so_that_two_controllers_do_not_push_each_other_about() {
+    let mut current = merge(&Value::Null, None, &status(vec![ours("cart", "True", 1)]), "then");
+    current["parents"].as_array_mut().unwrap().push(foreign());
+    assert_eq!(merge(&current, None, &status(vec![ours("cart", "True", 1)]), "now"), current);
+
+    let merged = merge(&current, None, &status(vec![ours("new", "True", 2), ours("cart", "True", 2)]), "now");
+    let entries = merged["parents"].as_array().unwrap();
+    let of: Vec<_> = entries.iter().map(|e| e["controllerName"].as_str().unwrap()).collect();
+    assert_eq!(of, [CONTROLLER_NAME, "example.com/other", CONTROLLER_NAME]);
+    assert_eq!(entries[2]["parentRef"]["name"], "new");
 }
 
 #[test]
@@ -110,8 +123,9 @@ fn unchanged_files_are_left_alone_and_those_of_gone_routes_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(format!("HTTPRoute/shop/{name}.json"));
     let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
-    let statuses = |names: &[&str]| -> BTreeMap<RouteName, RouteStatus> {
-        names.iter().map(|name| (route(name).name.clone(), status(vec![ours("cart", "True", 1)]))).collect()
+    let statuses = |names: &[&str]| -> Statuses {
+        let named = |name: &&str| (route(name).name.clone(), status(vec![ours("cart", "True", 1)]));
+        Arc::new(names.iter().map(named).collect())
     };
     let mut writer = StatusWriter::new(folder.path());
     assert!(writer.write(&statuses(&["a", "b"]), &routes, "then").is_empty());
@@ -137,7 +151,8 @@ fn status_that_cannot_be_written_keeps_no_other_from_being_written() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("HTTPRoute/shop/a.json")).unwrap();
     let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
-    let statuses = routes.keys().map(|name| (name.clone(), status(vec![ours("cart", "True", 1)]))).collect();
+    let statuses = routes.keys().map(|name| (name.clone(), status(vec![ours("cart", "True", 1)])));
+    let statuses = Arc::new(statuses.collect());
     let errors = StatusWriter::new(folder.path()).write(&statuses, &routes, "now");
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().contains("HTTPRoute/shop/a"), "{errors:?}");

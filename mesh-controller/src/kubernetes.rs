@@ -1,0 +1,97 @@
+//! The source of objects: an API server. Each kind has a watch of its own; what they bring is put together in one
+//! place and translated when it has been quiet for a moment.
+//!
+//! Kinds of the Gateway API are followed by their CustomResourceDefinitions: they may be absent, come, change the
+//! versions they are served in, and go, at any time.
+
+mod definition;
+mod follow;
+mod kinds;
+pub mod lease;
+mod metrics;
+mod raw;
+pub mod statuses;
+mod store;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use weft_model::MeshConfig;
+
+pub use metrics::{StatusMetrics, WatchMetrics};
+
+use crate::inputs::Kind;
+use crate::source::{Change, Loaded, Source};
+use store::Store;
+
+/// A change is taken up when nothing else has come for this long,
+const QUIET: Duration = Duration::from_millis(10);
+/// and at the latest this long after it came.
+const MOST: Duration = Duration::from_millis(100);
+
+/// The objects of an API server.
+#[derive(Debug)]
+pub struct Kubernetes {
+    store: Arc<Store>,
+    /// One task for each kind; they end with this.
+    _watches: JoinSet<()>,
+}
+
+/// How the watches are doing, for the readiness endpoint.
+#[derive(Clone, Debug)]
+pub struct Watches(Arc<Store>);
+
+impl Kubernetes {
+    /// Starts watching. Must be called on a runtime.
+    pub fn start(client: &Client, mesh: MeshConfig, metrics: WatchMetrics) -> Self {
+        let store = Arc::new(Store::new(mesh, metrics));
+        let mut watches = JoinSet::new();
+        for kind in Kind::ALL {
+            let (client, store) = (client.clone(), Arc::clone(&store));
+            watches.spawn(async move { match watch::watch(client, kind, &store).await {} });
+        }
+        Self { store, _watches: watches }
+    }
+
+    /// How the watches are doing.
+    pub fn watches(&self) -> Watches {
+        Watches(Arc::clone(&self.store))
+    }
+}
+
+impl Watches {
+    /// What is waited for before anything can be translated.
+    pub fn missing(&self) -> Option<String> {
+        self.0.missing()
+    }
+
+    /// What does not work at the moment, though there is a last state.
+    pub fn troubles(&self) -> Option<String> {
+        self.0.troubles()
+    }
+}
+
+impl Source for Kubernetes {
+    async fn changed(&mut self) -> Change {
+        loop {
+            self.store.wake.notified().await;
+            let latest = Instant::now() + MOST;
+            while Instant::now() < latest
+                && tokio::time::timeout(QUIET, self.store.wake.notified()).await.is_ok()
+            {}
+            if let Some(change) = self.store.take_change() {
+                return change;
+            }
+        }
+    }
+
+    fn load(&mut self, _: &MeshConfig) -> Option<Loaded> {
+        self.store.load()
+    }
+}

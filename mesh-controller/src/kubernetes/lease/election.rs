@@ -1,0 +1,141 @@
+//! When to take and renew a lease. Clocks of different machines are never compared: a lease has run out when nobody has
+//! written to it for as long as it says, by this machine's clock.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng as _;
+
+/// How long a lease is kept for a holder that says nothing more.
+pub(super) const DURATION: Duration = Duration::from_secs(15);
+/// How long a holder believes that it leads without having renewed. Less than [`DURATION`], so that one stops before
+/// the next begins.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often the lease is looked at and, by its holder, renewed.
+const ROUND: Duration = Duration::from_secs(2);
+
+/// What a lease says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Record {
+    /// Who holds it; empty for nobody.
+    pub(super) holder: String,
+    /// Differs after every write.
+    pub(super) version: String,
+    /// How long it is kept for a silent holder.
+    pub(super) duration: Option<Duration>,
+}
+
+/// What to do about a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Leave it to its holder.
+    Nothing,
+    /// It is ours: renew it.
+    Renew,
+    /// It is nobody's any more: take it.
+    Take,
+}
+
+/// One candidate's view.
+#[derive(Debug)]
+pub(super) struct Election {
+    me: String,
+    /// The version last seen, and when it was first seen.
+    seen: Option<(String, Instant)>,
+    /// When the last write began that made or kept us the holder.
+    held: Option<Instant>,
+}
+
+impl Election {
+    pub(super) fn new(me: String) -> Self {
+        Self { me, seen: None, held: None }
+    }
+
+    /// Judges what the lease says now; `None`: there is none.
+    pub(super) fn look(&mut self, record: Option<&Record>, now: Instant) -> Wish {
+        let Some(record) = record else { return Wish::Take };
+        let since = match &self.seen {
+            Some((version, since)) if *version == record.version => *since,
+            _ => {
+                self.seen = Some((record.version.clone(), now));
+                now
+            }
+        };
+        if record.holder == self.me {
+            return Wish::Renew;
+        }
+        self.held = None;
+        let ended = now.saturating_duration_since(since) >= record.duration.unwrap_or(DURATION);
+        if record.holder.is_empty() || ended { Wish::Take } else { Wish::Nothing }
+    }
+
+    /// A write that began at `began` made us the holder.
+    pub(super) fn holds(&mut self, began: Instant) {
+        self.held = Some(began);
+    }
+
+    /// Whether this candidate leads.
+    pub(super) fn leads(&self, now: Instant) -> bool {
+        self.left(now).is_some_and(|left| !left.is_zero())
+    }
+
+    /// How long it leads without a further renewal; `None` if it does not.
+    pub(super) fn left(&self, now: Instant) -> Option<Duration> {
+        self.held.map(|held| (held + DEADLINE).saturating_duration_since(now))
+    }
+
+    /// How long to wait before the next look. Those who do not lead look at different times.
+    pub(super) fn pause(&self, now: Instant) -> Duration {
+        match self.left(now).filter(|left| !left.is_zero()) {
+            Some(left) => left.min(ROUND),
+            None => ROUND.mul_f64(rand::rng().random_range(0.7..1.3)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(holder: &str, version: &str) -> Record {
+        Record { holder: holder.into(), version: version.into(), duration: Some(DURATION) }
+    }
+
+    #[test]
+    fn free_lease_is_taken_at_once_and_a_held_one_only_after_its_silence() {
+        let (mut one, t) = (Election::new("one".into()), Instant::now());
+        assert_eq!(one.look(None, t), Wish::Take);
+        assert_eq!(one.look(Some(&record("", "1")), t), Wish::Take);
+        assert_eq!(one.look(Some(&record("two", "2")), t), Wish::Nothing);
+        assert_eq!(one.look(Some(&record("two", "2")), t + DURATION - ROUND), Wish::Nothing);
+        // The holder has written: it lives.
+        assert_eq!(one.look(Some(&record("two", "3")), t + DURATION), Wish::Nothing);
+        assert_eq!(one.look(Some(&record("two", "3")), t + DURATION * 2), Wish::Take);
+    }
+
+    #[test]
+    fn holder_stops_leading_before_another_may_begin() {
+        let (mut one, mut two, t) =
+            (Election::new("one".into()), Election::new("two".into()), Instant::now());
+        one.holds(t);
+        let held = record("one", "1");
+        assert_eq!(two.look(Some(&held), t), Wish::Nothing);
+        let mut at = t;
+        while two.look(Some(&held), at) == Wish::Nothing {
+            at += Duration::from_millis(100);
+        }
+        assert!(one.leads(t + DEADLINE - ROUND));
+        assert!(!one.leads(at));
+        assert_eq!(at, t + DURATION);
+    }
+
+    #[test]
+    fn holder_renews_and_knows_when_it_is_not_the_holder_any_more() {
+        let (mut one, t) = (Election::new("one".into()), Instant::now());
+        one.holds(t);
+        assert_eq!(one.look(Some(&record("one", "1")), t + ROUND), Wish::Renew);
+        assert!(one.leads(t + ROUND));
+        assert!(one.pause(t) <= ROUND);
+        assert_eq!(one.look(Some(&record("two", "2")), t + ROUND), Wish::Nothing);
+        assert!(!one.leads(t + ROUND));
+    }
+}

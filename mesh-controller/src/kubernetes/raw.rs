@@ -1,0 +1,206 @@
+//! An object as the API server sends it: JSON that is taken in whatever it says, so that one odd object cannot make a
+//! list or a watch fail. What no translation reads is dropped at once; it is most of a cluster's bytes.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use kube::core::{ApiResource, DynamicResourceScope};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+use crate::inputs::{Kind, Object, Undecodable};
+
+/// Annotations that say nothing about the object.
+const NOISE: [&str; 2] =
+    ["kubectl.kubernetes.io/last-applied-configuration", "endpoints.kubernetes.io/last-change-trigger-time"];
+
+/// What is kept of a Pod. The rest, volumes and environments above all, is several times as large and changes while a
+/// pod lives; whoever needs another field adds it here.
+const POD: &[(&str, &[&str])] = &[
+    (
+        "metadata",
+        &[
+            "name",
+            "namespace",
+            "uid",
+            "labels",
+            "annotations",
+            "ownerReferences",
+            "creationTimestamp",
+            "deletionTimestamp",
+        ],
+    ),
+    ("spec", &["nodeName", "hostNetwork", "serviceAccountName", "containers", "initContainers"]),
+    ("status", &["phase", "podIP", "podIPs"]),
+];
+
+/// What is kept of a Pod's containers.
+const CONTAINER: &[&str] =
+    &["name", "ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"];
+
+/// An object of any kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Raw {
+    /// Name, namespace, UID and resource version, as far as they can be read.
+    meta: ObjectMeta,
+    /// Everything, but for managed fields and such.
+    pub(crate) json: Value,
+}
+
+impl Raw {
+    /// A text in the object; empty if it is not there.
+    pub(crate) fn text(&self, pointer: &str) -> &str {
+        self.json.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// `metadata.generation`; 0 when absent.
+    pub(crate) fn generation(&self) -> i64 {
+        self.meta.generation.unwrap_or_default()
+    }
+
+    /// Decodes it as an object of a kind. Lists of built-in kinds leave out what the kind is, so it is filled in.
+    pub(crate) fn decode(mut self, kind: Kind, resource: &ApiResource) -> Result<Object, Undecodable> {
+        if let Some(object) = self.json.as_object_mut() {
+            object.insert("apiVersion".to_owned(), resource.api_version.as_str().into());
+            object.insert("kind".to_owned(), resource.kind.as_str().into());
+            if kind == Kind::Pod {
+                trim_pod(object);
+            }
+        }
+        // Two versions of an object that differ in nothing else are the same object. Routes are written to.
+        if !matches!(kind, Kind::Route(_))
+            && let Some(metadata) = self.json.get_mut("metadata").and_then(Value::as_object_mut)
+        {
+            metadata.remove("resourceVersion");
+        }
+        Object::decode(self.json)
+    }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut json = Value::deserialize(deserializer)?;
+        if let Some(metadata) = json.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+            if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+                annotations.retain(|name, _| !NOISE.contains(&name.as_str()));
+            }
+        }
+        let text = |at: &str| json.pointer(at).and_then(Value::as_str).map(str::to_owned);
+        let meta = ObjectMeta {
+            name: text("/metadata/name"),
+            namespace: text("/metadata/namespace"),
+            uid: text("/metadata/uid"),
+            resource_version: text("/metadata/resourceVersion"),
+            generation: json.pointer("/metadata/generation").and_then(Value::as_i64),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { meta, json })
+    }
+}
+
+impl Serialize for Raw {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.json.serialize(serializer)
+    }
+}
+
+impl From<Value> for Raw {
+    fn from(json: Value) -> Self {
+        // Taking in JSON cannot fail.
+        Self::deserialize(json).unwrap_or_default()
+    }
+}
+
+impl Resource for Raw {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.api_version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.meta
+    }
+}
+
+fn trim_pod(pod: &mut Map<String, Value>) {
+    for (part, kept) in POD {
+        if let Some(part) = pod.get_mut(*part).and_then(Value::as_object_mut) {
+            part.retain(|field, _| kept.contains(&field.as_str()));
+        }
+    }
+    let Some(spec) = pod.get_mut("spec") else { return };
+    for list in ["containers", "initContainers"] {
+        for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(container) = container.as_object_mut() {
+                container.retain(|field, _| CONTAINER.contains(&field.as_str()));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kubernetes::kinds;
+
+    #[test]
+    fn what_no_translation_reads_is_dropped() {
+        let raw = Raw::from(json!({
+            "metadata": {
+                "name": "a", "namespace": "shop", "uid": "u", "resourceVersion": "7", "managedFields": [{"f": 1}],
+                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "kept": "yes"},
+            },
+            "spec": {
+                "nodeName": "n", "volumes": [{"name": "v"}],
+                "containers": [{"name": "c", "env": [{"name": "E"}], "ports": [{"containerPort": 80}]}],
+            },
+            "status": {"phase": "Running", "conditions": []},
+        }));
+        assert_eq!(raw.text("/metadata/annotations/kept"), "yes");
+        assert_eq!(raw.json.pointer("/metadata/managedFields"), None);
+        assert_eq!(raw.meta().resource_version.as_deref(), Some("7"));
+        let resource = kinds::resource(Kind::Pod, "v1");
+        let Object::Pod(_, pod) = raw.decode(Kind::Pod, &resource).unwrap() else { panic!("no pod") };
+        let spec = pod.spec.as_ref().unwrap();
+        assert_eq!(pod.metadata.annotations.as_ref().unwrap().len(), 1);
+        assert_eq!(pod.metadata.resource_version, None);
+        assert_eq!((spec.volumes.as_ref(), spec.containers[0].env.as_ref()), (None, None));
+        assert_eq!(spec.containers[0].ports.as_ref().unwrap()[0].container_port, 80);
+        assert_eq!(pod.status.as_ref().unwrap().conditions, None);
+    }
+
+    #[test]
+    fn whatever_json_is_taken_in() {
+        for odd in [json!(5), json!([]), json!({}), json!({"metadata": 5}), json!({"metadata": {"name": 7}})]
+        {
+            let raw = Raw::from(odd.clone());
+            assert_eq!((raw.json, raw.meta.name), (odd, None));
+        }
+    }
+}

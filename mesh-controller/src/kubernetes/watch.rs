@@ -1,0 +1,102 @@
+//! The watch of one kind: of its definition first, where it has one, then of its objects in the version that is served.
+
+use std::convert::Infallible;
+
+use kube::{Api, Client};
+use tokio::sync::watch;
+
+use super::definition::Definition;
+use super::follow::{Event, explain, follow};
+use super::kinds::{self, Served};
+use super::raw::Raw;
+use super::store::{Decoded, Part, Store, name_of};
+use crate::inputs::Kind;
+
+/// Keeps the store up to date with a kind, for ever.
+pub(super) async fn watch(client: Client, kind: Kind, store: &Store) -> Infallible {
+    let Some(name) = kinds::definition(kind) else {
+        return watch_version(&client, kind, "v1", store).await;
+    };
+    let (served, mut changes) = watch::channel(Served::Unknown);
+    let definitions = watch_definition(client.clone(), &name, &served, |outcome| match outcome {
+        Ok(()) => store.working(kind, Part::Definition),
+        Err(why) => store.failed(kind, Part::Definition, why),
+    });
+    let objects = async {
+        loop {
+            let served = changes.borrow_and_update().clone();
+            tokio::select! {
+                _ = changes.changed() => {}
+                never = watch_served(&client, kind, &served, store) => match never {},
+            }
+        }
+    };
+    tokio::select! {
+        never = definitions => never,
+        never = objects => never,
+    }
+}
+
+/// Keeps `served` up to date with the definition of a name, for ever, and tells whether that works.
+pub(super) async fn watch_definition(
+    client: Client,
+    name: &str,
+    served: &watch::Sender<Served>,
+    tell: impl Fn(Result<(), String>),
+) -> Infallible {
+    let api: Api<Definition> = Api::all(client);
+    let set = |to: Served| {
+        served.send_if_modified(|served| {
+            let changed = *served != to;
+            if changed {
+                tracing::info!(definition = name, now = ?to, "what the API server serves has changed");
+                *served = to;
+            }
+            changed
+        });
+    };
+    let mut found = None;
+    follow(&api, Some(&format!("metadata.name={name}")), |event| match event {
+        Event::ListBegins => found = None,
+        Event::Found(definition) => found = Some(definition),
+        Event::ListEnds => set(found.as_ref().map_or(Served::Absent, Served::of)),
+        Event::Applied(definition) => set(Served::of(&definition)),
+        Event::Deleted(_) => set(Served::Absent),
+        Event::Watching => tell(Ok(())),
+        Event::Failed(error) => tell(Err(format!("CustomResourceDefinition {name}: {}", explain(&error)))),
+    })
+    .await
+}
+
+async fn watch_served(client: &Client, kind: Kind, served: &Served, store: &Store) -> Infallible {
+    match served {
+        Served::Unknown => {}
+        Served::Absent => store.absent(kind),
+        Served::Nothing => store.unreadable(
+            kind,
+            format!(
+                "the CustomResourceDefinition of {kind} is not established or serves no version, so its objects \
+                 cannot be read: those that were read before stay in force. Install the CRDs of the Gateway API anew"
+            ),
+        ),
+        Served::Version(version) => return watch_version(client, kind, version, store).await,
+    }
+    std::future::pending().await
+}
+
+async fn watch_version(client: &Client, kind: Kind, version: &str, store: &Store) -> Infallible {
+    store.listing(kind);
+    let resource = kinds::resource(kind, version);
+    let api: Api<Raw> = Api::all_with(client.clone(), &resource);
+    let mut found = Vec::new();
+    follow(&api, None, |event| match event {
+        Event::ListBegins => found.clear(),
+        Event::Found(raw) => found.push(Decoded::of(kind, raw, &resource)),
+        Event::ListEnds => store.listed(kind, std::mem::take(&mut found)),
+        Event::Watching => store.working(kind, Part::Objects),
+        Event::Applied(raw) => store.applied(kind, Decoded::of(kind, raw, &resource)),
+        Event::Deleted(raw) => store.deleted(kind, &name_of(&raw)),
+        Event::Failed(error) => store.failed(kind, Part::Objects, explain(&error)),
+    })
+    .await
+}
