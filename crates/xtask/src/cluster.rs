@@ -49,7 +49,7 @@ pub(crate) fn make_images(options: &ImageOptions) -> Result<()> {
 /// Builds the programs and makes their images; the archive.
 fn images(profile: &str) -> Result<PathBuf> {
     let binaries = run::build_binaries(profile)?;
-    let archive = run::cache_dir().join("images").join(format!("weft-{profile}.tar"));
+    let archive = run::target_dir().join("images").join(format!("weft-{profile}.tar"));
     let mut command = Command::new(program()?);
     command.arg("images").arg("--bin-dir").arg(binaries).arg("--out").arg(&archive);
     run::step("making images", &mut command)?;
