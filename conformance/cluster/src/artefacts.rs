@@ -34,15 +34,18 @@ const COREDNS: Module = Module {
 const HELM: Module = Module {
     name: "helm",
     folder: "conformance/cluster/go/helm",
-    what: "the real helm",
-    usually: "3 minutes",
+    what: "helm",
+    usually: "2 minutes",
     programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
-    is_static: false,
+    is_static: true,
     ldflags: "-s -w",
 };
 
-/// Helm, built when somebody asks for it.
-pub(crate) fn helm() -> Result<PathBuf> {
+/// The real helm, built when somebody asks for it.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn helm() -> Result<PathBuf> {
     Ok(go::build(&HELM)?.join("helm"))
 }
 
@@ -78,7 +81,8 @@ impl Artefacts {
 
 /// The folder with a channel's CRDs and its admission policy, from the Gateway API's own Go module.
 fn crds(channel: &str) -> Result<PathBuf> {
-    let module = go::workspace().join("conformance/cluster/go/gateway-api");
+    // The version is the suite's, so that it finds the CRDs that it was written for.
+    let module = go::workspace().join("conformance/suite");
     let requirements = fs::read(module.join("go.sum"))?;
     let key = go::hex(&<sha2::Sha256 as sha2::Digest>::digest(&requirements));
     let folder = go::kept("gateway-api-crds", &key, |new| {

@@ -51,9 +51,15 @@ pub(crate) fn remove(group: &Path) -> Result<()> {
             }
             sleep(Duration::from_millis(20));
         }
-        // Holds the groups of other clusters, or goes as well.
-        if let Some(parent) = folder.parent().filter(|p| *p != hierarchy) {
-            let _ = fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+/// Removes the group above this one, if nothing else is in it.
+pub(crate) fn remove_parent_if_empty(group: &Path) -> Result<()> {
+    for hierarchy in hierarchies()? {
+        if let Some(parent) = group.parent() {
+            let _ = fs::remove_dir(hierarchy.join(parent));
         }
     }
     Ok(())

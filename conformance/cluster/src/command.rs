@@ -36,6 +36,8 @@ pub enum Command {
     Helm(Run),
     /// Run a program in the cluster's host network namespace, or on one of its nodes.
     Exec(Exec),
+    /// End a node at once, as a power failure does; it starts again.
+    RestartNode(RestartNode),
     /// Steps that the cluster itself takes.
     #[command(hide = true)]
     Stage {
@@ -88,6 +90,16 @@ pub struct Exec {
     command: Vec<String>,
 }
 
+/// Arguments of `restart-node`.
+#[derive(Debug, Args)]
+pub struct RestartNode {
+    #[command(flatten)]
+    which: Which,
+    /// `node1`, …
+    #[arg(value_parser = node_name)]
+    node: u8,
+}
+
 fn cluster_name(text: &str) -> Result<String, String> {
     let ok = !text.is_empty()
         && text.len() <= 32
@@ -135,6 +147,10 @@ fn dispatch(command: Command) -> Result<u8> {
             enter::exec_on_host(&config, init, &artefacts::helm()?, "helm", &run.arguments)
         }
         Command::Exec(exec) => exec.run(),
+        Command::RestartNode(restart) => {
+            let (config, init) = enter::running(&restart.which.name)?;
+            enter::end_node(&config, init, Node(restart.node)).map(|()| 0)
+        }
         Command::Stage { stage } => run_stage(stage),
     }
 }
@@ -161,27 +177,36 @@ fn run_stage(stage: Stage) -> Result<u8> {
     }
 }
 
-/// One line per cluster, and the nodes and pods of the one that is meant.
+/// One line about every cluster, and the nodes and pods of the one that is meant.
 fn status(which: &Which) -> Result<u8> {
     let state = State::locate(&which.name);
+    for other in State::all() {
+        println!("{}", describe(&other));
+    }
     if !state.folder().exists() {
         println!("There is no cluster named {:?}.", which.name);
         return Ok(1);
     }
-    let report = Report::read(&state.report()).unwrap_or_default();
     let Some(pid) = weft_runtime::process::running(&state.pid()) else {
-        let told = if let Phase::Failed(why) = report.phase { why } else { "it ended".to_owned() };
-        println!("Cluster {:?} does not run: {told}\nIts logs: {}", which.name, state.logs().display());
+        println!("Its logs: {}", state.logs().display());
         return Ok(1);
     };
+    println!("State in {}\n", state.folder().display());
     let config: Config = enter::read_config(&state.config())?;
-    let phase = match &report.phase {
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Failed(_) => "failed",
-    };
-    println!("Cluster {:?}: {phase}, process {pid}, state in {}\n", config.name, state.folder().display());
     let kube = config.artefacts.kube.clone();
     let arguments = ["get", "nodes,pods", "--all-namespaces", "--output=wide"].map(str::to_owned);
     enter::exec_on_host(&config, pid, &kube, "kubectl", &arguments)
+}
+
+fn describe(state: &State) -> String {
+    let name = state.folder().file_name().unwrap_or_default().display();
+    let report = Report::read(&state.report()).unwrap_or_default();
+    match (weft_runtime::process::running(&state.pid()), report.phase) {
+        (Some(pid), Phase::Running) => format!("Cluster {name}: running, process {pid}"),
+        (Some(pid), Phase::Starting) => format!("Cluster {name}: starting, process {pid}"),
+        (_, Phase::Failed(why)) => format!("Cluster {name}: failed: {why}"),
+        (None, _) => {
+            format!("Cluster {name}: ended, `cargo xtask cluster down --name {name}` removes what is left")
+        }
+    }
 }

@@ -76,7 +76,12 @@ impl Config {
 
     /// The cluster's own part of the cgroup tree.
     pub(crate) fn cgroup(&self) -> PathBuf {
-        Path::new("weft-cluster").join(&self.name)
+        Self::cgroup_of(&self.name)
+    }
+
+    /// The same for a cluster of which only the name is known.
+    pub(crate) fn cgroup_of(name: &str) -> PathBuf {
+        Path::new("weft-cluster").join(name)
     }
 
     /// IPv4, and IPv6 when the cluster is dual stack, joined by commas.
@@ -133,6 +138,14 @@ impl State {
     #[must_use]
     pub fn locate(name: &str) -> Self {
         Self(cache().join("cluster").join(name))
+    }
+
+    /// Those of all clusters, by name.
+    pub(crate) fn all() -> Vec<Self> {
+        let entries = std::fs::read_dir(cache().join("cluster")).into_iter().flatten().flatten();
+        let mut folders: Vec<PathBuf> = entries.map(|e| e.path()).filter(|path| path.is_dir()).collect();
+        folders.sort();
+        folders.into_iter().map(Self).collect()
     }
 
     /// The folder itself.

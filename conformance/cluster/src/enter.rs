@@ -50,22 +50,39 @@ pub(crate) fn environment(state: &State) -> [(&'static str, PathBuf); 2] {
     [("KUBECONFIG", state.kubeconfig()), ("KUBECACHEDIR", state.work().join("kubectl"))]
 }
 
-/// Runs a program on a node, as if logged in there; its exit code.
-pub(crate) fn run_on_node(config: &Config, init: u32, node: Node, argv: &[String]) -> Result<u8> {
+/// Steps into the cluster's outer namespaces and returns a node's process 1 as it is numbered there.
+fn find(config: &Config, init: u32, node: Node) -> Result<u32> {
     if !config.all_nodes().any(|n| n == node) {
         bail!("cluster {:?} has node1 to node{}, and no {}", config.name, config.nodes, node.name());
     }
-    let Some((program, arguments)) = argv.split_first() else { bail!("no command given") };
-    let node_pid = config.state.node_pid(node);
-    let open = |pid: u32, kind: &str| {
-        File::open(format!("/proc/{pid}/ns/{kind}")).context("the cluster or the node has just ended")
-    };
-    let (pid, mnt) = (open(init, "pid")?, open(init, "mnt")?);
+    let open =
+        |kind: &str| File::open(format!("/proc/{init}/ns/{kind}")).context("the cluster has just ended");
+    let (pid, mnt) = (open("pid")?, open("mnt")?);
     setns(pid, CloneFlags::CLONE_NEWPID).context("cannot enter the cluster: run as root")?;
     // From here on /proc counts processes as the cluster does, which is how the node's are written down.
     setns(mnt, CloneFlags::CLONE_NEWNS)?;
-    let Some(inner) = weft_runtime::process::running(&node_pid) else {
-        bail!("{} does not run; see {}", node.name(), config.state.logs().display());
+    weft_runtime::process::running(&config.state.node_pid(node))
+        .with_context(|| format!("{} does not run; see {}", node.name(), config.state.logs().display()))
+}
+
+/// Ends a node at once, as a power failure does. It is started again.
+pub(crate) fn end_node(config: &Config, init: u32, node: Node) -> Result<()> {
+    let inner = find(config, init, node)?;
+    // The number is the cluster's, so a child has to say it: it is in the cluster's PID namespace, and this process is not.
+    let status =
+        Command::new("kill").args(["-KILL", &inner.to_string()]).status().context("cannot run kill")?;
+    if !status.success() {
+        bail!("kill: {status}");
+    }
+    Ok(())
+}
+
+/// Runs a program on a node, as if logged in there; its exit code.
+pub(crate) fn run_on_node(config: &Config, init: u32, node: Node, argv: &[String]) -> Result<u8> {
+    let Some((program, arguments)) = argv.split_first() else { bail!("no command given") };
+    let inner = find(config, init, node)?;
+    let open = |pid: u32, kind: &str| {
+        File::open(format!("/proc/{pid}/ns/{kind}")).context("the node has just ended")
     };
     let spaces = [
         ("net", CloneFlags::CLONE_NEWNET),

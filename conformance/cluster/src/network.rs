@@ -13,7 +13,7 @@ use crate::config::{
     Config, HOST_V4, HOST_V6, LOAD_BALANCERS_V4, LOAD_BALANCERS_V6, Node, SERVICES_V4, SERVICES_V6,
 };
 
-/// Builds everything. Runs once, in the cluster's own network namespace.
+/// Builds everything but the nodes. Runs once, in the cluster's own network namespace.
 pub(crate) fn build(config: &Config) -> Result<()> {
     set_sysctls(config.dual_stack)?;
     let mut script = format!("link set lo up\nlink add br0 type bridge\naddr add {HOST_V4}/24 dev br0\n");
@@ -21,9 +21,6 @@ pub(crate) fn build(config: &Config) -> Result<()> {
         script += &format!("addr add {HOST_V6}/64 dev br0 nodad\n");
     }
     ip(None, &(script + "link set br0 up\n"))?;
-    for node in config.all_nodes() {
-        add_node(config, node)?;
-    }
     let mut routes: String = config.all_nodes().map(|node| pod_routes(config, node)).collect();
     // The host has no kube-proxy: the first node forwards what the API server sends to Services.
     let first = Node(1);
@@ -38,8 +35,14 @@ pub(crate) fn build(config: &Config) -> Result<()> {
     ip(None, &routes)
 }
 
-fn add_node(config: &Config, node: Node) -> Result<()> {
+/// Builds a node's network namespace, in place of what it had before it ended.
+pub(crate) fn add_node(config: &Config, node: Node) -> Result<()> {
     let name = node.name();
+    if node.netns().exists() {
+        run(Command::new("ip").args(["netns", "delete", &name]), "")?;
+        // The kernel takes the devices away in its own time, and their names are needed again.
+        let _ = run(Command::new("ip").args(["link", "delete", &name]), "");
+    }
     run(Command::new("ip").args(["netns", "add", &name]), "")?;
     NetNamespace::open(node.netns())?.run_in(|| set_sysctls(config.dual_stack))??;
     ip(

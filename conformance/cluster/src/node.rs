@@ -1,6 +1,6 @@
 //! A node: network, mount, PID, UTS and IPC namespaces of its own inside the cluster's, with containerd, kubelet and
 //! kube-proxy. Three steps again: `node-start` unshares, `node-init` is process 1, `node-supervise` runs the programs.
-//! A node whose process 1 ends is started again with an empty `/run`, as after a reboot.
+//! A node whose process 1 ends is started again, with an empty `/run` and a new network namespace, as after a reboot.
 
 mod files;
 mod root;
@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::config::{Config, HOST_V4, Node};
 use crate::keep::Program;
+use crate::{cgroup, network};
 
 pub(crate) use files::write;
 pub(crate) use root::base_images;
@@ -40,6 +41,11 @@ pub(crate) fn keep(config: &Config, node: Node) -> Result<()> {
 
 /// Unshares, starts the node's process 1 and waits for its end.
 pub(crate) fn start(config: &Config, config_file: &Path, node: Node) -> Result<u8> {
+    // What an earlier life of this node left: to the kubelet it would look like pods that run.
+    let group = config.cgroup().join(node.name());
+    cgroup::remove(&group)?;
+    cgroup::create(&group)?;
+    network::add_node(config, node)?;
     setns(File::open(node.netns())?, CloneFlags::CLONE_NEWNET)?;
     // Not yet the mounts: a change of the root would move this process along.
     unshare(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS)?;

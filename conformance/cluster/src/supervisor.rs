@@ -8,7 +8,7 @@ use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
 use crate::report::{Phase, Report};
-use crate::{addons, cgroup, control_plane, network, node, pki};
+use crate::{addons, control_plane, network, node, pki};
 
 /// Runs until a signal ends it. A start that fails is reported, and ends the cluster.
 pub(crate) fn run(config: &Config) -> Result<u8> {
@@ -55,7 +55,6 @@ fn bring_up(config: &Config, report: &mut Report) -> Result<()> {
     control_plane::start_api(config)?;
     addons::write_base_images(config)?;
     for node in config.all_nodes() {
-        cgroup::create(&config.cgroup().join(node.name()))?;
         node::write(config, node)?;
         node::keep(config, node)?;
     }

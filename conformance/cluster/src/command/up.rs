@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getuid};
 
@@ -66,7 +67,9 @@ impl Up {
         }
         check_machine()?;
         let state = State::locate(&self.which.name);
+        let lock = lock(&state)?;
         if weft_runtime::process::running(&state.pid()).is_some() {
+            drop(lock);
             println!("Cluster {:?} is up already.", self.which.name);
             return self.same_as(&enter::read_config(&state.config())?);
         }
@@ -82,10 +85,13 @@ impl Up {
         claim(&config)?;
         let start = Instant::now();
         println!("== bringing up cluster {:?} with {} nodes", config.name, config.nodes);
-        let outcome = start_first(&config).and_then(|()| self.wait(&config, start));
+        let outcome = start_first(&config).and_then(|()| {
+            drop(lock);
+            self.wait(&config, start)
+        });
         if let Err(error) = outcome {
             // Its logs stay, until the next `up` or `down`.
-            end(&config.state)?;
+            end(&config.state, &config.name)?;
             return Err(error.context(format!("the cluster's logs are in {}", config.state.logs().display())));
         }
         println!("Cluster {:?} is up after {} s.", config.name, start.elapsed().as_secs());
@@ -134,15 +140,29 @@ impl Up {
 impl Down {
     pub(super) fn run(self) -> Result<u8> {
         let state = State::locate(&self.which.name);
+        let _lock = lock(&state)?;
         if !state.folder().exists() {
             println!("There is no cluster named {:?}.", self.which.name);
             return Ok(0);
         }
-        end(&state)?;
-        clean(&state, &self.which.name)?;
+        end(&state, &self.which.name)?;
+        forget(&state)?;
         println!("Cluster {:?} is down.", self.which.name);
         Ok(0)
     }
+}
+
+/// Held while a cluster of this name begins or ends: two of them would remove each other's files.
+fn lock(state: &State) -> Result<Flock<fs::File>> {
+    let mut file = state.folder().as_os_str().to_owned();
+    file.push(".lock");
+    let file = Path::new(&file);
+    if let Some(parent) = file.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+    }
+    Flock::lock(fs::File::create(file)?, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .with_context(|| format!("cannot lock {}", file.display()))
 }
 
 fn check_machine() -> Result<()> {
@@ -163,11 +183,9 @@ fn claim(config: &Config) -> Result<()> {
     let state = &config.state;
     if state.folder().exists() {
         println!("== removing what an earlier cluster named {:?} left", config.name);
-        clean(state, &config.name)?;
+        end(state, &config.name)?;
+        forget(state)?;
     }
-    let parent = state.folder().parent().unwrap_or_else(|| Path::new("/"));
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    // Fails if somebody else claims the same name at this moment.
     fs::create_dir(state.folder()).with_context(|| format!("cannot make {}", state.folder().display()))?;
     for folder in [state.logs(), state.work()] {
         fs::create_dir(folder)?;
@@ -190,13 +208,22 @@ fn start_first(config: &Config) -> Result<()> {
     Ok(weft_runtime::process::remember(&config.state.pid(), pid)?)
 }
 
-/// Ends a cluster's process 1 and waits until the kernel has ended everything below it.
-fn end(state: &State) -> Result<()> {
-    let Some(pid) = weft_runtime::process::running(&state.pid()) else { return Ok(()) };
-    // Nothing in there needs a good-bye, and the API server takes more than a minute for one.
-    let _ = kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL);
+/// Ends a cluster's process 1, waits until the kernel has ended everything below it, and removes what is not bound to
+/// processes.
+fn end(state: &State, name: &str) -> Result<()> {
+    if let Some(pid) = weft_runtime::process::running(&state.pid()) {
+        // Nothing in there needs a good-bye, and the API server takes more than a minute for one.
+        let _ = kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL);
+        wait_for_end(pid)?;
+    }
+    let group = Config::cgroup_of(name);
+    cgroup::remove(&group)?;
+    cgroup::remove_parent_if_empty(&group)
+}
+
+/// The entry stays until the last process of the namespace is gone.
+fn wait_for_end(pid: u32) -> Result<()> {
     for _ in 0..600 {
-        // The entry stays until the last process of the namespace is gone.
         if !Path::new(&format!("/proc/{pid}")).exists() {
             return Ok(());
         }
@@ -205,8 +232,6 @@ fn end(state: &State) -> Result<()> {
     bail!("process {pid} of the cluster does not end")
 }
 
-/// Removes what outlives a cluster's processes.
-fn clean(state: &State, name: &str) -> Result<()> {
-    cgroup::remove(&Path::new("weft-cluster").join(name))?;
+fn forget(state: &State) -> Result<()> {
     fs::remove_dir_all(state.folder()).with_context(|| format!("cannot remove {}", state.folder().display()))
 }

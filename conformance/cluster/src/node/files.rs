@@ -106,8 +106,9 @@ fn kubelet(config: &Config, node: Node) -> Result<Value> {
         "resolvConf": "/etc/resolv.conf",
         "maxPods": 200,
         "registerWithTaints": taints,
-        // The machine's disk is not the cluster's: how full it is says nothing, and images come from nowhere else.
-        "evictionHard": {"memory.available": "1%", "nodefs.available": "1%", "imagefs.available": "1%"},
+        // The machine's disk and memory are not the cluster's: how full they are says nothing, and images come from nowhere
+        // else.
+        "evictionHard": {"memory.available": "0%"},
         "imageGCHighThresholdPercent": 100,
         "imageMinimumGCAge": "8760h",
         "featureGates": {"ClusterTrustBundle": true, "ClusterTrustBundleProjection": true},
