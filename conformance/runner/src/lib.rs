@@ -1,8 +1,47 @@
-//! Runs the official Gateway API conformance suite against Weft on a real cluster, and judges what came out.
+//! Runs the official Gateway API conformance suite, and our own cases, against Weft on a real cluster, and judges what came
+//! out.
 #![forbid(unsafe_code)]
 
 pub mod expectations;
+pub mod install;
 pub mod listing;
+pub mod mesh;
 pub mod outcome;
+pub mod own;
+pub mod place;
 pub mod placement;
+pub mod programs;
 pub mod report;
+pub mod suite;
+
+use std::path::PathBuf;
+
+use weft_cluster::Cluster;
+
+/// What every task needs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Common {
+    /// The workspace's root.
+    #[arg(long)]
+    pub workspace: PathBuf,
+    /// The program `weft-cluster`.
+    #[arg(long)]
+    pub cluster_program: PathBuf,
+    /// The cluster's name; it is brought up unless it is up.
+    #[arg(long, default_value = "dev")]
+    pub name: String,
+    /// The archive with Weft's images.
+    #[arg(long)]
+    pub images: PathBuf,
+    /// Where logs and reports go.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+impl Common {
+    /// The cluster's handle.
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::new(&self.name, &self.cluster_program)
+    }
+}

@@ -47,7 +47,7 @@ pub(crate) fn make_images(options: &ImageOptions) -> Result<()> {
 }
 
 /// Builds the programs and makes their images; the archive.
-fn images(profile: &str) -> Result<PathBuf> {
+pub(crate) fn images(profile: &str) -> Result<PathBuf> {
     let binaries = run::build_binaries(profile)?;
     let archive = run::target_dir().join("images").join(format!("weft-{profile}.tar"));
     let mut command = Command::new(program()?);

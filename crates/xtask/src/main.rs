@@ -4,6 +4,7 @@
 mod bench;
 mod cluster;
 mod codegen;
+mod conformance;
 mod demo;
 mod lab;
 mod run;
@@ -35,6 +36,8 @@ enum Task {
     Codegen(codegen::Options),
     /// A real Kubernetes cluster on this machine: up, down, status, load-images, kubectl, exec.
     Cluster(cluster::Options),
+    /// The official Gateway API conformance suite and our own cases, on a real cluster.
+    Conformance(conformance::Options),
     /// Make container images of Weft's programs from this tree.
     Images(cluster::ImageOptions),
     /// Measure CPU per request beside HAProxy and Envoy, in one interleaved run.
@@ -51,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Task::Golden => test::golden(),
         Task::Codegen(options) => codegen::run(&options),
         Task::Cluster(options) => cluster::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::Images(options) => cluster::make_images(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Setup(options) => setup::run(&options),

@@ -1,0 +1,65 @@
+//! What `cargo xtask conformance` runs.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use weft_conformance_runner::{Common, mesh, own, programs};
+
+/// Conformance of Weft on a real cluster.
+#[derive(Parser)]
+#[command(name = "cargo xtask conformance", version)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// The official suite's mesh profiles.
+    Mesh {
+        #[command(flatten)]
+        common: Common,
+        /// Only these runs.
+        #[arg(long = "run", value_enum)]
+        runs: Vec<mesh::Run>,
+        /// Write the report that is committed.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Our own cases.
+    Weft {
+        #[command(flatten)]
+        common: Common,
+        /// The folder with the programs built from this tree.
+        #[arg(long)]
+        bin_dir: PathBuf,
+        /// Only these cases.
+        #[arg(long = "case", value_name = "NAME")]
+        only: Vec<String>,
+    },
+    /// Write down the words that only the official suite may use.
+    List {
+        /// The workspace's root.
+        #[arg(long)]
+        workspace: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().task {
+        Task::Mesh { common, runs, update } => {
+            let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
+            mesh::run(&common, if runs.is_empty() { &all } else { &runs }, update)
+        }
+        Task::Weft { common, bin_dir, only } => own::run(&common, &bin_dir, &only),
+        Task::List { workspace } => {
+            let (_, listing) = programs::suite()?;
+            for test in &listing.tests {
+                println!("{:<60} {}", test.name, test.features.join(" "));
+            }
+            Ok(std::fs::write(workspace.join("conformance/words"), listing.words())?)
+        }
+    }
+}

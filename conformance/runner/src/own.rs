@@ -1,0 +1,107 @@
+//! `cargo xtask conformance --weft`: our own cases on the same cluster.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use weft_cluster::image::{self, Image};
+
+use crate::Common;
+use crate::install::Chart;
+
+/// The image that the cases' pods run.
+const TOOLS: &str = "weft/conformance-tools:1";
+/// Programs that nobody here wrote, as they lie on a Debian machine.
+const PROGRAMS: [&str; 14] = [
+    "/usr/bin/bash",
+    "/usr/bin/dash",
+    "/usr/bin/sleep",
+    "/usr/bin/cat",
+    "/usr/bin/mkdir",
+    "/usr/bin/wc",
+    "/usr/bin/head",
+    "/usr/bin/seq",
+    "/usr/bin/curl",
+    "/usr/bin/openssl",
+    "/usr/bin/socat",
+    "/usr/bin/python3",
+    "/usr/bin/h2load",
+    "/usr/sbin/nginx",
+];
+/// The one Python package that the cases use, where Debian puts it.
+const GRPC: &str = "/usr/lib/python3/dist-packages/grpc";
+
+/// Runs the cases (`only`: these) with the program `cases`, whose pods run `bin_dir`'s echo server.
+///
+/// # Errors
+/// If they cannot be run, or a check does not hold; that has then been printed.
+pub fn run(common: &Common, bin_dir: &Path, only: &[String]) -> Result<()> {
+    let cluster = common.cluster();
+    cluster.up(&["--dual-stack"])?;
+    let tools = tools(common, bin_dir)?;
+    cluster.load_images(&[&tools, &common.images])?;
+    Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
+    let mut command = Command::new(bin_dir.join("weft-conformance-cases"));
+    let kubectl = format!("{} kubectl --name {} --", common.cluster_program.display(), common.name);
+    command.args(["--kubectl", &kubectl, "--image", TOOLS]);
+    for case in only {
+        command.args(["--case", case]);
+    }
+    let status = command.status().context("cannot start weft-conformance-cases")?;
+    ensure!(status.success(), "not every check holds; see above");
+    Ok(())
+}
+
+/// An archive with the image of the cases' programs.
+fn tools(common: &Common, bin_dir: &Path) -> Result<PathBuf> {
+    let mut image = Image::new(TOOLS, "0");
+    image.entrypoint = vec!["/usr/bin/sleep".to_owned(), "infinity".to_owned()];
+    image.program(&bin_dir.join("weft-echo"), "weft-echo")?;
+    for program in PROGRAMS {
+        image.program_at(program.as_ref(), program.trim_start_matches('/'))?;
+    }
+    image.program_at("/usr/bin/dash".as_ref(), "bin/sh")?;
+    image.files.insert("usr/lib/ssl/openssl.cnf".to_owned(), "/etc/ssl/openssl.cnf".into());
+    python(&mut image)?;
+    let archive = common.out.join("tools.tar");
+    std::fs::create_dir_all(&common.out)?;
+    image::write(&[image], &archive)?;
+    Ok(archive)
+}
+
+/// Python's library without its tests, with the shared libraries of its extensions.
+fn python(image: &mut Image) -> Result<()> {
+    let version = Command::new("/usr/bin/python3")
+        .args(["-c", "import sys; print(sys.prefix, '%d.%d' % sys.version_info[:2])"])
+        .output()?;
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    let Some((prefix, version)) = text.trim().split_once(' ') else {
+        bail!("/usr/bin/python3 does not say its version")
+    };
+    let library = format!("{prefix}/lib/python{version}");
+    for folder in [library.as_str(), GRPC] {
+        add_folder(image, Path::new(folder))?;
+    }
+    Ok(())
+}
+
+fn add_folder(image: &mut Image, folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let text = path.display().to_string();
+        if path.is_dir() {
+            if !matches!(
+                name.as_str(),
+                "test" | "tests" | "__pycache__" | "idlelib" | "tkinter" | "pip" | "setuptools"
+            ) {
+                add_folder(image, &path)?;
+            }
+        } else if name.ends_with(".so") {
+            image.program_at(&path, text.trim_start_matches('/'))?;
+        } else if path.is_file() {
+            image.files.insert(text.trim_start_matches('/').to_owned(), path);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! One run of the suite's test program, as it is, in the cluster's host network namespace.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use weft_cluster::Cluster;
+
+/// The profiles that a mesh can pass.
+pub const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
+/// The Go test that is the suite.
+pub const TEST: &str = "TestConformance";
+
+/// Who is reported on.
+const ORGANIZATION: &str = "weft-mesh";
+const PROJECT: &str = "weft";
+const URL: &str = "https://weft-mesh.dev";
+const CONTACT: &str = "maintainers@weft-mesh.dev";
+/// How the suite's namespaces come into the mesh.
+const LABELS: &str = "weft-mesh.dev/mesh=enabled";
+
+/// What a run printed, and how it ended.
+#[derive(Debug)]
+pub struct Run {
+    /// All that the Go test printed.
+    pub output: String,
+    /// Whether the Go test itself says that it passed.
+    pub passed: bool,
+    /// The report, if the suite wrote one.
+    pub report: PathBuf,
+}
+
+/// The version that reports name.
+#[must_use]
+pub fn version() -> String {
+    format!("v{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Runs the suite's `program` for `mesh` (an XMesh's name); what it prints goes to the terminal and into `folder`.
+///
+/// # Errors
+/// If it cannot be started or its output cannot be kept. A failed test is no error.
+pub fn run(cluster: &Cluster, program: &Path, mesh: &str, folder: &Path) -> Result<Run> {
+    std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let report = folder.join("report.yaml");
+    if report.exists() {
+        std::fs::remove_file(&report)?;
+    }
+    let mut log = File::create(folder.join("output.log"))?;
+    let mut command = cluster.command("exec");
+    command.arg("--").arg(program).args(arguments(mesh, &report));
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the suite")?;
+    let mut output = String::new();
+    let source = child.stdout.take().context("the suite has no output")?;
+    let mut terminal = std::io::stdout().lock();
+    for line in BufReader::new(source).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned() + "\n";
+        terminal.write_all(line.as_bytes())?;
+        log.write_all(line.as_bytes())?;
+        output += &line;
+    }
+    let passed = child.wait()?.success();
+    Ok(Run { output, passed, report })
+}
+
+/// Features come from the XMesh's status, since none is given here; an empty class says that there is none to read.
+fn arguments(mesh: &str, report: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> =
+        ["-test.v", "-test.count=1", "-test.timeout=60m"].map(str::to_owned).into();
+    arguments.push(format!("-test.run=^{TEST}$"));
+    for (flag, value) in [
+        ("gateway-class", ""),
+        ("mesh-name", mesh),
+        ("conformance-profiles", &PROFILES.join(",")),
+        ("namespace-labels", LABELS),
+        ("organization", ORGANIZATION),
+        ("project", PROJECT),
+        ("url", URL),
+        ("version", &version()),
+        ("contact", CONTACT),
+        ("report-output", &report.display().to_string()),
+    ] {
+        arguments.push(format!("-{flag}={value}"));
+    }
+    arguments
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask conformance`: the official suite and our own cases, against this tree on a real cluster.
+//! `conformance/runner` does the work; this builds what it needs.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use crate::{cluster, run, setup};
+
+/// Options of `cargo xtask conformance`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The official suite's mesh profiles: with all pods on one node, with versions apart, and through the tunnel.
+    #[arg(long)]
+    mesh: bool,
+    /// Our own, stricter cases.
+    #[arg(long)]
+    weft: bool,
+    /// List the official suite's tests, and write down the words that only it may use.
+    #[arg(long)]
+    list: bool,
+    /// With --mesh: only this run (together, apart or tunnel). May be given several times.
+    #[arg(long = "run", value_name = "RUN")]
+    runs: Vec<String>,
+    /// With --weft: only this case. May be given several times.
+    #[arg(long = "case", value_name = "NAME")]
+    cases: Vec<String>,
+    /// With --mesh: write the report that is committed.
+    #[arg(long)]
+    update: bool,
+    /// The cluster's name [default: conformance, and conformance-dual with --weft].
+    #[arg(long)]
+    name: Option<String>,
+    /// Leave the cluster up.
+    #[arg(long)]
+    keep: bool,
+    /// Optimised programs, as users run them.
+    #[arg(long)]
+    release: bool,
+}
+
+/// `cargo xtask conformance`.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if !(options.mesh || options.weft || options.list) {
+        bail!("say what to run: --mesh, --weft or --list");
+    }
+    setup::for_clusters()?;
+    let cluster_program = cluster::program()?;
+    let runner = cluster_program.with_file_name("weft-conformance-runner");
+    let build = ["build", "--quiet", "--workspace", "--bin", "weft-conformance-runner"];
+    run::step("building the conformance runner", &mut run::cargo(&build))?;
+    if options.list {
+        let mut list = std::process::Command::new(&runner);
+        list.arg("list").arg("--workspace").arg(run::root());
+        run::step("asking the suite", &mut list)?;
+    }
+    if !(options.mesh || options.weft) {
+        return Ok(());
+    }
+    let profile = if options.release { "release" } else { "dev" };
+    let images = cluster::images(profile)?;
+    let task = |task: &str, name: &str, more: &[String]| -> Result<()> {
+        let name = options.name.as_deref().unwrap_or(name);
+        let mut command = std::process::Command::new(&runner);
+        command.arg(task).arg("--workspace").arg(run::root()).arg("--cluster-program").arg(&cluster_program);
+        command.args(["--name", name]).arg("--images").arg(&images);
+        command.arg("--out").arg(run::target_dir().join("conformance").join(task)).args(more);
+        let outcome = run::step(&format!("conformance: {task}"), &mut command);
+        if !options.keep {
+            take_down(&cluster_program, name);
+        }
+        outcome
+    };
+    let pairs =
+        |flag: &str, values: &[String]| values.iter().flat_map(|v| [flag.to_owned(), v.clone()]).collect();
+    if options.mesh {
+        let mut more: Vec<String> = pairs("--run", &options.runs);
+        more.extend(options.update.then(|| "--update".to_owned()));
+        task("mesh", "conformance", &more)?;
+    }
+    if options.weft {
+        setup::for_tests()?;
+        let mut more: Vec<String> = pairs("--case", &options.cases);
+        let bin_dir = run::target_dir().join("debug").display().to_string();
+        more.extend(["--bin-dir".to_owned(), bin_dir]);
+        task("weft", "conformance-dual", &more)?;
+    }
+    Ok(())
+}
+
+fn take_down(cluster_program: &Path, name: &str) {
+    let mut down = std::process::Command::new(cluster_program);
+    if let Err(error) = run::step("taking the cluster down", down.args(["down", "--name", name])) {
+        eprintln!("{error:#}");
+    }
+}
