@@ -38,8 +38,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// `cargo xtask golden`.
 pub(crate) fn golden() -> Result<()> {
-    let mut command =
-        run::cargo(&["test", "--package", "weft-controller", "--package", "weft-cni", "golden"]);
+    let packages = ["weft-controller", "weft-cni", "weft-cluster"].map(|package| ["--package", package]);
+    let mut command = run::cargo(&[&["test"][..], packages.as_flattened(), &["golden"]].concat());
     command.env("UPDATE_GOLDEN", "1").env("UPDATE_EXPECT", "1");
     run::step("writing the golden files anew", &mut command)
 }
