@@ -3,6 +3,7 @@
 pub mod gamma;
 pub mod grpcroute;
 pub mod httproute;
+pub mod status;
 pub mod streams;
 
 use crate::mesh::Checks;
@@ -27,6 +28,12 @@ pub const ALL: &[Case] = &[
         about: "whose route counts, for which port, and what happens when there is none",
         topology: gamma::topology,
         run: gamma::run,
+    },
+    Case {
+        name: "status",
+        about: "what routes say about their parents",
+        topology: status::topology,
+        run: status::run,
     },
     Case {
         name: "httproute",
