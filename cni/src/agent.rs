@@ -2,6 +2,8 @@
 //! proxy. This file builds the parts; `agent/members.rs` has what happens to one pod.
 
 pub mod config;
+mod install;
+mod kubernetes;
 mod link;
 mod members;
 mod plugin_socket;
@@ -9,28 +11,34 @@ pub mod pods;
 mod proxy_socket;
 mod reconcile;
 mod status;
+mod trust;
 
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::sync::Arc;
 
+use kube::Client;
 use tokio::sync::watch;
 
 use config::Config;
+use install::{Installed, Installer};
 use members::Members;
-use pods::PodSource;
+use pods::{Folder, Kubernetes, PodSource, Table};
 
 /// Runs the agent until one of its parts fails.
 ///
 /// # Errors
-/// When a socket cannot be made in the runtime directory.
+/// When a socket cannot be made in the runtime directory, or there is no way to the API server.
 pub async fn run(config: Config) -> io::Result<()> {
     let directory = config.runtime_dir.clone();
     let described =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(described)?;
     let (table, pods) = watch::channel(None);
-    let source = pods::Folder::new(config.folder.clone(), config.node.as_str().into());
+    let client = if config.kubernetes { Some(kubernetes::client().await?) } else { None };
+    let source = Source::new(client.clone(), &config);
+    let installer = Installer::new(&config);
     let proxies = weft_runtime::fd::bind_seqpacket(&directory.join("agent.sock")).map_err(described)?;
     let plugins = plugin_socket::bind(&directory.join("cni.sock")).map_err(described)?;
     let members = Arc::new(Members::new(config, pods));
@@ -41,6 +49,48 @@ pub async fn run(config: Config) -> io::Result<()> {
         result = plugin_socket::serve(plugins, members.clone()) => result,
         () = reconcile::run(members.clone()) => Err(io::Error::other("the reconciliation ended")),
         () = reconcile::reset_when_unserved(members.clone()) => Err(io::Error::other("the reset loop ended")),
-        () = status::write_changes(members) => Err(io::Error::other("the status writer ended")),
+        () = status::write_changes(members.clone()) => Err(io::Error::other("the status writer ended")),
+        () = installation(installer) => Err(io::Error::other("the installer ended")),
+        () = cluster(client, &members) => Err(io::Error::other("a watch ended")),
     }
+}
+
+/// Where objects come from.
+enum Source {
+    Kubernetes(Kubernetes),
+    Folder(Folder),
+}
+
+impl Source {
+    fn new(client: Option<Client>, config: &Config) -> Self {
+        let node = config.node.as_str().into();
+        match client {
+            Some(client) => Self::Kubernetes(Kubernetes::new(client, node)),
+            None => Self::Folder(Folder::new(config.folder.clone().unwrap_or_default(), node)),
+        }
+    }
+
+    async fn run(self, tables: watch::Sender<Option<Arc<Table>>>) {
+        match self {
+            Self::Kubernetes(source) => source.run(tables).await,
+            Self::Folder(source) => source.run(tables).await,
+        }
+    }
+}
+
+/// Keeps the plugin in place, if that is the agent's task.
+async fn installation(installer: Option<Installer>) {
+    let (state, _) = watch::channel(Installed::Unknown);
+    let (_stop, stopped) = watch::channel(false);
+    match installer {
+        Some(installer) => drop(install::run(installer, &state, stopped).await),
+        None => pending().await,
+    }
+}
+
+/// What is done with the API server beside watching pods.
+async fn cluster(client: Option<Client>, members: &Members) {
+    let Some(client) = client else { return pending().await };
+    let config = &members.config;
+    trust::run(client, &config.namespace, &config.runtime_dir).await;
 }

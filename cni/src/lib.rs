@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod files;
 pub mod kernel;
 pub mod plugin;
 

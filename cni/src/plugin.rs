@@ -1,10 +1,12 @@
 //! The CNI plugin (CNI spec 1.1.0; configurations of 0.3.1 to 1.1.0), chained after the cluster's own: it tells the
 //! agent what the container runtime said, and the runtime what the agent answered. It reads no Kubernetes API.
 //! Last in a list: `{"type": "weft-cni", "agentSocket": "/run/weft/cni.sock", "timeout": 30,
-//! "excludeNamespaces": ["weft-system", "kube-system"]}`; all but `type` may be left out and is then as here.
+//! "excludeNamespaces": ["weft-system", "kube-system"], "logFile": "/var/log/weft-cni.log"}`; all but `type` may be left
+//! out and is then as here, but without a log file nothing is logged.
 
 mod ask;
 mod config;
+mod log;
 
 use std::io::Read;
 use std::net::IpAddr;
@@ -56,7 +58,11 @@ pub fn run(variable: impl Fn(&str) -> Option<String>, input: &mut dyn Read) -> O
         return Outcome { printed: printed.to_string(), success: true };
     }
     let result = match read {
-        Ok(_) => Config::parse(&text).and_then(|config| obey(&command, &variable, &config)),
+        Ok(_) => Config::parse(&text).and_then(|config| {
+            let result = obey(&command, &variable, &config);
+            log::record(&config, &command, &variable, result.as_ref().err());
+            result
+        }),
         Err(error) => Err(failure(READ_FAILED, format!("reading the configuration: {error}"))),
     };
     match result {

@@ -1,5 +1,6 @@
 //! The agent's command line.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,13 +12,30 @@ use weft_runtime::logging::Format;
 /// Enrols this node's pods into the mesh.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-agent", version)]
+#[command(group = clap::ArgGroup::new("source").required(true).args(["folder", "kubernetes"]))]
 pub struct Config {
     /// This node's name, as in pods' `spec.nodeName`.
-    #[arg(long)]
+    #[arg(long, env = "NODE_NAME")]
     pub node: String,
     /// Folder with the cluster's objects: `Pod/<namespace>/<name>.json`, `Namespace/_/<name>.json`.
     #[arg(long)]
-    pub folder: PathBuf,
+    pub folder: Option<PathBuf>,
+    /// Objects come from the API server, by the pod's service account or the kubeconfig that KUBECONFIG names.
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// The namespace that Weft is installed in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
+    pub namespace: String,
+    /// The plugin's installation.
+    #[command(flatten)]
+    pub install: InstallConfig,
+    /// Where the admin server listens: /healthz /readyz /metrics /status. With --kubernetes 127.0.0.1:15020 unless
+    /// given; with --folder none unless given.
+    #[arg(long)]
+    pub admin: Option<SocketAddr>,
+    /// Pods that run unmeshed when the agent starts are evicted rather than enrolled while they run.
+    #[arg(long, requires = "kubernetes")]
+    pub evict_unmeshed: bool,
     /// Where the sockets `cni.sock` and `agent.sock` and the file `agent-status.json` are made.
     #[arg(long, default_value = "/run/weft")]
     pub runtime_dir: PathBuf,
@@ -43,4 +61,57 @@ pub struct Config {
     /// How log lines are written.
     #[arg(long, default_value = "text")]
     pub log_format: Format,
+}
+
+/// How the CNI plugin is put in place. Without folders it is not: somebody else does it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct InstallConfig {
+    /// The node's folder of CNI plugins, as this process sees it; `weft-cni` is copied there.
+    #[arg(long, requires = "cni_conf_dir")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// The node's folder of CNI configuration, as this process sees it; `weft-cni` is chained into the list in force.
+    #[arg(long, requires = "cni_bin_dir")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The plugin that is installed.
+    #[arg(long, default_value = "/usr/local/bin/weft-cni")]
+    pub cni_plugin: PathBuf,
+    /// Where the plugin writes what it did, as a path of the node; empty: nowhere.
+    #[arg(long, default_value = "/var/log/weft-cni.log")]
+    pub cni_log_file: String,
+    /// How long the plugin waits for the agent, in seconds.
+    #[arg(long, default_value_t = 30)]
+    pub cni_timeout: u64,
+    /// A namespace whose pods start while the agent is away, beside kube-system and the one that Weft is installed in;
+    /// repeat it or separate by commas.
+    #[arg(long = "exempt-namespace", value_delimiter = ',')]
+    pub exempt_namespaces: Vec<String>,
+}
+
+impl Config {
+    /// Where the admin server listens, if it does.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        let usual = || self.kubernetes.then(|| (Ipv4Addr::LOCALHOST, 15020).into());
+        self.admin.or_else(usual)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_source_of_objects_is_needed_and_the_plugins_folders_come_together() {
+        let with = |more: &[&str]| {
+            let start = ["weft-agent", "--node", "one"];
+            Config::try_parse_from(start.iter().chain(more))
+        };
+        assert!(with(&[]).is_err());
+        assert!(with(&["--folder", "f", "--kubernetes"]).is_err());
+        assert_eq!(with(&["--folder", "f"]).unwrap().admin_address(), None);
+        let config = with(&["--kubernetes"]).unwrap();
+        assert_eq!(config.admin_address(), Some(([127, 0, 0, 1], 15020).into()));
+        assert!(with(&["--kubernetes", "--cni-bin-dir", "b"]).is_err());
+        assert!(with(&["--kubernetes", "--cni-bin-dir", "b", "--cni-conf-dir", "c"]).is_ok());
+    }
 }

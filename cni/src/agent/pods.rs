@@ -1,6 +1,8 @@
 //! The pods of this node and whether each is to be enrolled.
 
+mod facts;
 mod folder;
+mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,7 +13,9 @@ use tokio::sync::watch;
 use weft_model::workload::{MESH_LABEL, NEVER_ENROLLED, is_enrolled};
 use weft_model::{ObjectName, Text};
 
+pub use facts::{Condition, Facts, MESHED, Owner};
 pub use folder::Folder;
+pub use kubernetes::Kubernetes;
 
 /// The newest table; `None` until the source has been read once.
 pub type Pods = watch::Receiver<Option<Arc<Table>>>;
@@ -87,6 +91,19 @@ pub struct Table {
     pub pods: BTreeMap<ObjectName, Pod>,
     /// Every namespace and its value of [`MESH_LABEL`].
     pub namespaces: BTreeMap<Text, Option<Text>>,
+    /// What else is known of pods, by UID. Empty where objects come from a folder.
+    pub facts: BTreeMap<Text, Facts>,
+}
+
+/// Makes a table the newest, if it differs.
+fn publish(tables: &watch::Sender<Option<Arc<Table>>>, table: Table) {
+    tables.send_if_modified(|current| {
+        let changed = current.as_deref() != Some(&table);
+        if changed {
+            *current = Some(Arc::new(table));
+        }
+        changed
+    });
 }
 
 impl Table {

@@ -38,6 +38,7 @@ pub(super) struct Config {
     pub(super) agent_socket: PathBuf,
     pub(super) exclude_namespaces: Vec<String>,
     pub(super) timeout: Duration,
+    pub(super) log_file: Option<PathBuf>,
     previous: Option<Value>,
     valid_attachments: Option<Vec<Value>>,
 }
@@ -50,6 +51,7 @@ struct Raw {
     exclude_namespaces: Option<Vec<String>>,
     /// Seconds.
     timeout: Option<u64>,
+    log_file: Option<PathBuf>,
     prev_result: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid_attachments: Option<Vec<Value>>,
@@ -76,6 +78,7 @@ impl Config {
             agent_socket: raw.agent_socket.unwrap_or_else(|| "/run/weft/cni.sock".into()),
             exclude_namespaces: raw.exclude_namespaces.unwrap_or_else(never),
             timeout: Duration::from_secs(raw.timeout.unwrap_or(30).max(1)),
+            log_file: raw.log_file,
             previous: raw.prev_result,
             valid_attachments: raw.valid_attachments,
         })

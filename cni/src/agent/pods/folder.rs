@@ -117,14 +117,7 @@ fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
 impl PodSource for Folder {
     async fn run(mut self, tables: watch::Sender<Option<Arc<Table>>>) {
         loop {
-            let table = self.read();
-            tables.send_if_modified(|current| {
-                let changed = current.as_deref() != Some(&table);
-                if changed {
-                    *current = Some(Arc::new(table));
-                }
-                changed
-            });
+            super::publish(&tables, self.read());
             tokio::time::sleep(INTERVAL).await;
         }
     }

@@ -1,0 +1,156 @@
+//! Pods and namespaces from the API server: this node's pods, and of namespaces the metadata alone. While the API
+//! server is away the last table stays in force.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{Namespace, Pod as PodObject};
+use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
+use kube::runtime::watcher::Config;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use weft_model::Text;
+use weft_model::workload::MESH_LABEL;
+
+use super::{Facts, Pod, PodSource, Table};
+use crate::agent::kubernetes::{self, Mirror};
+
+/// The API server, for the pods of one node.
+pub struct Kubernetes {
+    client: Client,
+    node: Text,
+}
+
+impl Kubernetes {
+    /// Watches through this client.
+    #[must_use]
+    pub const fn new(client: Client, node: Text) -> Self {
+        Self { client, node }
+    }
+}
+
+impl std::fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubernetes").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// What is known from both watches.
+struct Known {
+    node: Text,
+    pods: Mirror<(Pod, Facts)>,
+    namespaces: Mirror<Option<Text>>,
+}
+
+impl Known {
+    const fn new(node: Text) -> Self {
+        Self { node, pods: Mirror::new("pods"), namespaces: Mirror::new("namespaces") }
+    }
+
+    /// `None` until both lists have been received: a pod must not be judged by half of what decides about it.
+    fn table(&self) -> Option<Table> {
+        let (pods, namespaces) = (self.pods.objects()?, self.namespaces.objects()?);
+        // Asked for by field, and looked at nevertheless.
+        let here = pods.iter().filter(|(_, (pod, _))| pod.node.as_ref() == Some(&self.node));
+        let mut table = Table::default();
+        for (name, (pod, facts)) in here {
+            table.facts.insert(pod.uid.clone(), facts.clone());
+            table.pods.insert(name.clone(), pod.clone());
+        }
+        table.namespaces =
+            namespaces.iter().map(|(name, label)| (name.name.clone(), label.clone())).collect();
+        Some(table)
+    }
+}
+
+/// Not the typed object: a value of a newer API would make the whole pod unreadable.
+fn read(object: &DynamicObject) -> Option<(Pod, Facts)> {
+    let value = serde_json::to_value(object).ok()?;
+    Some((Pod::from_object(&value)?, Facts::from_object(&value)))
+}
+
+impl PodSource for Kubernetes {
+    async fn run(self, tables: watch::Sender<Option<Arc<Table>>>) {
+        let resource = ApiResource::erase::<PodObject>(&());
+        let pods: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client);
+        let here = Config::default().fields(&format!("spec.nodeName={}", self.node));
+        let mut pods = kubernetes::watch("pods", pods, here);
+        let mut namespaces = kubernetes::watch("namespaces", namespaces, Config::default());
+        let mut known = Known::new(self.node);
+        loop {
+            tokio::select! {
+                Some(event) = pods.next() => known.pods.take(event, read),
+                Some(event) = namespaces.next() => known.namespaces.take(event, |object| {
+                    let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(MESH_LABEL));
+                    Some(label.map(|value| value.as_str().into()))
+                }),
+                else => return,
+            }
+            let Some(table) = known.table() else { continue };
+            super::publish(&tables, table);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::agent::pods::Decision;
+
+    fn object(value: Value) -> DynamicObject {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn pod(name: &str, node: &str) -> DynamicObject {
+        object(
+            json!({"metadata": {"namespace": "shop", "name": name, "uid": name}, "spec": {"nodeName": node}}),
+        )
+    }
+
+    fn namespaces(known: &mut Known, label: Option<&str>) {
+        let read = |_: &Namespace| Some(label.map(Into::into));
+        known.namespaces.take(Event::Init, read);
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some("shop".into());
+        known.namespaces.take(Event::InitApply(namespace), read);
+        known.namespaces.take(Event::<Namespace>::InitDone, read);
+    }
+
+    #[test]
+    fn nothing_is_judged_before_pods_and_namespaces_are_known() {
+        let mut known = Known::new("one".into());
+        known.pods.take(Event::Init, read);
+        known.pods.take(Event::InitApply(pod("a", "one")), read);
+        known.pods.take(Event::<DynamicObject>::InitDone, read);
+        assert!(known.table().is_none());
+        namespaces(&mut known, Some("enabled"));
+        let table = known.table().unwrap();
+        let pod = table.pods.values().next().unwrap();
+        assert_eq!(table.decide(pod), Decision::Enrol);
+    }
+
+    #[test]
+    fn pods_of_other_nodes_and_without_a_uid_are_left_out_and_the_rest_is_there() {
+        let mut known = Known::new("one".into());
+        namespaces(&mut known, None);
+        known.pods.take(Event::Init, read);
+        for pod in [
+            pod("a", "one"),
+            pod("b", "two"),
+            object(json!({"metadata": {"namespace": "shop", "name": "c"}, "spec": {"nodeName": "one"}})),
+            object(json!({"metadata": {"namespace": "shop", "name": "d", "uid": "d"},
+                "spec": {"nodeName": "one", "hostNetwork": "perhaps", "serviceAccountName": 7},
+                "status": {"phase": "Dreaming", "podIPs": [{"ip": "no"}, 3], "containerStatuses": "none"}})),
+        ] {
+            known.pods.take(Event::InitApply(pod), read);
+        }
+        known.pods.take(Event::<DynamicObject>::InitDone, read);
+        let table = known.table().unwrap();
+        let names: Vec<&str> = table.pods.keys().map(|name| &*name.name).collect();
+        assert_eq!(names, ["a", "d"]);
+    }
+}
