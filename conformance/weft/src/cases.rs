@@ -1,5 +1,6 @@
 //! The cases: each module has a `topology` and a `run` with the sentences that must hold in it.
 
+pub mod callers;
 pub mod gamma;
 pub mod grpcroute;
 pub mod httproute;
@@ -34,6 +35,12 @@ pub const ALL: &[Case] = &[
         about: "what routes say about their parents",
         topology: status::topology,
         run: status::run,
+    },
+    Case {
+        name: "callers",
+        about: "callers' addresses, pods that call themselves, callers outside the mesh",
+        topology: callers::topology,
+        run: callers::run,
     },
     Case {
         name: "httproute",

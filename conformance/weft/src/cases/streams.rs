@@ -10,7 +10,7 @@ const TLS: &[Port] = &[Port("tls", 443, 8443, "")];
 const TCP: &[Port] = &[Port("tcp", 90, 9000, "")];
 
 /// A server that speaks first: its name; then everything comes back.
-fn greeter(name: &str, node: &str) -> String {
+pub(super) fn greeter(name: &str, node: &str) -> String {
     let answer = format!("SYSTEM:echo {name}; cat");
     pod(
         "a",
@@ -35,7 +35,7 @@ fn counter(name: &str, node: &str) -> String {
     ) + &service("a", name, name, TCP)
 }
 
-fn tls_server(name: &str, node: &str, serve: &str) -> String {
+pub(super) fn tls_server(name: &str, node: &str, serve: &str) -> String {
     let program = format!(
         "cd /tmp && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={name} -keyout key.pem -out cert.pem 2>/dev/null && {serve}"
     );
