@@ -1,7 +1,6 @@
 //! What is applied to a new cluster: the proxy's rights, DNS, the Gateway API.
 
-use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::{Config, DOMAIN};
 use crate::enter::environment;
+use crate::handle::feed;
 use crate::image::{self, Image, PAUSE};
 use crate::node;
 
@@ -17,25 +17,9 @@ const COREDNS: &str = include_str!("../manifests/coredns.yaml");
 /// `kubectl` with the administrator's rights; the caller is in the cluster's host network namespace.
 pub(crate) fn kubectl(config: &Config, arguments: &[&str], input: &str) -> Result<String> {
     use std::os::unix::process::CommandExt;
-    let mut child = Command::new(&config.artefacts.kube)
-        .arg0("kubectl")
-        .args(arguments)
-        .envs(environment(&config.state))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run kubectl")?;
-    let mut stdin = child.stdin.take().context("kubectl has no input")?;
-    let text = input.to_owned();
-    let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-    let out = child.wait_with_output()?;
-    // Who ends before reading everything says why.
-    let _ = feeder.join();
-    if !out.status.success() {
-        bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    let mut command = Command::new(&config.artefacts.kube);
+    command.arg0("kubectl").args(arguments).envs(environment(&config.state));
+    feed(&mut command, input)?.ok().with_context(|| format!("kubectl {}", arguments.join(" ")))
 }
 
 /// Waits until the API server says that it is ready.

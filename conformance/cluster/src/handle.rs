@@ -84,7 +84,7 @@ impl Cluster {
     /// # Errors
     /// When kubectl says no.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        let out = self.run(self.command("kubectl").arg("--").args(arguments), "")?;
+        let out = feed(self.command("kubectl").arg("--").args(arguments), "")?;
         out.ok().with_context(|| format!("kubectl {}", arguments.join(" ")))
     }
 
@@ -95,7 +95,7 @@ impl Cluster {
     pub fn apply(&self, yaml: &str) -> Result<String> {
         let mut command = self.command("kubectl");
         command.args(["--", "apply", "--server-side", "--force-conflicts", "-f", "-"]);
-        self.run(&mut command, yaml)?.ok().context("kubectl apply")
+        feed(&mut command, yaml)?.ok().context("kubectl apply")
     }
 
     /// One object, or a list, as JSON.
@@ -112,7 +112,7 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn exec(&self, argv: &[&str]) -> Result<Output> {
-        self.run(self.command("exec").arg("--").args(argv), "")
+        feed(self.command("exec").arg("--").args(argv), "")
     }
 
     /// Runs a program on a node.
@@ -120,7 +120,7 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn exec_on(&self, node: &str, argv: &[&str]) -> Result<Output> {
-        self.run(self.command("exec").args(["--node", node, "--"]).args(argv), "")
+        feed(self.command("exec").args(["--node", node, "--"]).args(argv), "")
     }
 
     /// `weft-cluster VERB --name NAME`, to add arguments to.
@@ -138,24 +138,28 @@ impl Cluster {
         }
         Ok(())
     }
+}
 
-    fn run(&self, command: &mut Command, input: &str) -> Result<Output> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot start weft-cluster")?;
-        let mut stdin = child.stdin.take().context("the child has no input")?;
-        let text = input.to_owned();
-        let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-        let out = child.wait_with_output()?;
-        // Who ends before reading everything says why in its own output.
-        let _ = feeder.join();
-        Ok(Output {
-            code: out.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
-        })
-    }
+/// Runs a command with `input` on its standard input, and waits.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn feed(command: &mut Command, input: &str) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    let mut stdin = child.stdin.take().context("the child has no input")?;
+    let text = input.to_owned();
+    let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+    let out = child.wait_with_output()?;
+    // Who ends before reading everything says why in its own output.
+    let _ = feeder.join();
+    Ok(Output {
+        code: out.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&out.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&out.stderr).into_owned(),
+    })
 }

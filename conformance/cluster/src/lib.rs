@@ -25,4 +25,4 @@ mod supervisor;
 
 pub use artefacts::helm;
 pub use config::{Channel, Node, State};
-pub use handle::{Cluster, Output};
+pub use handle::{Cluster, Output, feed};
