@@ -1,7 +1,10 @@
 //! The agent of one node: decides which pods are enrolled, captures their traffic, and shares their sockets with the
 //! proxy. This file builds the parts; `agent/members.rs` has what happens to one pod.
 
+mod admin;
+mod condition;
 pub mod config;
+mod health;
 mod install;
 mod kubernetes;
 mod link;
@@ -9,8 +12,10 @@ mod members;
 mod plugin_socket;
 pub mod pods;
 mod proxy_socket;
+mod reason;
 mod reconcile;
 mod status;
+mod taint;
 mod trust;
 
 use std::future::pending;
@@ -20,8 +25,11 @@ use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::watch;
+use weft_runtime::admin::Admin;
+use weft_runtime::logging::Level;
 
 use config::Config;
+use health::Health;
 use install::{Installed, Installer};
 use members::Members;
 use pods::{Folder, Kubernetes, PodSource, Table};
@@ -29,8 +37,8 @@ use pods::{Folder, Kubernetes, PodSource, Table};
 /// Runs the agent until one of its parts fails.
 ///
 /// # Errors
-/// When a socket cannot be made in the runtime directory, or there is no way to the API server.
-pub async fn run(config: Config) -> io::Result<()> {
+/// When a socket cannot be made in the runtime directory or for the admin server, or there is no way to the API server.
+pub async fn run(config: Config, level: Level) -> io::Result<()> {
     let directory = config.runtime_dir.clone();
     let described =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", directory.display()));
@@ -41,7 +49,15 @@ pub async fn run(config: Config) -> io::Result<()> {
     let installer = Installer::new(&config);
     let proxies = weft_runtime::fd::bind_seqpacket(&directory.join("agent.sock")).map_err(described)?;
     let plugins = plugin_socket::bind(&directory.join("cni.sock")).map_err(described)?;
-    let members = Arc::new(Members::new(config, pods));
+    let admin_listener = match config.admin_address() {
+        Some(address) => Some(Admin::bind(address).await?),
+        None => None,
+    };
+    let members = Arc::new(Members::new(config, pods.clone()));
+    let (state, installed) =
+        watch::channel(installer.as_ref().map_or_else(Installed::elsewhere, |_| Installed::Unknown));
+    let health = Health { pods, installed, link: members.link.subscribe() };
+    let admin = admin::admin(&members, &health, level);
     tracing::info!(node = %members.config.node, directory = %directory.display(), "agent started");
     tokio::select! {
         () = source.run(table) => Err(io::Error::other("the pod source ended")),
@@ -50,8 +66,9 @@ pub async fn run(config: Config) -> io::Result<()> {
         () = reconcile::run(members.clone()) => Err(io::Error::other("the reconciliation ended")),
         () = reconcile::reset_when_unserved(members.clone()) => Err(io::Error::other("the reset loop ended")),
         () = status::write_changes(members.clone()) => Err(io::Error::other("the status writer ended")),
-        () = installation(installer) => Err(io::Error::other("the installer ended")),
-        () = cluster(client, &members) => Err(io::Error::other("a watch ended")),
+        () = installation(installer, &state) => Err(io::Error::other("the installer ended")),
+        () = serve_admin(admin, admin_listener) => Err(io::Error::other("the admin server ended")),
+        () = cluster(client, &members, &health) => Err(io::Error::other("a watch ended")),
     }
 }
 
@@ -79,18 +96,28 @@ impl Source {
 }
 
 /// Keeps the plugin in place, if that is the agent's task.
-async fn installation(installer: Option<Installer>) {
-    let (state, _) = watch::channel(Installed::Unknown);
+async fn installation(installer: Option<Installer>, state: &watch::Sender<Installed>) {
     let (_stop, stopped) = watch::channel(false);
     match installer {
-        Some(installer) => drop(install::run(installer, &state, stopped).await),
+        Some(installer) => drop(install::run(installer, state, stopped).await),
+        None => pending().await,
+    }
+}
+
+async fn serve_admin(admin: Admin, listener: Option<tokio::net::TcpListener>) {
+    match listener {
+        Some(listener) => match admin.serve(listener).await {},
         None => pending().await,
     }
 }
 
 /// What is done with the API server beside watching pods.
-async fn cluster(client: Option<Client>, members: &Members) {
+async fn cluster(client: Option<Client>, members: &Members, health: &Health) {
     let Some(client) = client else { return pending().await };
     let config = &members.config;
-    trust::run(client, &config.namespace, &config.runtime_dir).await;
+    tokio::select! {
+        () = trust::run(client.clone(), &config.namespace, &config.runtime_dir) => {}
+        () = condition::run(&client, members) => {}
+        () = taint::run(&client, &config.node, health) => {}
+    }
 }

@@ -45,6 +45,13 @@ pub(super) enum Installed {
     No(String),
 }
 
+impl Installed {
+    /// Somebody else installs it.
+    pub(super) const fn elsewhere() -> Self {
+        Self::Yes(String::new())
+    }
+}
+
 /// What is installed where.
 #[derive(Debug)]
 pub(super) struct Installer {

@@ -32,6 +32,11 @@ pub(super) async fn client() -> std::io::Result<Client> {
     })
 }
 
+/// The time, as objects have it: in whole seconds.
+pub(super) fn now() -> String {
+    format!("{:.0}", jiff::Timestamp::now())
+}
+
 /// Watches for ever. Failures are logged, and tried again after a pause.
 pub(super) fn watch<K>(
     what: &'static str,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use weft_model::{ObjectName, Text};
 
 use super::config::Config;
@@ -30,12 +30,25 @@ pub(super) struct Status {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct PodStatus {
-    pod: ObjectName,
-    state: PodState,
+    pub(super) pod: ObjectName,
+    pub(super) state: PodState,
+    /// One word: for the error, or for the state without one.
+    pub(super) reason: &'static str,
+    /// The capture rules have been installed.
+    pub(super) captured: bool,
     /// The last comparison with the kernel found everything as installed.
-    verified: bool,
+    pub(super) verified: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub(super) error: Option<String>,
+}
+
+impl PodStatus {
+    pub(super) fn new(pod: ObjectName, state: PodState, error: Option<&MemberError>) -> Self {
+        let reason = error.map_or_else(|| state.reason(), MemberError::reason);
+        // A proxy that failed says nothing about the rules.
+        let verified = !matches!(error, Some(MemberError::Kernel(_) | MemberError::NoNamespace));
+        Self { pod, state, reason, captured: false, verified, error: error.map(ToString::to_string) }
+    }
 }
 
 /// How far a pod is.
@@ -50,11 +63,22 @@ pub(super) enum PodState {
     Released,
 }
 
+impl PodState {
+    /// As it is written everywhere.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::NotEnrolled => "notEnrolled",
+            Self::Released => "released",
+        }
+    }
+}
+
 /// The status and a bell for the writer.
 #[derive(Debug)]
 pub(super) struct StatusBoard {
     status: Mutex<Status>,
-    changed: Notify,
+    changed: watch::Sender<()>,
     path: PathBuf,
 }
 
@@ -62,15 +86,23 @@ impl StatusBoard {
     pub(super) fn new(config: &Config) -> Self {
         let status = Status { node: config.node.clone(), ..Status::default() };
         let path = config.runtime_dir.join("agent-status.json");
-        let changed = Notify::new();
-        changed.notify_one();
+        let (changed, _) = watch::channel(());
         Self { status: Mutex::new(status), changed, path }
     }
 
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
         let result = change(&mut self.status.lock());
-        self.changed.notify_one();
+        self.changed.send_replace(());
         result
+    }
+
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Status) -> T) -> T {
+        look(&self.status.lock())
+    }
+
+    /// Rings when something may have changed.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Records how an enrolment, or its last comparison, went; logs what is new.
@@ -86,8 +118,8 @@ impl StatusBoard {
             Some(_) if error.is_none() => PodState::Enrolled,
             _ => PodState::NotEnrolled,
         };
-        let error = error.map(ToString::to_string);
-        let fresh = PodStatus { pod: name.clone(), state, verified: error.is_none(), error };
+        let captured = member.is_some_and(|member| !member.released);
+        let fresh = PodStatus { captured, ..PodStatus::new(name.clone(), state, error) };
         let before = self.update(|status| status.pods.insert(uid.clone(), fresh.clone()));
         let same = before.is_some_and(|old| old.state == fresh.state && old.error == fresh.error);
         match &fresh.error {
@@ -106,6 +138,7 @@ impl StatusBoard {
         self.update(|status| {
             if let Some(pod) = status.pods.get_mut(uid) {
                 pod.state = state;
+                pod.reason = state.reason();
             }
         });
     }
@@ -119,8 +152,9 @@ impl StatusBoard {
 pub(super) async fn write_changes(members: Arc<Members>) {
     let board = &members.board;
     let mut written = String::new();
-    loop {
-        board.changed.notified().await;
+    let mut changes = board.changes();
+    changes.mark_changed();
+    while changes.changed().await.is_ok() {
         let text = serde_json::to_string_pretty(&*board.status.lock()).unwrap_or_default();
         if text == written {
             continue;

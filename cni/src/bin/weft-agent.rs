@@ -7,6 +7,6 @@ use weft_cni::agent::{self, config::Config};
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let config = Config::parse();
-    weft_runtime::logging::init(&config.log, config.log_format)?;
-    Ok(agent::run(config).await?)
+    let level = weft_runtime::logging::init(&config.log, config.log_format)?;
+    Ok(agent::run(config, level).await?)
 }
