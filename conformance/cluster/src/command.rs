@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::config::{Config, Node, State};
+use crate::config::{Channel, Config, Node, State};
 use crate::report::{Phase, Report};
 use crate::{artefacts, enter, node, stage, supervisor};
 
@@ -25,6 +25,8 @@ pub enum Command {
     Down(Down),
     /// Show which clusters there are and how they do.
     Status(Which),
+    /// Build what a cluster runs, as `up` does when it is not there yet.
+    Artefacts,
     /// Give images to every node's containerd.
     LoadImages(LoadImages),
     /// Make image archives of Weft's programs from a folder of built ones.
@@ -135,6 +137,10 @@ fn dispatch(command: Command) -> Result<u8> {
         Command::Up(up) => up.run(),
         Command::Down(down) => down.run(),
         Command::Status(which) => status(&which),
+        Command::Artefacts => {
+            artefacts::Artefacts::obtain(Channel::Experimental)?;
+            artefacts::helm().map(|_| 0)
+        }
         Command::LoadImages(load) => load.run(),
         Command::Images(images) => images.run(),
         Command::Kubectl(run) => {

@@ -50,6 +50,7 @@ const CLUSTER: &[Need] = &[
     ("/usr/bin/etcd", "etcd-server"),
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/conntrack", "conntrack"),
+    ("/usr/bin/python3", "python3"),
 ];
 
 /// What only the benches need.
@@ -62,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Installs what the demo and the tests need.
 pub(crate) fn for_tests() -> Result<()> {
-    install(&[LAB, PEERS].concat())
+    install(&[LAB, PEERS, CLUSTER].concat())
 }
 
 /// Installs what a cluster needs.
@@ -80,8 +81,10 @@ fn install(needs: &[Need]) -> Result<()> {
         Path::new(file).exists()
             || Path::new(file).strip_prefix("/usr").is_ok_and(|f| Path::new("/").join(f).exists())
     };
-    let missing: Vec<&str> =
+    let mut missing: Vec<&str> =
         needs.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+    missing.sort_unstable();
+    missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }

@@ -25,6 +25,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         codegen::run(&codegen::Options { check: true })?;
     }
     let binaries = run::build_binaries("dev")?;
+    if everything || options.package.iter().any(|package| package == "weft-cluster") {
+        // Here, where people see how far it is, rather than inside a test.
+        let mut artefacts = std::process::Command::new(binaries.join("weft-cluster"));
+        run::step("building what the test cluster runs", artefacts.arg("artefacts"))?;
+    }
     let mut command = run::cargo(&["test", "--no-fail-fast"]);
     for package in &options.package {
         command.args(["--package", package]);

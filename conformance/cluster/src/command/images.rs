@@ -1,6 +1,6 @@
 //! `images` and `load-images`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -38,28 +38,35 @@ pub struct LoadImages {
     archives: Vec<PathBuf>,
 }
 
+/// Weft's images: what runs in each, as whom, and what else is in `/usr/local/bin`. `deploy/images/Dockerfile` says the same.
+const WEFT: [(&str, &str, &[&str]); 4] = [
+    ("weft-controller", ORDINARY_USER, &[]),
+    // Both enter pods' network namespaces, which takes root.
+    ("weft-agent", "0", &["weft-cni"]),
+    ("weft-proxy", "0", &[]),
+    ("weft", ORDINARY_USER, &[]),
+];
+
 impl Images {
     pub(super) fn run(self) -> Result<u8> {
-        let program = |name: &str, user: &str| -> Result<Image> {
-            let mut image = Image::new(&format!("weft/{name}:{}", self.tag), user);
-            image.program(&self.bin_dir.join(name), name)?;
-            image.entrypoint = vec![format!("/usr/local/bin/{name}")];
-            Ok(image)
-        };
-        // The agent and the proxy enter pods' network namespaces, which takes root.
-        let mut agent = program("weft-agent", "0")?;
-        agent.program(&self.bin_dir.join("weft-cni"), "weft-cni")?;
-        agent.program_at("/usr/sbin/nft".as_ref(), "usr/sbin/nft")?;
-        let images = [
-            program("weft-controller", ORDINARY_USER)?,
-            agent,
-            program("weft-proxy", "0")?,
-            program("weft", ORDINARY_USER)?,
-        ];
+        let images = WEFT.map(|(name, user, others)| self.image(name, user, others));
+        let images = images.into_iter().collect::<Result<Vec<_>>>()?;
         let out = self.out.unwrap_or_else(|| cache().join("images/weft.tar"));
         image::write(&images, &out)?;
         println!("{}", out.display());
         Ok(0)
+    }
+
+    fn image(&self, name: &str, user: &str, others: &[&str]) -> Result<Image> {
+        let mut image = Image::new(&format!("weft/{name}:{}", self.tag), user);
+        for program in [&[name], others].concat() {
+            image.program(&self.bin_dir.join(program), program)?;
+        }
+        if name == "weft-agent" {
+            image.program_at(Path::new("/usr/sbin/nft"), "usr/sbin/nft")?;
+        }
+        image.entrypoint = vec![format!("/usr/local/bin/{name}")];
+        Ok(image)
     }
 }
 
@@ -88,7 +95,7 @@ impl LoadImages {
     }
 
     /// Starts containerd's own import on a node; the archive is its standard input.
-    fn import(&self, node: &str, archive: &PathBuf) -> Result<Child> {
+    fn import(&self, node: &str, archive: &Path) -> Result<Child> {
         let file =
             std::fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
         Command::new(std::env::current_exe()?)
@@ -99,5 +106,31 @@ impl LoadImages {
             .stderr(Stdio::piped())
             .spawn()
             .context("cannot start the import")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dockerfile_makes_the_same_images() {
+        let file = crate::go::workspace().join("deploy/images/Dockerfile");
+        let text = std::fs::read_to_string(file).unwrap();
+        let stages: Vec<&str> = text.split("\nFROM ").skip(2).collect();
+        assert_eq!(stages.len(), WEFT.len());
+        for (stage, (name, user, others)) in stages.into_iter().zip(WEFT) {
+            assert!(stage.lines().next().unwrap().ends_with(&format!(" AS {name}")), "{stage}");
+            assert!(stage.contains(&format!("\nUSER {user}\n")), "{name}: {stage}");
+            assert!(stage.contains(&format!("\nENTRYPOINT [\"/usr/local/bin/{name}\"]")), "{name}: {stage}");
+            let copied = stage.lines().filter(|l| l.starts_with("COPY --from=build"));
+            let expected: Vec<String> = [&[name], others]
+                .concat()
+                .iter()
+                .map(|p| format!("COPY --from=build /out/{p} /usr/local/bin/{p}"))
+                .collect();
+            assert_eq!(copied.collect::<Vec<_>>(), expected);
+            assert_eq!(stage.contains(" nftables "), name == "weft-agent");
+        }
     }
 }
