@@ -46,11 +46,14 @@ pub(crate) fn write_base_images(config: &Config) -> Result<()> {
     image::write(&[pause, coredns], &node::base_images(config))
 }
 
-/// Applies everything, in the order in which it is needed.
-pub(crate) fn apply(config: &Config) -> Result<()> {
-    // The kubelet's and controllers' rights are the API server's own defaults; the node proxy's are bound by the installer.
+/// Applies what other things need: DNS.
+pub(crate) fn apply_dns(config: &Config) -> Result<()> {
     let manifest = COREDNS.replace("cluster.local", DOMAIN);
-    kubectl(config, &["apply", "--server-side", "-f", "-"], &manifest)?;
+    kubectl(config, &["apply", "--server-side", "-f", "-"], &manifest).map(|_| ())
+}
+
+/// Applies the Gateway API's CRDs, with their admission policy, and waits until they are served.
+pub(crate) fn apply_crds(config: &Config) -> Result<()> {
     if let Some(folder) = &config.artefacts.crds {
         let folder = folder.to_string_lossy();
         kubectl(config, &["apply", "--server-side", "-f", &folder], "")?;

