@@ -156,7 +156,7 @@ pub(super) fn unchain(text: &str) -> Option<String> {
 pub(super) fn of_single(text: &str, source: &str, entry: &Entry) -> Result<String, ConflistError> {
     let plugin = object(text)?;
     let field = |name: &str| plugin.get(name).cloned();
-    if !plugin.get("type").and_then(Value::as_str).is_some_and(|kind| !kind.is_empty()) {
+    if plugin.get("type").and_then(Value::as_str).is_none_or(str::is_empty) {
         return Err(ConflistError::Malformed("it has no type".into()));
     }
     check_version(&plugin)?;

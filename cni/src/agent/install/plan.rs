@@ -52,7 +52,7 @@ pub(super) fn chain(files: &Files, entry: &Entry) -> (Plan, Result<String, PlanE
             }
             // Runtimes pass over it or refuse everything because of it; either way no pod runs by it.
             Err(error @ ConflistError::Malformed(_)) => {
-                broken.get_or_insert(PlanError::Unsuitable(name.clone(), error));
+                broken.get_or_insert_with(|| PlanError::Unsuitable(name.clone(), error));
             }
             Err(error) => return (plan, Err(PlanError::Unsuitable(name.clone(), error))),
         }

@@ -122,7 +122,7 @@ fn entries(checks: &mut Checks<'_>) {
             let refs: Vec<Value> =
                 own(m, "a", "several")?.iter().map(|entry| entry["parentRef"].clone()).collect();
             let parent = |name: &str| json!({"group": "", "kind": "Service", "namespace": "a", "name": name});
-            let mut wanted = vec![parent("two"), parent("two"), parent("missing")];
+            let mut wanted = [parent("two"), parent("two"), parent("missing")];
             wanted[0]["port"] = 80.into();
             wanted[1]["port"] = 81.into();
             ensure!(refs.len() == 3 && wanted.iter().all(|w| refs.contains(w)), "{refs:?}");
