@@ -91,3 +91,15 @@ readinessProbe:
 helm.sh/hook: pre-delete
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end }}
+
+{{/* Who is meant by the admission policies on agents, and the node that its token names. */}}
+{{- define "weft.agentPolicy" -}}
+matchConditions:
+- name: by-an-agent
+  expression: request.userInfo.username == "system:serviceaccount:{{ .Release.Namespace }}:weft-agent"
+variables:
+- name: node
+  expression: >-
+    "authentication.kubernetes.io/node-name" in request.userInfo.extra
+    ? request.userInfo.extra["authentication.kubernetes.io/node-name"][0] : "no node"
+{{- end }}
