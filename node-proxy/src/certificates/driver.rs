@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use ahash::{HashMap, HashSet};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use weft_api::proto::certificates_client::CertificatesClient;
 use weft_api::proto::{SignRequest, WatchTrustBundleRequest};
 use weft_model::{Identity, TrustDomain};
@@ -20,6 +21,8 @@ use crate::worker::Shared;
 
 /// Deadline of one signing call.
 const SIGN: Duration = Duration::from_secs(10);
+/// How long to sleep when nothing is due.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// Why there is no certificate or bundle.
 #[derive(Debug, thiserror::Error)]
@@ -41,38 +44,51 @@ pub enum FetchError {
     Ended,
 }
 
+/// Who signs: the controller, or what a test plays.
+trait Authority {
+    /// A leaf for `identity` with a fresh key.
+    async fn sign(&self, identity: &Identity) -> Result<Leaf, FetchError>;
+}
+
 /// Fetches and renews for ever.
 pub async fn run(shared: Arc<Shared>, controller: Controller) {
     let (bundles, bundle) = watch::channel(None);
     tokio::select! {
         never = follow_bundle(&controller, &bundles) => match never {},
-        () = renew(&shared, &controller, bundle) => {}
+        () = renew(&shared, &controller, SystemTime::now, bundle) => {}
     }
 }
 
-/// What the driver itself knows.
-struct Driver<'a> {
+/// What the driver itself knows. `wall` reads the wall clock, which certificates end by.
+struct Driver<'a, W> {
     certificates: &'a Certificates,
     renewal: Renewal,
     leaves: HashMap<Identity, Leaf>,
     bundle: Option<TrustBundle>,
+    wall: W,
 }
 
-async fn renew(shared: &Shared, controller: &Controller, mut bundle: watch::Receiver<Option<TrustBundle>>) {
+async fn renew(
+    shared: &Shared,
+    authority: &impl Authority,
+    wall: impl Fn() -> SystemTime,
+    mut bundle: watch::Receiver<Option<TrustBundle>>,
+) {
     let certificates = &shared.certificates;
     let Some(mut needed) = certificates.wishes.lock().take() else { return };
     let renewal = Renewal::new(rand::random());
-    let mut driver = Driver { certificates, renewal, leaves: HashMap::default(), bundle: None };
+    let mut driver = Driver { certificates, renewal, leaves: HashMap::default(), bundle: None, wall };
     let mut calls = FuturesUnordered::new();
     loop {
         driver.follow_pods(&local_identities(shared));
         driver.drop_expired();
-        let due = driver.renewal.poll(now());
+        let due = driver.renewal.poll(driver.now());
         calls.extend(due.into_iter().map(|identity| async {
-            let leaf = sign(controller, &identity).await;
+            let signing = tokio::time::timeout(SIGN, authority.sign(&identity));
+            let leaf = signing.await.unwrap_or(Err(FetchError::Silent));
             (identity, leaf)
         }));
-        let wait = driver.renewal.wait(now()).unwrap_or(Duration::from_secs(60));
+        let wait = driver.wait();
         tokio::select! {
             () = certificates.pods.notified() => {}
             Some(identity) = needed.recv() => driver.need(&identity),
@@ -86,7 +102,21 @@ async fn renew(shared: &Shared, controller: &Controller, mut bundle: watch::Rece
     }
 }
 
-impl Driver<'_> {
+impl<W: Fn() -> SystemTime> Driver<'_, W> {
+    fn now(&self) -> Now {
+        // By way of tokio's, which stands still in tests.
+        Now { monotonic: Instant::now().into_std(), wall: (self.wall)() }
+    }
+
+    /// Until something is to be asked for, or a certificate that could not be renewed ends.
+    fn wait(&self) -> Duration {
+        let now = self.now();
+        let next = self.renewal.wait(now).unwrap_or(LONGEST_SLEEP);
+        let ends =
+            self.leaves.values().map(|leaf| leaf.not_after.duration_since(now.wall).unwrap_or_default());
+        ends.min().map_or(next, |end| next.min(end))
+    }
+
     /// Identities are wanted while a pod of theirs is here.
     fn follow_pods(&mut self, present: &HashSet<Identity>) {
         let gone: Vec<_> =
@@ -96,15 +126,16 @@ impl Driver<'_> {
         if !gone.is_empty() {
             self.certificates.take(&gone);
         }
+        let now = self.now();
         for identity in present.iter().filter(|identity| !self.leaves.contains_key(*identity)) {
-            self.renewal.want(identity, Priority::WarmUp, now());
+            self.renewal.want(identity, Priority::WarmUp, now);
         }
     }
 
     /// A connection waits. If its pod has left in the meantime, [`Self::follow_pods`] forgets this before it is asked for.
     fn need(&mut self, identity: &Identity) {
         if !self.leaves.contains_key(identity) {
-            self.renewal.want(identity, Priority::Needed, now());
+            self.renewal.want(identity, Priority::Needed, self.now());
         }
     }
 
@@ -118,8 +149,9 @@ impl Driver<'_> {
                 }
             }
             Err(error) => {
-                self.renewal.failed(identity, now());
-                let valid = self.renewal.is_valid(identity, SystemTime::now());
+                let now = self.now();
+                self.renewal.failed(identity, now);
+                let valid = self.renewal.is_valid(identity, now.wall);
                 tracing::warn!(%identity, %error, old_still_valid = valid, "no certificate; trying again");
             }
         }
@@ -127,7 +159,7 @@ impl Driver<'_> {
 
     /// A stream of bundles has begun or brought another: then everything is built anew of it.
     fn follow_bundle(&mut self, latest: Option<TrustBundle>) {
-        self.renewal.authority_is_back(now());
+        self.renewal.authority_is_back(self.now());
         if latest == self.bundle {
             return;
         }
@@ -150,7 +182,7 @@ impl Driver<'_> {
 
     /// An expired certificate is none: peers would refuse it, and the reason would be theirs to guess.
     fn drop_expired(&mut self) {
-        let wall = SystemTime::now();
+        let wall = (self.wall)();
         let expired: Vec<_> = self
             .leaves
             .iter()
@@ -169,18 +201,14 @@ fn local_identities(shared: &Shared) -> HashSet<Identity> {
     shared.pods.load().iter().map(|pod| pod.identity.clone()).collect()
 }
 
-#[allow(clippy::disallowed_methods, reason = "the driver is where the schedule's clock is read")]
-fn now() -> Now {
-    Now { monotonic: std::time::Instant::now(), wall: SystemTime::now() }
-}
-
-async fn sign(controller: &Controller, identity: &Identity) -> Result<Leaf, FetchError> {
-    let key = KeyRequest::new(identity)?;
-    let request = SignRequest { csr_der: key.csr_der().to_vec(), identity: identity.to_string() };
-    let request = controller.request(request)?;
-    let mut client = CertificatesClient::new(controller.channel.clone());
-    let answer = tokio::time::timeout(SIGN, client.sign(request)).await.map_err(|_| FetchError::Silent)?;
-    Ok(key.into_leaf(answer?.into_inner().chain_der)?)
+impl Authority for Controller {
+    async fn sign(&self, identity: &Identity) -> Result<Leaf, FetchError> {
+        let key = KeyRequest::new(identity)?;
+        let request = SignRequest { csr_der: key.csr_der().to_vec(), identity: identity.to_string() };
+        let request = self.request(request)?;
+        let mut client = CertificatesClient::new(self.channel.clone());
+        Ok(key.into_leaf(client.sign(request).await?.into_inner().chain_der)?)
+    }
 }
 
 /// Keeps the latest bundle in `bundles`, for ever; the last one stays while the authority is away.
@@ -212,50 +240,4 @@ async fn bundle_stream(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn identity(name: &str) -> Identity {
-        format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap()
-    }
-
-    fn here(names: &[&str]) -> HashSet<Identity> {
-        names.iter().map(|name| identity(name)).collect()
-    }
-
-    fn driver(certificates: &Certificates) -> Driver<'_> {
-        Driver { certificates, renewal: Renewal::new(7), leaves: HashMap::default(), bundle: None }
-    }
-
-    #[test]
-    fn identities_whose_pods_left_before_their_first_certificate_are_asked_for_no_more() {
-        let certificates = Certificates::default();
-        let mut driver = driver(&certificates);
-        driver.follow_pods(&here(&["cart", "web"]));
-        driver.need(&identity("gone"));
-        driver.follow_pods(&here(&["web"]));
-        assert_eq!(driver.renewal.poll(now()), [identity("web")]);
-        driver.follow_pods(&here(&[]));
-        driver.finish(&identity("web"), Err(FetchError::Silent));
-        let later = now().monotonic + Duration::from_secs(600);
-        assert_eq!(driver.renewal.poll(Now { monotonic: later, ..now() }), []);
-    }
-
-    #[test]
-    fn a_stream_of_bundles_that_begins_again_cuts_waits_after_failures_short() {
-        let certificates = Certificates::default();
-        let mut driver = driver(&certificates);
-        let bundle = weft_tls::testing::TestCa::new("cluster.local").bundle();
-        driver.follow_bundle(Some(bundle.clone()));
-        driver.follow_pods(&here(&["web"]));
-        for failures in 0..8 {
-            let at = now().monotonic + Duration::from_secs(1000 * failures);
-            assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), [identity("web")]);
-            driver.renewal.failed(&identity("web"), Now { monotonic: at, ..now() });
-        }
-        let at = now().monotonic + Duration::from_secs(2);
-        assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), []);
-        driver.follow_bundle(Some(bundle));
-        assert_eq!(driver.renewal.poll(Now { monotonic: at, ..now() }), [identity("web")]);
-    }
-}
+mod tests;

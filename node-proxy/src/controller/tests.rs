@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::Stream;
 use hyper_util::rt::TokioExecutor;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Streaming};
@@ -22,6 +23,8 @@ use weft_model::service::Service;
 use weft_model::{MeshConfig, ObjectName, Resource};
 use weft_runtime::netns::NetNamespace;
 use weft_tls::testing::TestCa;
+
+mod waits;
 
 use super::*;
 use crate::pod::LocalPod;
@@ -141,29 +144,32 @@ impl Fake {
     /// Counts connections.
     async fn serve_counted(self, listener: TcpListener, attempts: Arc<AtomicUsize>) {
         let (tls, _) = self.ca.controller(NAME);
-        let (config, certificates) = (ConfigServer::new(self.clone()), CertificatesServer::new(self));
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let stream = listener.accept().await.unwrap().0;
             attempts.fetch_add(1, Ordering::Relaxed);
-            let (tls, config, certificates) = (tls.clone(), config.clone(), certificates.clone());
+            let (tls, fake) = (tls.clone(), self.clone());
             connections.spawn(async move {
                 let Ok(stream) = tls.accept(stream).await else { return };
-                let service =
-                    hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                        let (mut config, mut certificates) = (config.clone(), certificates.clone());
-                        async move {
-                            if request.uri().path().starts_with("/weft.v1.Config/") {
-                                config.call(request).await
-                            } else {
-                                certificates.call(request).await
-                            }
-                        }
-                    });
-                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                fake.serve_connection(stream).await;
             });
         }
+    }
+
+    async fn serve_connection(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let (config, certificates) = (ConfigServer::new(self.clone()), CertificatesServer::new(self));
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+            let (mut config, mut certificates) = (config.clone(), certificates.clone());
+            async move {
+                if request.uri().path().starts_with("/weft.v1.Config/") {
+                    config.call(request).await
+                } else {
+                    certificates.call(request).await
+                }
+            }
+        });
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = server.serve_connection(TokioIo::new(stream), service).await;
     }
 }
 

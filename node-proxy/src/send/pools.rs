@@ -287,3 +287,6 @@ impl Inner {
         idle + self.http2.expire(now) + self.hbone.expire(now)
     }
 }
+
+#[cfg(test)]
+mod tests;
