@@ -56,6 +56,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         pods,
         certificates: Certificates::default(),
         telemetry,
+        proofs: Default::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),

@@ -169,8 +169,8 @@ async fn tunnel(
     };
     let to_pod = selected.workload.as_ref().map(|workload| workload.uid.clone());
     let to = SocketAddr::new(selected.address.ip(), TUNNEL_PORT);
-    let trust = worker.shared.certificates.trust();
-    let way = Way::Tunnel { tls, trust, to_pod, expected: expected.clone(), alpn };
+    let shared = worker.shared.clone();
+    let way = Way::Tunnel { tls, shared, to_pod, expected: expected.clone(), alpn };
     Ok(Dial { pod: source.clone(), to, way })
 }
 

@@ -35,6 +35,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         pods,
         certificates: Certificates::default(),
         telemetry: Telemetry::new(&mut registry, &AccessLogTarget::Off).unwrap(),
+        proofs: Default::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),

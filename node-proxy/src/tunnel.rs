@@ -6,6 +6,8 @@ pub mod hbone;
 mod http;
 pub mod meta;
 pub(crate) mod pool;
+pub(crate) mod proofs;
+mod renew;
 pub(crate) mod trusted;
 
 pub use accept::accept;

@@ -21,6 +21,7 @@ use crate::send::Pools;
 use crate::state::State;
 use crate::telemetry::Telemetry;
 use crate::tunnel::dial::Deadlines;
+use crate::tunnel::proofs::Proofs;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub struct Shared {
     pub pods: Arc<ArcSwap<LocalPods>>,
     /// Certificates of their identities, and the trust bundle.
     pub certificates: Certificates,
+    /// What peers have shown of themselves last.
+    pub(crate) proofs: Proofs,
     /// Counters and the access log.
     pub telemetry: Telemetry,
     /// How many retries the node may make.

@@ -122,6 +122,7 @@ impl World {
             pods,
             certificates,
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
+            proofs: Default::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: ended.clone(),

@@ -40,6 +40,9 @@ reasons! {
     ConnectFailed = "connect_failed",
     /// The endpoint's certificate was not of the expected identity, or the TLS handshake failed: 503.
     TlsFailed = "tls_failed",
+    /// The peer's certificate ended without a newer one having been seen, or its root is trusted no longer: its
+    /// connections were cut.
+    TrustEnded = "trust_ended",
     /// The connection ended after the request was sent and before its response: 502.
     UpstreamReset = "upstream_reset",
     /// The caller went away.

@@ -22,6 +22,7 @@ use crate::relay::{Duplex, How, RelayEnd, relay};
 use crate::send::SendError;
 use crate::telemetry::Recorder;
 use crate::tunnel::dial::Failure;
+use crate::tunnel::trusted::is_distrust;
 use crate::worker::WorkerRef;
 
 /// The longest first line that is waited for.
@@ -95,6 +96,9 @@ fn conclude(mut recorder: Box<Recorder>, ended: &RelayEnd) {
     recorder.outcome.response_bytes = ended.from_second;
     match &ended.how {
         How::Finished | How::Idle => recorder.end(Reason::Ok, None),
+        How::FirstFailed(error) if is_distrust(error) => {
+            recorder.end(Reason::TrustEnded, Some(&error.to_string()))
+        }
         How::FirstFailed(error) => recorder.end(Reason::DownstreamReset, Some(&error.to_string())),
         How::SecondFailed(error) => recorder.end(Reason::UpstreamReset, Some(&error.to_string())),
         How::Stopped => recorder.end(Reason::Draining, None),

@@ -25,6 +25,7 @@ use crate::relay::{Duplex as _, How, RelayEnd, relay};
 use crate::send::{self, ByteStream, SendError};
 use crate::state::Snapshot;
 use crate::telemetry::{Named, Outcome, Party, RuleName, Security};
+use crate::tunnel::trusted::is_distrust;
 use crate::worker::WorkerRef;
 
 /// Tries towards different endpoints before a connection is given up.
@@ -225,6 +226,7 @@ fn account(outcome: &mut Outcome, end: &RelayEnd, begun: Instant) {
     let (reason, message) = match &end.how {
         How::Finished => (Reason::Ok, None),
         How::FirstFailed(error) => (Reason::DownstreamReset, Some(error.to_string())),
+        How::SecondFailed(error) if is_distrust(error) => (Reason::TrustEnded, Some(error.to_string())),
         How::SecondFailed(error) => (Reason::UpstreamReset, Some(error.to_string())),
         How::Idle | How::Stopped => (Reason::Draining, None),
     };

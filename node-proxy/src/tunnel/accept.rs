@@ -10,6 +10,7 @@ use weft_model::Reason;
 use weft_tls::{Alpn, TlsError, TlsStream, WorkloadTls};
 
 use super::dial::{Failure, keep_alive};
+use super::proofs::Pair;
 use super::trusted::{Trusted, drain_at, wall};
 use super::{hbone, http};
 use crate::call::{Accepted, Caller};
@@ -91,7 +92,14 @@ impl Tunnel<'_> {
     async fn serve(self, stream: TlsStream<TcpStream>, alpn: Alpn, tls: &WorkloadTls) -> Result<(), Failure> {
         let untrusted = |error: TlsError| Failure::new(Reason::TlsFailed, error.to_string());
         let peer = stream.peer().map_err(untrusted)?;
-        let io = Trusted::new(stream, tls, self.worker.shared.certificates.trust()).map_err(untrusted)?;
+        let shared = &self.worker.shared;
+        let pair = Pair::Called {
+            pod: self.pod.enrolled.uid.clone(),
+            from: self.caller.address.ip(),
+            caller: peer.identity.clone(),
+        };
+        let proof = shared.proofs.shown(pair, peer.clone(), tls);
+        let io = Trusted::new(stream, proof, shared.certificates.trust(), None);
         let (now, (not_before, not_after)) = (SystemTime::now(), tls.validity());
         // The peer ends the connection with our certificate as we do with its.
         let drain = drain_at(not_before, not_after, now).min(drain_at(peer.not_before, peer.not_after, now));

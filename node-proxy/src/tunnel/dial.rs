@@ -10,10 +10,13 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use weft_model::{Identity, Reason, Text};
-use weft_tls::{Alpn, WorkloadTls};
+use weft_tls::{Alpn, TlsError, WorkloadTls};
 
-use super::trusted::{Trust, Trusted};
+use super::proofs::Pair;
+use super::renew::Renew;
+use super::trusted::Trusted;
 use crate::pod::LocalPod;
+use crate::worker::Shared;
 
 /// How long each step of making a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +57,13 @@ pub(crate) struct Dial {
 #[derive(Clone)]
 pub(crate) enum Way {
     /// Mutual TLS to the pod `to_pod`, which must be `expected`.
-    Tunnel { tls: Arc<WorkloadTls>, trust: Trust, to_pod: Option<Text>, expected: Identity, alpn: Alpn },
+    Tunnel {
+        tls: Arc<WorkloadTls>,
+        shared: Arc<Shared>,
+        to_pod: Option<Text>,
+        expected: Identity,
+        alpn: Alpn,
+    },
     /// Plaintext out of the mesh.
     Plain,
     /// Plaintext to the pod's own application, from the caller's address.
@@ -136,18 +145,33 @@ impl Dial {
     /// Makes the connection, with TLS where it needs it.
     pub(crate) async fn run(&self, deadlines: &Deadlines) -> Result<Io, Failure> {
         let stream = self.run_plain(deadlines).await?;
-        let Way::Tunnel { tls, trust, expected, alpn, .. } = &self.way else { return Ok(Io::Tcp(stream)) };
+        let Way::Tunnel { tls, shared, expected, alpn, .. } = &self.way else { return Ok(Io::Tcp(stream)) };
         let handshake = async {
             let stream = tls.connect(stream, expected, *alpn).await?;
-            Trusted::new(stream, tls, trust.clone())
+            let proof = shared.proofs.shown(self.pair(expected), stream.peer()?, tls);
+            let trust = shared.certificates.trust();
+            Ok::<_, TlsError>(Trusted::new(stream, proof, trust, Some(Renew::by(self, deadlines))))
         };
         match tokio::time::timeout(deadlines.tls, handshake).await {
             Ok(Ok(stream)) => Ok(Io::Tls(Box::new(stream))),
-            Ok(Err(error)) => Err(self.failed(Reason::TlsFailed, &error)),
-            Err(_) => {
-                Err(self.failed(Reason::TlsFailed, &"the TLS handshake did not end within the deadline"))
-            }
+            Ok(Err(error)) => Err(self.no_tls(&error)),
+            Err(_) => Err(self.no_tls(&"the TLS handshake did not end within the deadline")),
         }
+    }
+
+    /// Both ends, if the peer is `expected`.
+    pub(super) fn pair(&self, expected: &Identity) -> Pair {
+        let to_pod = match &self.way {
+            Way::Tunnel { to_pod, .. } => to_pod.clone(),
+            Way::Plain | Way::Application { .. } => None,
+        };
+        let pod = self.pod.enrolled.uid.clone();
+        Pair::Calling { pod, to: self.to, to_pod, expected: expected.clone() }
+    }
+
+    /// The peer is not who it should be, or refuses us.
+    pub(super) fn no_tls(&self, why: &dyn std::fmt::Display) -> Failure {
+        self.failed(Reason::TlsFailed, why)
     }
 
     async fn connect(&self) -> std::io::Result<TcpStream> {

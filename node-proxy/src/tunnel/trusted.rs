@@ -1,6 +1,8 @@
-//! A tunnel's bytes, for as long as the peer is to be trusted: a connection ends at the latest with its peer's
-//! certificate, and as soon as the roots trusted here no longer lead to it. Whatever holds the connection by then
-//! (a pool, a request, an upgrade) sees it fail.
+//! A tunnel's bytes, for as long as the peer is to be trusted: a connection ends at the latest with the certificate that
+//! its peer has shown last, on this connection or on a newer one of the same pair, and as soon as the roots trusted here
+//! no longer lead to that certificate. Whatever holds the connection by then (a pool, a request, an upgrade) sees it fail.
+//!
+//! The calling side sees to it that both ends see each other's renewed certificates in time: see [`Renew`].
 
 use std::io;
 use std::pin::Pin;
@@ -12,13 +14,20 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use weft_tls::{Peer, TlsError, TlsStream, TrustBundle, WorkloadTls};
+use weft_tls::{TlsStream, TrustBundle};
+
+use super::proofs::{Proof, Shown};
+use super::renew::Renew;
 
 /// The roots trusted now; `None`: not known yet.
 pub(crate) type Trust = watch::Receiver<Option<Arc<TrustBundle>>>;
 
 /// The longest sleep towards a time of the wall clock, so that a jump of that clock is noticed.
 const NAP: Duration = Duration::from_secs(60);
+
+/// What errors of a connection begin with whose peer is trusted no longer. (h2 keeps an error's kind and words, not its
+/// type.)
+const ENDED: &str = "the peer is no longer to be trusted";
 
 /// A TLS connection that ends with the trust in its peer.
 #[derive(Debug)]
@@ -36,20 +45,19 @@ struct Lost {
 }
 
 impl<IO> Trusted<IO> {
-    /// Watches over `stream`, whose handshake `tls` made. Call it on a worker.
-    ///
-    /// # Errors
-    /// What the peer presented cannot be read.
-    pub(crate) fn new(stream: TlsStream<IO>, tls: &WorkloadTls, trust: Trust) -> Result<Self, TlsError> {
-        let (peer, judged, lost) = (stream.peer()?, tls.bundle().clone(), Arc::<Lost>::default());
+    /// Watches over `stream`, whose handshake was the last that `proof` was told of. Call it on a worker.
+    /// `renew`: how to see the peer again; on the calling side only.
+    pub(crate) fn new(stream: TlsStream<IO>, proof: Arc<Proof>, trust: Trust, renew: Option<Renew>) -> Self {
+        let lost = Arc::<Lost>::default();
         let told = lost.clone();
         let watcher = tokio::task::spawn_local(async move {
-            let why = distrust(&peer, judged, trust).await;
-            tracing::info!(peer = %peer.identity, why, "a tunnel ends: its peer is no longer to be trusted");
-            let _ = told.why.set(why);
+            let why = distrust(&proof, trust, renew).await;
+            let peer = proof.subscribe().borrow().peer.identity.clone();
+            tracing::info!(%peer, why, "a tunnel ends: its peer is no longer to be trusted");
+            let _ = told.why.set(format!("{ENDED}: {why}"));
             told.waker.wake();
         });
-        Ok(Self { stream, lost, watcher })
+        Self { stream, lost, watcher }
     }
 
     fn poll_lost(&self, cx: &Context<'_>) -> io::Result<()> {
@@ -61,27 +69,43 @@ impl<IO> Trusted<IO> {
     }
 }
 
+/// Whether a connection, or a stream on it, failed because its peer is trusted no longer.
+pub(crate) fn is_distrust(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionAborted && error.to_string().contains(ENDED)
+}
+
 impl<IO> Drop for Trusted<IO> {
     fn drop(&mut self) {
         self.watcher.abort();
     }
 }
 
-/// Completes when a handshake with `peer` would fail by now: with the reason.
-async fn distrust(peer: &Peer, mut judged: Arc<TrustBundle>, mut trust: Trust) -> String {
-    let mut end = std::pin::pin!(wall(peer.not_after));
+/// Completes when a handshake with the peer, by the certificate that it has shown last, would fail by now: with the reason.
+async fn distrust(proof: &Proof, mut trust: Trust, mut renew: Option<Renew>) -> String {
+    let mut news = proof.subscribe();
     let mut followed = true;
     loop {
-        let bundle = trust.borrow_and_update().clone().filter(|bundle| *bundle != judged);
-        if let Some(bundle) = bundle {
-            if let Err(error) = peer.check(&bundle, SystemTime::now()) {
-                return error.to_string();
-            }
-            judged = bundle;
+        let shown: Shown = news.borrow_and_update().clone();
+        let bundle = trust.borrow_and_update().clone().filter(|bundle| *bundle != shown.judged);
+        if let Some(bundle) = bundle
+            && let Err(error) = shown.peer.check(&bundle, SystemTime::now())
+        {
+            return error.to_string();
         }
+        let renewed = async {
+            match &mut renew {
+                Some(renew) => renew.when_due(proof, &shown).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = &mut end => return "its certificate has ended".to_owned(),
+            () = wall(shown.peer.not_after) => {
+                return "its certificate has ended, and it has shown no newer one".to_owned();
+            }
             changed = trust.changed(), if followed => followed = changed.is_ok(),
+            // `proof` is held here, so it has news or none.
+            _ = news.changed() => {}
+            () = renewed => {}
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The called side of HBONE: CONNECT to one of this pod's own addresses, answered 200 only once the application has
 //! accepted, so that a peer can use a pod neither as a relay nor as a hole.
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,6 +38,10 @@ where
     let deadline = worker.pools.deadlines().tls;
     let mut connection = match tokio::time::timeout(deadline, builder.handshake::<_, Bytes>(io)).await {
         Ok(Ok(connection)) => connection,
+        // A peer that only wanted to show its certificate.
+        Ok(Err(error)) if error.get_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof) => {
+            return Ok(());
+        }
         Ok(Err(error)) => return Err(Failure::new(Reason::BadTunnelRequest, error.to_string())),
         Err(_) => {
             return Err(Failure::new(Reason::BadTunnelRequest, "HTTP/2 did not begin within the deadline"));

@@ -68,6 +68,7 @@ impl World {
             pods,
             certificates: Certificates::default(),
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
+            proofs: Default::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
