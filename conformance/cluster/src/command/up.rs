@@ -15,7 +15,7 @@ use nix::unistd::{Pid, getuid};
 use super::Which;
 use crate::artefacts::Artefacts;
 use crate::cgroup;
-use crate::config::{CNI_PLUGINS, Channel, Config, State};
+use crate::config::{CNI_PLUGINS, Channel, Config, State, cache};
 use crate::enter;
 use crate::report::{Phase, Report};
 
@@ -67,19 +67,22 @@ impl Up {
         }
         check_machine()?;
         let state = State::locate(&self.which.name);
-        let lock = lock(&state)?;
+        // Before the lock, since it may take minutes.
+        let artefacts = Artefacts::obtain(self.crds)?;
+        let lock = lock()?;
         if weft_runtime::process::running(&state.pid()).is_some() {
             drop(lock);
             println!("Cluster {:?} is up already.", self.which.name);
             return self.same_as(&enter::read_config(&state.config())?);
         }
+        sweep()?;
         let config = Config {
             name: self.which.name.clone(),
             nodes: self.nodes,
             crds: self.crds,
             dual_stack: self.dual_stack,
             taints: self.taints.clone(),
-            artefacts: Artefacts::obtain(self.crds)?,
+            artefacts,
             state,
         };
         claim(&config)?;
@@ -140,7 +143,7 @@ impl Up {
 impl Down {
     pub(super) fn run(self) -> Result<u8> {
         let state = State::locate(&self.which.name);
-        let _lock = lock(&state)?;
+        let _lock = lock()?;
         if !state.folder().exists() {
             println!("There is no cluster named {:?}.", self.which.name);
             return Ok(0);
@@ -152,17 +155,27 @@ impl Down {
     }
 }
 
-/// Held while a cluster of this name begins or ends: two of them would remove each other's files.
-fn lock(state: &State) -> Result<Flock<fs::File>> {
-    let mut file = state.folder().as_os_str().to_owned();
-    file.push(".lock");
-    let file = Path::new(&file);
-    if let Some(parent) = file.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    }
-    Flock::lock(fs::File::create(file)?, FlockArg::LockExclusive)
+/// Held while a cluster is claimed or removed: two commands for one name would remove each other's files.
+fn lock() -> Result<Flock<fs::File>> {
+    let folder = cache().join("cluster");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Flock::lock(fs::File::create(folder.join(".lock"))?, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
-        .with_context(|| format!("cannot lock {}", file.display()))
+        .with_context(|| format!("cannot lock {}", folder.display()))
+}
+
+/// Removes the control groups of clusters that ended by themselves. Their files stay for who wants to know why. The caller has
+/// the lock, so that none of them is just beginning.
+fn sweep() -> Result<()> {
+    for state in State::all() {
+        let name = state.folder().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if weft_runtime::process::running(&state.pid()).is_none() {
+            let group = Config::cgroup_of(&name);
+            cgroup::remove(&group)?;
+            cgroup::remove_parent_if_empty(&group)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_machine() -> Result<()> {
