@@ -49,6 +49,14 @@ pub fn helm() -> Result<PathBuf> {
     Ok(go::build(&HELM)?.join("helm"))
 }
 
+/// The program that is kubectl when it is called so, built when somebody asks for it.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn kubectl() -> Result<PathBuf> {
+    Ok(go::build(&KUBE)?.join("kube"))
+}
+
 /// Where each artefact is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Artefacts {

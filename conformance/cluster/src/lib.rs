@@ -23,6 +23,6 @@ mod report;
 mod stage;
 mod supervisor;
 
-pub use artefacts::helm;
+pub use artefacts::{helm, kubectl};
 pub use config::{Channel, Node, State};
 pub use handle::{Cluster, Output, feed};

@@ -32,11 +32,7 @@ impl Chart {
     pub fn new(workspace: &Path, archive: &Path) -> Result<Self> {
         let content = std::fs::read(archive).with_context(|| format!("reading {}", archive.display()))?;
         let digest: String = Sha256::digest(&content).iter().take(8).map(|b| format!("{b:02x}")).collect();
-        Ok(Self {
-            helm: crate::programs::helm()?,
-            folder: workspace.join("deploy/helm/weft"),
-            images: digest,
-        })
+        Ok(Self { helm: weft_cluster::helm()?, folder: workspace.join("deploy/helm/weft"), images: digest })
     }
 
     /// Installs or upgrades, and waits until everything is rolled out.

@@ -35,17 +35,6 @@ const ECHO: Module = Module {
     ldflags: "-s -w",
 };
 
-/// Helm itself.
-const HELM: Module = Module {
-    name: "helm",
-    folder: "conformance/cluster/go/helm",
-    what: "helm",
-    usually: "2 minutes",
-    programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
-    is_static: true,
-    ldflags: "-s -w",
-};
-
 /// The suite's test program, and what it says that it holds.
 ///
 /// # Errors
@@ -70,14 +59,6 @@ pub fn suite() -> Result<(PathBuf, Listing)> {
     }
     let listing = Listing::read(&listing)?;
     Ok((program, listing))
-}
-
-/// The helm program.
-///
-/// # Errors
-/// If it cannot be built.
-pub fn helm() -> Result<PathBuf> {
-    Ok(go::build(&HELM)?.join("helm"))
 }
 
 /// An archive with the images that the suite's manifests name.
