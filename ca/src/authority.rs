@@ -1,6 +1,6 @@
 //! The authority: signs workload certificates and the controller's own, and keeps the trust bundle.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use weft_model::{Identity, TrustDomain};
 use weft_tls::{BundleError, TrustBundle};
 
+use crate::directory;
 use crate::request::{self, RequestError};
 use crate::root::{self, Root, RootError, certificate_pem};
 
@@ -23,8 +24,6 @@ const ENDS_SOON: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What an authority is told at its start.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where the root lives (`--ca-dir`). `root.pem` (0600) holds it, `root.crt` is for those who trust it.
-    pub directory: PathBuf,
     /// The trust domain it signs for.
     pub trust_domain: TrustDomain,
     /// Lifetime of workload certificates.
@@ -37,14 +36,13 @@ pub struct Settings {
 
 impl Settings {
     /// Leaves and the controller's certificate for 24 hours, a root for 10 years.
-    pub fn new(directory: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
+    pub const fn new(trust_domain: TrustDomain) -> Self {
         const DAY: Duration = Duration::from_secs(24 * 60 * 60);
         Self {
-            directory: directory.into(),
             trust_domain,
             leaf_lifetime: DAY,
             serving_lifetime: DAY,
-            root_lifetime: DAY * 3650,
+            root_lifetime: DAY.saturating_mul(3650),
         }
     }
 }
@@ -52,6 +50,8 @@ impl Settings {
 /// A root that signs for one trust domain.
 pub struct Authority {
     settings: Settings,
+    /// Where the root is kept, for words.
+    place: String,
     root: Root,
     trust: watch::Sender<TrustBundle>,
 }
@@ -91,18 +91,37 @@ pub enum SignError {
 }
 
 impl Authority {
-    /// Loads the root from its directory or makes it, and writes `root.crt` beside it.
+    /// Loads the root from a directory or makes it there: `root.pem` (0600) holds it, `root.crt` is for those who
+    /// trust it.
     ///
     /// # Errors
     /// See [`RootError`]; nothing is ever repaired or replaced silently.
-    pub fn open(settings: Settings, now: SystemTime) -> Result<Self, RootError> {
-        let Settings { directory, trust_domain, root_lifetime, .. } = &settings;
-        let root = root::open(directory, trust_domain, *root_lifetime, now)?;
-        let bundle = bundle_of(&settings, &root, Vec::new()).map_err(|error| RootError::Damaged {
-            path: settings.directory.clone(),
-            why: error.to_string(),
-        })?;
-        let authority = Self { settings, root, trust: watch::Sender::new(bundle) };
+    pub fn open(directory: &Path, settings: Settings, now: SystemTime) -> Result<Self, RootError> {
+        let Settings { trust_domain, root_lifetime, .. } = &settings;
+        let root = directory::open(directory, trust_domain, *root_lifetime, now)?;
+        Self::of(root, directory.display().to_string(), settings, now)
+    }
+
+    /// An authority with a root that is kept elsewhere: key and certificate as PEM. `place` says where, in errors.
+    ///
+    /// # Errors
+    /// See [`RootError`].
+    pub fn from_pem(
+        pem: &[u8],
+        place: impl Into<String>,
+        settings: Settings,
+        now: SystemTime,
+    ) -> Result<Self, RootError> {
+        let place = place.into();
+        let root = root::read(pem, &place, &settings.trust_domain, now)?;
+        Self::of(root, place, settings, now)
+    }
+
+    fn of(root: Root, place: String, settings: Settings, now: SystemTime) -> Result<Self, RootError> {
+        let damaged =
+            |error: BundleError| RootError::Damaged { place: place.clone(), why: error.to_string() };
+        let bundle = bundle_of(&settings, &root, Vec::new()).map_err(damaged)?;
+        let authority = Self { settings, place, root, trust: watch::Sender::new(bundle) };
         authority.watch_root(now);
         Ok(authority)
     }
@@ -110,11 +129,6 @@ impl Authority {
     /// The trust domain it signs for.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.settings.trust_domain
-    }
-
-    /// The directory of the root.
-    pub fn directory(&self) -> &Path {
-        &self.settings.directory
     }
 
     /// When the root ends. No certificate outlives it.
@@ -132,7 +146,11 @@ impl Authority {
     fn watch_root(&self, now: SystemTime) {
         if let Some(left) = self.root_ends_soon(now) {
             let days = left.as_secs() / (24 * 60 * 60);
-            tracing::warn!(days, directory = %self.settings.directory.display(), "the root certificate ends soon and nothing is signed after it: prepare a new root");
+            tracing::warn!(
+                days,
+                place = self.place,
+                "the root certificate ends soon and nothing is signed after it: prepare a new root"
+            );
         }
     }
 

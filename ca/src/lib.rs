@@ -1,7 +1,7 @@
-//! Weft's certificate authority: a root of its own on disk, leaves for workloads on proof of the node, and the trust
+//! Weft's certificate authority: a root of its own, on disk or kept by its user, leaves for workloads on proof of the node, and the trust
 //! bundle. A library: the controller embeds it.
 //!
-//! * [`Authority`]: the root, and what it signs.
+//! * [`Authority`]: the root, and what it signs. [`NewRoot`] makes a root to be kept elsewhere than on disk.
 //! * [`Authenticator`]: how a caller proves who it is: [`TokenReviewAuthenticator`] by a service-account token that the
 //!   API server reviews, [`NodeSecretAuthenticator`] by a secret that is shared with a node.
 //! * [`CertificatesService`]: the gRPC service, with the question who may ask for what.
@@ -9,6 +9,7 @@
 
 mod authenticate;
 mod authority;
+mod directory;
 mod rate;
 mod request;
 mod root;
@@ -19,6 +20,6 @@ pub use authenticate::{
     Authenticator, Caller, Node, NodeSecretAuthenticator, ProofError, authenticate, authenticate_node,
 };
 pub use authority::{Authority, ServingCertificate, Settings, SignError};
-pub use root::RootError;
+pub use root::{NewRoot, RootError};
 pub use service::{CertificatesService, IdentitiesOnNode, Rate};
 pub use token_review::{TokenReviewAuthenticator, TokenReviewSettings};

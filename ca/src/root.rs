@@ -1,9 +1,7 @@
-//! The root certificate and its key on disk: one file, readable by its owner only, written whole or not at all.
+//! The root certificate and its key, wherever they are kept: making and reading them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
@@ -15,11 +13,6 @@ use x509_parser::pem::Pem;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::authority::random_serial;
-
-/// Key and certificate, PEM, mode 0600.
-const SECRET: &str = "root.pem";
-/// The certificate alone, for those who have to trust it.
-const PUBLIC: &str = "root.crt";
 
 /// Why there is no root to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -48,21 +41,21 @@ pub enum RootError {
     },
     /// Not what this program writes.
     #[error(
-        "{path} is damaged: {why}; restore it from a copy, or move it away to begin with a new root (every proxy must then be given the new {PUBLIC})"
+        "{place} is damaged: {why}; restore it from a copy, or remove it to begin with a new root (every proxy must then be given the new root certificate)"
     )]
     Damaged {
-        /// The file.
-        path: PathBuf,
+        /// The file or object.
+        place: String,
         /// What is wrong.
         why: String,
     },
     /// Of another mesh.
     #[error(
-        "{path} is the root of {found}, but the trust domain is set to {wanted}; use another directory or the same trust domain"
+        "{place} is the root of {found}, but the trust domain is set to {wanted}; use another place or the same trust domain"
     )]
     TrustDomain {
-        /// The file.
-        path: PathBuf,
+        /// The file or object.
+        place: String,
         /// The root's trust domain.
         found: String,
         /// The configured one.
@@ -70,11 +63,11 @@ pub enum RootError {
     },
     /// Too old.
     #[error(
-        "the root in {path} has expired; move it away to begin with a new root and give every proxy the new {PUBLIC}"
+        "the root in {place} has expired; remove it to begin with a new root and give every proxy the new root certificate"
     )]
     Expired {
-        /// The file.
-        path: PathBuf,
+        /// The file or object.
+        place: String,
     },
     /// The library refused to make a key or a certificate.
     #[error("cannot make a root: {0}")]
@@ -88,119 +81,60 @@ pub(crate) struct Root {
     pub(crate) not_after: SystemTime,
 }
 
-/// Loads the root from a directory, or makes one there.
-pub(crate) fn open(
-    directory: &Path,
+/// A root that was made, to be kept somewhere.
+pub struct NewRoot {
+    /// The key, PKCS #8, PEM.
+    pub key_pem: String,
+    /// The certificate, PEM.
+    pub certificate_pem: String,
+}
+
+impl NewRoot {
+    /// Makes a root for a trust domain.
+    ///
+    /// # Errors
+    /// The library refuses.
+    pub fn make(trust_domain: &TrustDomain, lifetime: Duration, now: SystemTime) -> Result<Self, RootError> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, format!("Weft root of {trust_domain}"));
+        // SPIFFE X509-SVID §3.2: a signing certificate names its trust domain.
+        params.subject_alt_names = vec![SanType::URI(spiffe(trust_domain).as_str().try_into()?)];
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(random_serial());
+        params.not_before = (now - Duration::from_secs(60)).into();
+        params.not_after = (now + lifetime).into();
+        let certificate_pem = params.self_signed(&key)?.pem();
+        Ok(Self { key_pem: key.serialize_pem(), certificate_pem })
+    }
+}
+
+impl std::fmt::Debug for NewRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NewRoot").field("certificate_pem", &self.certificate_pem).finish_non_exhaustive()
+    }
+}
+
+/// Reads a root: key and certificate as PEM, in any order. `place` is where they come from, for errors.
+pub(crate) fn read(
+    pem: &[u8],
+    place: &str,
     trust_domain: &TrustDomain,
-    lifetime: Duration,
     now: SystemTime,
 ) -> Result<Root, RootError> {
-    prepare(directory)?;
-    let path = directory.join(SECRET);
-    if !path.exists() {
-        create(directory, &path, trust_domain, lifetime, now)?;
-    }
-    let root = load(&path, trust_domain, now)?;
-    let public = directory.join(PUBLIC);
-    let text = certificate_pem(&root.certificate_der);
-    // Not written when it is there already: the directory may be mounted read-only.
-    if fs::read(&public).ok().as_deref() != Some(text.as_bytes()) {
-        write_whole(&public, 0o644, text.as_bytes(), true)?;
-    }
-    Ok(root)
-}
-
-fn io_error(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RootError {
-    let path = path.to_owned();
-    move |error| RootError::Io { doing, path, error }
-}
-
-/// The directory exists, and nobody else may put another key into it.
-fn prepare(directory: &Path) -> Result<(), RootError> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(directory)
-        .map_err(io_error("create", directory))?;
-    let mode = fs::metadata(directory).map_err(io_error("read", directory))?.mode() & 0o7777;
-    // Sticky world-writable folders (/tmp) would still let others put a file there first.
-    if mode & 0o022 != 0 {
-        return Err(RootError::Permissions { path: directory.to_owned(), mode, wanted: 0o700 });
-    }
-    Ok(())
-}
-
-fn create(
-    directory: &Path,
-    path: &Path,
-    trust_domain: &TrustDomain,
-    lifetime: Duration,
-    now: SystemTime,
-) -> Result<(), RootError> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("Weft root of {trust_domain}"));
-    // SPIFFE X509-SVID §3.2: a signing certificate names its trust domain.
-    params.subject_alt_names = vec![SanType::URI(spiffe(trust_domain).as_str().try_into()?)];
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.serial_number = Some(random_serial());
-    params.not_before = (now - Duration::from_secs(60)).into();
-    params.not_after = (now + lifetime).into();
-    let certificate = params.self_signed(&key)?;
-    let text = format!("{}{}", key.serialize_pem(), certificate.pem());
-    match write_whole(path, 0o600, text.as_bytes(), false) {
-        // Another controller on the same directory was faster: its root is the one.
-        Err(RootError::Io { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }?;
-    tracing::info!(directory = %directory.display(), %trust_domain, "made a new root certificate");
-    Ok(())
-}
-
-/// Writes a file beside its place, and moves it there when it is on disk. Without `replace` an existing file stays,
-/// and the error is [`io::ErrorKind::AlreadyExists`].
-fn write_whole(path: &Path, mode: u32, bytes: &[u8], replace: bool) -> Result<(), RootError> {
-    let mut temporary = path.as_os_str().to_owned();
-    // Process ids repeat between containers that share a volume.
-    temporary.push(format!(".{:016x}", rand::random::<u64>()));
-    let temporary = PathBuf::from(temporary);
-    let written = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(
-        |mut file: File| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        },
-    );
-    let placed = written
-        .and_then(|()| if replace { fs::rename(&temporary, path) } else { fs::hard_link(&temporary, path) });
-    let _ = fs::remove_file(&temporary);
-    placed.map_err(io_error("write", path))?;
-    match path.parent() {
-        Some(parent) => {
-            File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("write", parent))
-        }
-        None => Ok(()),
-    }
-}
-
-fn load(path: &Path, trust_domain: &TrustDomain, now: SystemTime) -> Result<Root, RootError> {
-    let mode = fs::metadata(path).map_err(io_error("read", path))?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(RootError::Permissions { path: path.to_owned(), mode, wanted: 0o600 });
-    }
-    let text = fs::read(path).map_err(io_error("read", path))?;
-    let damaged = |why: String| RootError::Damaged { path: path.to_owned(), why };
-    let (key_der, certificate_der) = blocks(&text).map_err(damaged)?;
+    let place = place.to_owned();
+    let damaged = |why: String| RootError::Damaged { place: place.clone(), why };
+    let (key_der, certificate_der) = blocks(pem).map_err(damaged)?;
     let key = KeyPair::try_from(key_der).map_err(|error| damaged(format!("its key: {error}")))?;
     let (found, not_after) = check_certificate(&certificate_der, &key).map_err(damaged)?;
     let wanted = spiffe(trust_domain);
     if found != wanted {
-        return Err(RootError::TrustDomain { path: path.to_owned(), found, wanted });
+        return Err(RootError::TrustDomain { place, found, wanted });
     }
     if not_after <= now {
-        return Err(RootError::Expired { path: path.to_owned() });
+        return Err(RootError::Expired { place });
     }
     let issuer = Issuer::from_ca_cert_der(&certificate_der.as_slice().into(), key)?;
     Ok(Root { issuer, certificate_der, not_after })

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, IsCa, KeyPair, SanType};
 use tempfile::TempDir;
-use weft_ca::{Authority, RootError, Settings, SignError};
+use weft_ca::{Authority, NewRoot, RootError, Settings, SignError};
 use weft_model::{Identity, TrustDomain};
 use weft_tls::testing::{TestCa, uri};
 use weft_tls::{KeyRequest, Leaf, WorkloadTls};
@@ -31,7 +31,7 @@ fn directory() -> TempDir {
 }
 
 fn open(directory: &Path) -> Result<Authority, RootError> {
-    Authority::open(Settings::new(directory, domain()), SystemTime::now())
+    Authority::open(directory, Settings::new(domain()), SystemTime::now())
 }
 
 fn leaf(authority: &Authority) -> Leaf {
@@ -153,10 +153,13 @@ fn a_damaged_root_is_reported_and_never_replaced() {
 fn a_root_of_another_trust_domain_or_of_the_past_is_not_used() {
     let directory = directory();
     open(directory.path()).unwrap();
-    let other = Settings::new(directory.path(), TrustDomain("other".into()));
-    assert!(matches!(Authority::open(other, SystemTime::now()), Err(RootError::TrustDomain { .. })));
+    let other = Settings::new(TrustDomain("other".into()));
+    assert!(matches!(
+        Authority::open(directory.path(), other, SystemTime::now()),
+        Err(RootError::TrustDomain { .. })
+    ));
     let future = SystemTime::now() + HOUR * 24 * 3651;
-    let error = Authority::open(Settings::new(directory.path(), domain()), future).unwrap_err();
+    let error = Authority::open(directory.path(), Settings::new(domain()), future).unwrap_err();
     assert!(matches!(error, RootError::Expired { .. }), "{error}");
 }
 
@@ -181,9 +184,9 @@ fn a_leaf_lives_for_a_day_from_a_minute_ago_with_its_own_serial() {
 #[test]
 fn no_certificate_outlives_the_root() {
     let directory = directory();
-    let settings = Settings { root_lifetime: HOUR / 2, ..Settings::new(directory.path(), domain()) };
+    let settings = Settings { root_lifetime: HOUR / 2, ..Settings::new(domain()) };
     let now = SystemTime::now();
-    let authority = Authority::open(settings, now).unwrap();
+    let authority = Authority::open(directory.path(), settings, now).unwrap();
     assert_eq!(leaf(&authority).not_after, authority.root_not_after());
     assert_eq!(authority.serving_certificate("a.svc", now).unwrap().not_after, authority.root_not_after());
     let request = KeyRequest::new(&cart()).unwrap();
@@ -195,7 +198,7 @@ fn no_certificate_outlives_the_root() {
 fn a_root_near_its_end_is_told_of() {
     let directory = directory();
     let now = SystemTime::now();
-    let authority = Authority::open(Settings::new(directory.path(), domain()), now).unwrap();
+    let authority = Authority::open(directory.path(), Settings::new(domain()), now).unwrap();
     assert_eq!(authority.root_ends_soon(now), None);
     let late = authority.root_not_after() - HOUR;
     assert_eq!(authority.root_ends_soon(late), Some(HOUR));
@@ -350,4 +353,17 @@ fn another_root_is_trusted_beside_the_own_one_and_watchers_hear_of_it_once() {
     }
     authority.trust_also(vec![root]).unwrap();
     assert!(!watch.has_changed().unwrap());
+}
+
+#[test]
+fn a_root_kept_elsewhere_signs_as_one_on_disk() {
+    let now = SystemTime::now();
+    let root = NewRoot::make(&domain(), HOUR * 24, now).unwrap();
+    let pem = format!("{}{}", root.certificate_pem, root.key_pem);
+    let authority = Authority::from_pem(pem.as_bytes(), "Secret a/b", Settings::new(domain()), now).unwrap();
+    assert_eq!(authority.root_pem(), root.certificate_pem.replace("\r\n", "\n"));
+    assert!(leaf(&authority).is_valid_at(now));
+    let error = Authority::from_pem(b"odd", "Secret a/b", Settings::new(domain()), now).unwrap_err();
+    assert!(error.to_string().starts_with("Secret a/b is damaged"), "{error}");
+    assert!(!format!("{root:?}").contains("PRIVATE"), "{root:?}");
 }

@@ -31,8 +31,9 @@ fn cart() -> Identity {
 
 async fn fixture(rate: Rate) -> Fixture {
     let directory = tempfile::tempdir().unwrap();
-    let settings = Settings::new(directory.path().join("ca"), TrustDomain("td".into()));
-    let authority = Arc::new(Authority::open(settings, SystemTime::now()).unwrap());
+    let settings = Settings::new(TrustDomain("td".into()));
+    let authority =
+        Arc::new(Authority::open(&directory.path().join("ca"), settings, SystemTime::now()).unwrap());
     let secrets = directory.path().join("secrets");
     fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\n").unwrap();
     let pods = Pods::of([(cart(), "node-1")]);

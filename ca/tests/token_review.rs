@@ -275,8 +275,9 @@ async fn an_api_server_that_does_not_answer_proves_nobody_and_is_asked_again() {
 #[tokio::test]
 async fn a_tenants_pod_is_refused_its_neighbours_identity_and_gets_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let settings = Settings::new(directory.path().join("ca"), TrustDomain("td".into()));
-    let authority = Arc::new(Authority::open(settings, SystemTime::now()).unwrap());
+    let settings = Settings::new(TrustDomain("td".into()));
+    let authority =
+        Arc::new(Authority::open(&directory.path().join("ca"), settings, SystemTime::now()).unwrap());
     let cart: Identity = "spiffe://td/ns/shop/sa/cart".parse().unwrap();
     let neighbour: Identity = "spiffe://td/ns/shop/sa/payments".parse().unwrap();
     let elsewhere: Identity = "spiffe://td/ns/shop/sa/elsewhere".parse().unwrap();

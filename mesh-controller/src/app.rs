@@ -1,65 +1,169 @@
 //! Builds every part of the controller once, in the order in which they depend on each other, and runs them.
 
+mod serving;
+
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_ca::{Authority, NodeSecretAuthenticator, Settings};
+use weft_ca::{Authenticator, Authority, NodeSecretAuthenticator, Settings};
+use weft_ca::{TokenReviewAuthenticator, TokenReviewSettings};
 use weft_runtime::admin::{Admin, Answer};
 use weft_runtime::logging::Level;
 use weft_runtime::metrics::Metrics;
-use weft_tls::ServerTls;
 
-use crate::config::Config;
+use crate::config::{Config, SourceArgs};
 use crate::control::Control;
 use crate::folder::WatchedFolder;
+use crate::kubernetes::lead::{Duties, lead};
+use crate::kubernetes::lease::Candidate;
+use crate::kubernetes::statuses::ApiStatuses;
+use crate::kubernetes::{Kubernetes, LeaderMetrics, StatusMetrics, WatchMetrics, root};
+use crate::leadership::Leadership;
 use crate::metrics::ControlMetrics;
 use crate::server::{Progress, Server, Snapshots};
-use crate::status::StatusWriter;
+use crate::source::Source;
+use crate::status::{StatusSink, StatusWriter};
 
 /// Runs until `stop` is cancelled.
 ///
 /// # Errors
 /// What keeps the controller from starting, with what to do; and the failure of a part that cannot be done without.
 pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyhow::Result<()> {
-    let mesh = config.mesh.to_model();
-    let mut settings = Settings::new(&config.ca_dir, mesh.trust_domain.clone());
-    settings.leaf_lifetime = config.leaf_lifetime;
-    let authority =
-        Arc::new(Authority::open(settings, SystemTime::now()).context("the certificate authority")?);
-    let tls = serving_tls(&authority, &config.serving_name, &stop)?;
+    let begun = Begun::begin(&config, level, stop)?;
+    match config.source()? {
+        SourceArgs::Folder { folder, status_dir, ca_dir, node_secrets } => {
+            begun.with_folder(folder, status_dir, ca_dir, node_secrets).await
+        }
+        SourceArgs::Kubernetes { pod, namespace, address } => {
+            let candidate = Candidate {
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                address,
+                port: config.listen.port(),
+            };
+            Box::pin(begun.with_kubernetes(candidate)).await
+        }
+    }
+}
 
-    let listener = listen(&config).await?;
-    let admin_listener = Admin::bind(config.admin).await?;
-    let source = WatchedFolder::new(&config.folder).with_context(|| {
-        format!("--folder {}: it cannot be watched; does it exist?", config.folder.display())
-    })?;
+/// What does not depend on where objects come from.
+struct Begun<'a> {
+    config: &'a Config,
+    metrics: Metrics,
+    control_metrics: ControlMetrics,
+    admin: Admin,
+    stop: CancellationToken,
+}
 
-    let mut metrics = Metrics::new("weft_controller");
-    let control_metrics = ControlMetrics::register(&mut metrics);
-    // Versions go on rising when the controller starts again: its clock is far ahead of its counting.
-    let version = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-    let version = u64::try_from(version).unwrap_or_default();
-    let control = Control::new(source, StatusWriter::new(&config.status_dir), mesh, version, control_metrics);
+impl<'a> Begun<'a> {
+    fn begin(config: &'a Config, level: Level, stop: CancellationToken) -> anyhow::Result<Self> {
+        let mut metrics = Metrics::new("weft_controller");
+        let control_metrics = ControlMetrics::register(&mut metrics);
+        let mut admin = Admin::new();
+        admin.serve_logging(level);
+        Ok(Self { config, metrics, control_metrics, admin, stop })
+    }
 
-    let snapshots = control.snapshots();
-    let progress = Arc::new(Progress::default());
-    let server = Server {
-        authenticator: Arc::new(NodeSecretAuthenticator::new(&config.node_secrets)),
-        authority,
-        tls,
-        snapshots: snapshots.clone(),
-        progress: Arc::clone(&progress),
-    };
-    let admin = admin(metrics, level, snapshots, progress);
+    fn settings(&self) -> Settings {
+        let settings = Settings::new(self.config.mesh.to_model().trust_domain);
+        Settings { leaf_lifetime: self.config.leaf_lifetime, ..settings }
+    }
 
-    tokio::select! {
-        () = server.serve(listener, stop.clone()) => Ok(()),
-        ended = control.run() => ended.context("the control loop"),
-        never = admin.serve(admin_listener) => match never {},
+    async fn with_folder(
+        self,
+        folder: &Path,
+        status_dir: &Path,
+        ca_dir: &Path,
+        node_secrets: &Path,
+    ) -> anyhow::Result<()> {
+        let authority = Authority::open(ca_dir, self.settings(), SystemTime::now());
+        let authority = authority.context("the certificate authority")?;
+        let source = WatchedFolder::new(folder).with_context(|| {
+            format!("--folder {}: it cannot be watched; does it exist?", folder.display())
+        })?;
+        tracing::info!(folder = %folder.display(), "reading objects from a folder");
+        let control = self.control(source, StatusWriter::new(status_dir));
+        let authenticator = NodeSecretAuthenticator::new(node_secrets);
+        self.serve(control, authority, authenticator, Leadership::alone()).await
+    }
+
+    async fn with_kubernetes(mut self, candidate: Candidate) -> anyhow::Result<()> {
+        let client = kube::Client::try_default().await.context(
+            "there is no API server to talk to: run this in a pod, or give KUBECONFIG the path of a kubeconfig file",
+        )?;
+        let authority = tokio::select! {
+            authority = root::authority(&client, &candidate.namespace, self.settings()) => authority,
+            () = self.stop.cancelled() => return Ok(()),
+        };
+        let authority = authority.context("the certificate authority")?;
+        let metrics = WatchMetrics::register(&mut self.metrics);
+        let source = Kubernetes::start(&client, self.config.mesh.to_model(), metrics);
+        let (watches, noted) = (source.watches(), source.watches());
+        self.admin.ready_unless(move || watches.missing());
+        self.admin.note(move || noted.troubles());
+        let sink = ApiStatuses::default();
+        let duties = Duties {
+            wanted: sink.wanted(),
+            root_pem: authority.root_pem(),
+            statuses: StatusMetrics::register(&mut self.metrics),
+            leader: LeaderMetrics::register(&mut self.metrics),
+        };
+        let settings =
+            TokenReviewSettings::new(authority.trust_domain().clone(), candidate.namespace.as_str());
+        let authenticator = TokenReviewAuthenticator::new(client.clone(), settings);
+        let (leadership, leads) = watch::channel(Leadership::Follower { leader: None });
+        let control = self.control(source, sink);
+        let snapshots = control.snapshots();
+        let leading = tokio::spawn(lead(client, candidate, snapshots, leadership, duties, self.stop.clone()));
+        let served = self.serve(control, authority, authenticator, leads).await;
+        leading.await.context("the leader's work")?;
+        served
+    }
+
+    fn control<S: Source, W: StatusSink>(&self, source: S, sink: W) -> Control<S, W> {
+        // Versions go on rising when the controller starts again: its clock is far ahead of its counting.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let version = u64::try_from(since.as_millis()).unwrap_or_default();
+        Control::new(source, sink, self.config.mesh.to_model(), version, self.control_metrics.clone())
+    }
+
+    async fn serve<S: Source, W: StatusSink, A: Authenticator>(
+        self,
+        control: Control<S, W>,
+        authority: Authority,
+        authenticator: A,
+        leadership: watch::Receiver<Leadership>,
+    ) -> anyhow::Result<()> {
+        let Self { config, metrics, mut admin, stop, .. } = self;
+        let listener = listen(config).await?;
+        let admin_listener = Admin::bind(config.admin).await?;
+        let authority = Arc::new(authority);
+        let tls = serving::tls(&authority, &config.serving_name, &stop)?;
+        let progress = Arc::new(Progress::default());
+        admin.serve_metrics(Arc::new(metrics));
+        show(&mut admin, control.snapshots(), Arc::clone(&progress), leadership.clone());
+        let server = Server {
+            authenticator: Arc::new(authenticator),
+            authority,
+            tls,
+            snapshots: control.snapshots(),
+            progress,
+            leadership,
+        };
+        let ended = tokio::select! {
+            () = server.serve(listener, stop.clone()) => Ok(()),
+            ended = control.run() => ended.context("the control loop"),
+            never = admin.serve(admin_listener) => match never {},
+        };
+        // Whatever ended it: the rest is to end as well.
+        stop.cancel();
+        ended
     }
 }
 
@@ -68,50 +172,17 @@ async fn listen(config: &Config) -> anyhow::Result<TcpListener> {
         .await
         .with_context(|| format!("--listen {}: the controller cannot listen there", config.listen))?;
     let address = listener.local_addr().context("the listening address")?;
-    tracing::info!(%address, folder = %config.folder.display(), "serving proxies");
+    tracing::info!(%address, "serving proxies");
     Ok(listener)
 }
 
-/// The controller's own certificate, renewed in time.
-fn serving_tls(
-    authority: &Arc<Authority>,
-    name: &str,
-    stop: &CancellationToken,
-) -> anyhow::Result<ServerTls> {
-    let certificate = authority
-        .serving_certificate(name, SystemTime::now())
-        .with_context(|| format!("--serving-name {name}: no certificate could be made for it"))?;
-    let mut renew_at = certificate.renew_at;
-    let tls = ServerTls::new(certificate.chain_der, certificate.key_pkcs8_der)?;
-    let (shown, authority, name, stop) = (tls.clone(), Arc::clone(authority), name.to_owned(), stop.clone());
-    tokio::spawn(async move {
-        loop {
-            // Looked at often rather than slept through, so that a clock that jumps does no harm.
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(30)) => {}
-            }
-            let now = SystemTime::now();
-            if now < renew_at {
-                continue;
-            }
-            let renewed = authority.serving_certificate(&name, now).map_err(anyhow::Error::from);
-            match renewed.and_then(|new| Ok((new.renew_at, shown.replace(new.chain_der, new.key_pkcs8_der)?)))
-            {
-                Ok((next, ())) => renew_at = next,
-                Err(error) => {
-                    tracing::error!(%error, "the controller's certificate was not renewed; trying again")
-                }
-            }
-        }
-    });
-    Ok(tls)
-}
-
-fn admin(metrics: Metrics, level: Level, snapshots: Snapshots, progress: Arc<Progress>) -> Admin {
-    let mut admin = Admin::new();
-    admin.serve_metrics(Arc::new(metrics));
-    admin.serve_logging(level);
+/// What the admin endpoint answers of the controller's own.
+fn show(
+    admin: &mut Admin,
+    snapshots: Snapshots,
+    progress: Arc<Progress>,
+    leadership: watch::Receiver<Leadership>,
+) {
     let translated = snapshots.clone();
     admin.ready_when("the first translation", move || translated.borrow().is_some());
     // Everything that is published, or with ?node=NAME what that node's proxy gets.
@@ -126,5 +197,12 @@ fn admin(metrics: Metrics, level: Level, snapshots: Snapshots, progress: Arc<Pro
         let nodes: BTreeMap<_, _> = progress.by_node();
         Answer::json(&nodes)
     });
-    admin
+    admin.handle("/leader", move |_| {
+        let text = match &*leadership.borrow() {
+            Leadership::Leader => "this replica leads\n".to_owned(),
+            Leadership::Follower { leader: Some(leader) } => format!("{leader} leads\n"),
+            Leadership::Follower { leader: None } => "no leader is known\n".to_owned(),
+        };
+        Answer::text(http::StatusCode::OK, text)
+    });
 }

@@ -1,7 +1,7 @@
 //! The command line of `weft-controller`. Every flag can also be given as an environment variable.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Parser;
@@ -12,14 +12,31 @@ use weft_runtime::duration::duration;
 /// The control plane: reads Kubernetes objects, translates them for the proxies, writes route status, signs certificates.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-controller", version, about)]
+#[command(group(clap::ArgGroup::new("source").required(true).args(["folder", "kubernetes"])))]
 pub struct Config {
     /// Folder of Kubernetes objects (JSON or YAML, searched with its subfolders) that is read and watched.
-    #[arg(long, env = "WEFT_FOLDER", value_name = "DIR")]
-    pub folder: PathBuf,
+    #[arg(long, env = "WEFT_FOLDER", value_name = "DIR", requires_all = ["status_dir", "ca_dir", "node_secrets"])]
+    pub folder: Option<PathBuf>,
 
-    /// Folder that statuses are written to, as `<Kind>/<namespace>/<name>.json`. Made if missing.
+    /// Reads objects from the API server that the pod or the kubeconfig file belongs to, and writes statuses there.
+    #[arg(long, env = "WEFT_KUBERNETES", requires_all = ["pod_name", "pod_namespace", "pod_ip"])]
+    pub kubernetes: bool,
+
+    /// With `--folder`: folder that statuses are written to, as `<Kind>/<namespace>/<name>.json`. Made if missing.
     #[arg(long, env = "WEFT_STATUS_DIR", value_name = "DIR")]
-    pub status_dir: PathBuf,
+    pub status_dir: Option<PathBuf>,
+
+    /// With `--kubernetes`: name of the pod that this runs in; with its address it is the name in the Lease.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub pod_name: Option<String>,
+
+    /// With `--kubernetes`: the pod's namespace, where the Lease, the root's Secret and ConfigMap and the proxies are.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub pod_namespace: Option<String>,
+
+    /// With `--kubernetes`: the pod's address, which the other replicas send proxies to while this one leads.
+    #[arg(long, env = "POD_IP", value_name = "ADDRESS")]
+    pub pod_ip: Option<IpAddr>,
 
     /// Address that proxies connect to for configuration and certificates.
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS", default_value = "[::]:15012")]
@@ -29,14 +46,15 @@ pub struct Config {
     #[arg(long, env = "WEFT_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
 
-    /// Folder with the certificate authority's root key and certificate. Made, with a new root, if missing.
+    /// With `--folder`: folder with the certificate authority's root key and certificate. Made, with a new root, if
+    /// missing. With `--kubernetes` they are in the Secret `weft-ca`.
     #[arg(long, env = "WEFT_CA_DIR", value_name = "DIR")]
-    pub ca_dir: PathBuf,
+    pub ca_dir: Option<PathBuf>,
 
-    /// File with one `<node>=<secret>` a line: the secrets that nodes' proxies prove themselves with. Read again
-    /// when a call comes and the file has changed.
+    /// With `--folder`: file with one `<node>=<secret>` a line: the secrets that nodes' proxies prove themselves with.
+    /// Read again when a call comes and the file has changed. With `--kubernetes` the API server reviews their tokens.
     #[arg(long, env = "WEFT_NODE_SECRETS", value_name = "FILE")]
-    pub node_secrets: PathBuf,
+    pub node_secrets: Option<PathBuf>,
 
     /// DNS name in the controller's serving certificate; the proxies' `--controller-name`.
     #[arg(
@@ -71,6 +89,51 @@ pub struct Config {
     pub mesh: MeshArgs,
 }
 
+/// Where objects come from, with what belongs to it.
+#[derive(Clone, Debug)]
+pub enum SourceArgs<'a> {
+    /// A folder.
+    Folder {
+        /// Of objects.
+        folder: &'a Path,
+        /// For statuses.
+        status_dir: &'a Path,
+        /// Of the root.
+        ca_dir: &'a Path,
+        /// The nodes' secrets.
+        node_secrets: &'a Path,
+    },
+    /// An API server, as this pod.
+    Kubernetes {
+        /// The pod's name.
+        pod: &'a str,
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its address.
+        address: IpAddr,
+    },
+}
+
+impl Config {
+    /// Where objects come from.
+    ///
+    /// # Errors
+    /// A flag that belongs to it is missing, which the command line does not let through.
+    pub fn source(&self) -> anyhow::Result<SourceArgs<'_>> {
+        if let (Some(folder), Some(status_dir), Some(ca_dir), Some(node_secrets)) =
+            (&self.folder, &self.status_dir, &self.ca_dir, &self.node_secrets)
+        {
+            return Ok(SourceArgs::Folder { folder, status_dir, ca_dir, node_secrets });
+        }
+        match (&self.pod_name, &self.pod_namespace, self.pod_ip) {
+            (Some(pod), Some(namespace), Some(address)) if self.kubernetes => {
+                Ok(SourceArgs::Kubernetes { pod, namespace, address })
+            }
+            _ => anyhow::bail!("give --folder or --kubernetes, with what belongs to it"),
+        }
+    }
+}
+
 /// Facts about the cluster that no object says.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MeshArgs {
@@ -100,5 +163,28 @@ impl MeshArgs {
             service_ranges: self.service_ranges.clone(),
             pod_ranges: self.pod_ranges.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let args = std::iter::once("weft-controller").chain(args.iter().copied());
+        Config::try_parse_from(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn objects_come_from_a_folder_or_from_an_api_server() {
+        let folder = ["--folder=f", "--status-dir=s", "--ca-dir=c", "--node-secrets=n"];
+        assert!(matches!(parse(&folder).unwrap().source(), Ok(SourceArgs::Folder { .. })));
+        let pod = ["--kubernetes", "--pod-name=p", "--pod-namespace=weft-system", "--pod-ip=10.0.0.1"];
+        assert!(matches!(parse(&pod).unwrap().source(), Ok(SourceArgs::Kubernetes { .. })));
+
+        assert!(parse(&[]).unwrap_err().contains("<--folder <DIR>|--kubernetes>"));
+        assert!(parse(&["--folder=f"]).unwrap_err().contains("--ca-dir"));
+        assert!(parse(&["--kubernetes"]).unwrap_err().contains("--pod-name"));
+        assert!(parse(&[&folder[..], &pod[..]].concat()).unwrap_err().contains("cannot be used with"));
     }
 }

@@ -3,13 +3,39 @@
 //!
 //! Kinds of the Gateway API are followed by their CustomResourceDefinitions: they may be absent, come, change the
 //! versions they are served in, and go, at any time.
+//!
+//! # Rights
+//!
+//! In all namespaces:
+//!
+//! | What | Verbs |
+//! |---|---|
+//! | `namespaces`, `services`, `pods`; `endpointslices` of `discovery.k8s.io` | list, watch |
+//! | `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
+//! | the same routes, for a status that somebody else has written meanwhile | get |
+//! | `grpcroutes/status`, `httproutes/status`, `tlsroutes/status`, `tcproutes/status`, `udproutes/status` | patch |
+//! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
+//! | `xmeshes/status` | patch |
+//! | `customresourcedefinitions` with the names of these kinds (lists and watches select by name) | list, watch |
+//!
+//! In Weft's own namespace:
+//!
+//! | What | Verbs |
+//! |---|---|
+//! | `leases` of `coordination.k8s.io` named `weft-controller` | get, list, watch, update |
+//! | `secrets` named `weft-ca` | get |
+//! | `configmaps` named `weft-trust` | get, list, watch, patch |
+//! | `leases`, `secrets`, `configmaps`: creating cannot be granted by name | create |
 
 mod definition;
 mod follow;
 mod kinds;
+pub mod lead;
 pub mod lease;
+pub mod mesh;
 mod metrics;
 mod raw;
+pub mod root;
 pub mod statuses;
 mod store;
 #[cfg(test)]
@@ -24,7 +50,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use weft_model::MeshConfig;
 
-pub use metrics::{StatusMetrics, WatchMetrics};
+pub use metrics::{LeaderMetrics, StatusMetrics, WatchMetrics};
 
 use crate::inputs::Kind;
 use crate::source::{Change, Loaded, Source};

@@ -12,6 +12,7 @@ pub mod control;
 pub mod folder;
 pub mod inputs;
 pub mod kubernetes;
+pub mod leadership;
 pub mod metrics;
 pub mod publish;
 pub mod server;

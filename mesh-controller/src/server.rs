@@ -22,6 +22,7 @@ use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, R
 use weft_model::{Identity, Text};
 use weft_tls::ServerTls;
 
+use crate::leadership::Leadership;
 use crate::publish::Snapshot;
 use stream::Stream;
 
@@ -60,25 +61,14 @@ impl Progress {
     }
 }
 
-/// The gRPC service `Config`.
+/// The gRPC service `Config`. Streams end when `stop` is cancelled.
 #[derive(Debug)]
-pub struct ConfigService<A> {
+struct ConfigService<A> {
     authenticator: Arc<A>,
     snapshots: Snapshots,
     progress: Arc<Progress>,
+    leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
-}
-
-impl<A: Authenticator> ConfigService<A> {
-    /// A service to add to a server. Streams end when `stop` is cancelled.
-    pub fn server(
-        authenticator: Arc<A>,
-        snapshots: Snapshots,
-        progress: Arc<Progress>,
-        stop: CancellationToken,
-    ) -> ConfigServer<Self> {
-        ConfigServer::new(Self { authenticator, snapshots, progress, stop })
-    }
 }
 
 #[tonic::async_trait]
@@ -90,13 +80,16 @@ impl<A: Authenticator> Config for ConfigService<A> {
         request: Request<Streaming<proto::ConfigRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         let node = authenticate_node(&*self.authenticator, request.metadata()).await?;
+        if let Some(refusal) = self.leadership.borrow().refusal() {
+            return Err(refusal);
+        }
         let (stream, responses) = Stream::new(
             node.name.as_str().into(),
             request.into_inner(),
             self.snapshots.clone(),
             Arc::clone(&self.progress),
         );
-        tokio::spawn(stream.serve(self.stop.clone()));
+        tokio::spawn(stream.serve(self.leadership.clone(), self.stop.clone()));
         Ok(Response::new(responses))
     }
 }
@@ -126,6 +119,8 @@ pub struct Server<A> {
     pub snapshots: Snapshots,
     /// Where proxies' progress is noted.
     pub progress: Arc<Progress>,
+    /// Whether this replica streams configuration. Streams end when it does not any more.
+    pub leadership: watch::Receiver<Leadership>,
 }
 
 impl<A: Authenticator> Server<A> {
@@ -138,7 +133,13 @@ impl<A: Authenticator> Server<A> {
             identities,
             Rate::default(),
         );
-        let config = ConfigService::server(self.authenticator, self.snapshots, self.progress, stop.clone());
+        let config = ConfigServer::new(ConfigService {
+            authenticator: self.authenticator,
+            snapshots: self.snapshots,
+            progress: self.progress,
+            leadership: self.leadership,
+            stop: stop.clone(),
+        });
         let answer = move |request: http::Request<Incoming>| {
             let (config, certificates) = (config.clone(), certificates.clone());
             async move {

@@ -2,40 +2,33 @@
 //! statuses are written, certificates are signed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod support;
+
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use support::{NAME, Proxy, WAIT, eventually, with_proof};
 use tempfile::TempDir;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
 use weft_api::delta::Replica;
+use weft_api::proto::SignRequest;
 use weft_api::proto::certificates_client::CertificatesClient;
-use weft_api::proto::config_client::ConfigClient;
-use weft_api::proto::config_request::Request as Message;
-use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello, SignRequest};
 use weft_ca::{Authority, NodeSecretAuthenticator, Settings};
 use weft_controller::control::Control;
 use weft_controller::folder::WatchedFolder;
+use weft_controller::leadership::Leadership;
 use weft_controller::metrics::ControlMetrics;
 use weft_controller::server::{Progress, Server};
 use weft_controller::status::StatusWriter;
-use weft_model::route::Rules;
-use weft_model::{Identity, MeshConfig, Resource, ResourceName, TrustDomain};
+use weft_model::{Identity, MeshConfig, TrustDomain};
 use weft_runtime::metrics::Metrics;
 use weft_tls::{ClientTls, KeyRequest, ServerTls};
-
-const NAME: &str = "weft-controller.weft-system.svc";
-const WAIT: Duration = Duration::from_secs(10);
 
 struct Controller {
     dir: TempDir,
@@ -97,8 +90,8 @@ async fn controller() -> Controller {
         service_ranges: Vec::new(),
         pod_ranges: Vec::new(),
     };
-    let settings = Settings::new(dir.path().join("ca"), trust_domain);
-    let authority = Arc::new(Authority::open(settings, SystemTime::now()).unwrap());
+    let settings = Settings::new(trust_domain);
+    let authority = Arc::new(Authority::open(&dir.path().join("ca"), settings, SystemTime::now()).unwrap());
     let serving = authority.serving_certificate(NAME, SystemTime::now()).unwrap();
     let client = ClientTls::new(&authority.trust_bundle().borrow(), NAME).unwrap();
 
@@ -113,94 +106,18 @@ async fn controller() -> Controller {
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),
         progress: Arc::clone(&progress),
+        leadership: Leadership::alone(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let connector = tower::service_fn(move |_| {
-        let client = client.clone();
-        async move {
-            let stream = client.connect(TcpStream::connect(address).await?).await;
-            stream.map(TokioIo::new).map_err(std::io::Error::other)
-        }
-    });
     Controller {
-        channel: Endpoint::from_static("http://controller").connect_with_connector_lazy(connector),
+        channel: support::channel(address, client),
         progress,
         server: tokio::spawn(server.serve(listener, stop.clone())),
         control: tokio::spawn(control.run()),
         stop,
         dir,
-    }
-}
-
-fn with_proof<T>(message: T, proof: &str) -> Request<T> {
-    let mut request = Request::new(message);
-    let value: MetadataValue<_> = format!("Bearer {proof}").parse().unwrap();
-    request.metadata_mut().insert("authorization", value);
-    request
-}
-
-/// A proxy's side of the stream.
-struct Proxy {
-    requests: mpsc::Sender<ConfigRequest>,
-    responses: Streaming<ConfigResponse>,
-    replica: Replica,
-}
-
-impl Proxy {
-    async fn connect(
-        channel: Channel,
-        node: &str,
-        proof: &str,
-        mut replica: Replica,
-    ) -> Result<Self, Status> {
-        let (requests, receiver) = mpsc::channel(4);
-        let hello =
-            Hello { node: node.to_owned(), proxy_version: String::new(), bucket_digests: replica.connect() };
-        requests.send(ConfigRequest { request: Some(Message::Hello(hello)) }).await.unwrap();
-        let stream = with_proof(ReceiverStream::new(receiver), proof);
-        let responses = ConfigClient::new(channel).stream(stream).await?.into_inner();
-        Ok(Self { requests, responses, replica })
-    }
-
-    /// Takes in one publication, acknowledges it and returns the names of what came.
-    async fn take(&mut self) -> Result<Vec<String>, Status> {
-        let mut names = Vec::new();
-        loop {
-            let message = tokio::time::timeout(WAIT, self.responses.next()).await.expect("nothing came");
-            let message = message.expect("the stream ended")?;
-            names.extend(message.upserts.iter().map(|upsert| upsert.name.clone()));
-            names.extend(message.removals.iter().map(|name| format!("-{name}")));
-            if self.replica.apply(message).unwrap().is_some() {
-                let ack = Ack { version: self.replica.version(), rejections: Vec::new() };
-                self.requests.send(ConfigRequest { request: Some(Message::Ack(ack)) }).await.unwrap();
-                return Ok(names);
-            }
-        }
-    }
-
-    /// The weight of the route's one backend.
-    fn weight(&self) -> Option<u32> {
-        let name = ResourceName("Route/HTTPRoute/shop/cart".into());
-        match &**self.replica.resource(&name)? {
-            Resource::Route(route) => match &route.rules {
-                Rules::Http(rules) => Some(rules[0].backends[0].weight),
-                _ => None,
-            },
-            _ => None,
-        }
-    }
-}
-
-async fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = tokio::time::Instant::now() + WAIT;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(tokio::time::Instant::now() < until, "{what} did not come about");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

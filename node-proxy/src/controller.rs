@@ -46,6 +46,8 @@ struct Roots {
 pub struct Controller {
     /// For the generated clients.
     pub channel: Channel,
+    endpoint: Endpoint,
+    roots: Arc<Roots>,
     proof: Arc<Proof>,
 }
 
@@ -61,17 +63,19 @@ impl Controller {
             name: config.controller_name.clone(),
             told: Mutex::default(),
         });
-        let address: Arc<str> = config.controller.as_str().into();
-        let connector = tower::service_fn(move |_| connect(address.clone(), roots.clone()));
-        let uri = format!("http://{}", config.controller_name);
-        let channel = Endpoint::from_shared(uri)
+        let endpoint = Endpoint::from_shared(format!("http://{}", config.controller_name))
             .context("--controller-name")?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1)
-            .keep_alive_while_idle(true)
-            .connect_with_connector_lazy(connector);
-        Ok(Self { channel, proof: Arc::new(Proof::new(config)?) })
+            .keep_alive_while_idle(true);
+        let channel = channel(&endpoint, &config.controller, &roots);
+        Ok(Self { channel, endpoint, roots, proof: Arc::new(Proof::new(config)?) })
+    }
+
+    /// The same controller at another address, which is verified by the same name.
+    pub fn at(&self, address: &str) -> Self {
+        Self { channel: channel(&self.endpoint, address, &self.roots), ..self.clone() }
     }
 
     /// A call's request with this node's proof.
@@ -130,6 +134,12 @@ impl Roots {
         }
         read.map_err(io::Error::other)
     }
+}
+
+/// Connects when it is first needed.
+fn channel(endpoint: &Endpoint, address: &str, roots: &Arc<Roots>) -> Channel {
+    let (address, roots) = (Arc::<str>::from(address), roots.clone());
+    endpoint.connect_with_connector_lazy(tower::service_fn(move |_| connect(address.clone(), roots.clone())))
 }
 
 async fn connect(

@@ -124,7 +124,7 @@ fn client_hello(input: &[u8]) {
 
 static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     let folder = std::env::temp_dir().join(format!("weft-fuzz-{}", std::process::id()));
-    let authority = Authority::open(Settings::new(&folder, TrustDomain("td".into())), SystemTime::now());
+    let authority = Authority::open(&folder, Settings::new(TrustDomain("td".into())), SystemTime::now());
     std::fs::remove_dir_all(&folder).ok();
     authority.expect("a new authority opens")
 });

@@ -60,15 +60,17 @@ impl Answer {
 /// What answers one path; it is given the query (without `?`, empty if there is none).
 type Handler = Box<dyn Fn(&str) -> Answer + Send + Sync>;
 
-/// Whether something is so.
-type Look = Box<dyn Fn() -> bool + Send + Sync>;
+/// What is to be said, if anything.
+type Look = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What the admin server answers.
 #[derive(Default)]
 pub struct Admin {
     handlers: BTreeMap<&'static str, Handler>,
-    /// What must be so before the process is ready: a name and a look.
-    ready: Vec<(&'static str, Look)>,
+    /// What keeps the process from being ready.
+    missing: Vec<Look>,
+    /// What a person should know although the process is ready.
+    notes: Vec<Look>,
 }
 
 impl Admin {
@@ -84,7 +86,17 @@ impl Admin {
 
     /// `/readyz` says yes only while `is_so` does. `name` is what a person should read when it does not.
     pub fn ready_when(&mut self, name: &'static str, is_so: impl Fn() -> bool + Send + Sync + 'static) {
-        self.ready.push((name, Box::new(is_so)));
+        self.ready_unless(move || (!is_so()).then(|| name.to_owned()));
+    }
+
+    /// `/readyz` says yes only while `missing` returns nothing; else it says what is missing.
+    pub fn ready_unless(&mut self, missing: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        self.missing.push(Box::new(missing));
+    }
+
+    /// Adds lines to `/readyz`, whatever it says: what does not work though the process does.
+    pub fn note(&mut self, note: impl Fn() -> Option<String> + Send + Sync + 'static) {
+        self.notes.push(Box::new(note));
     }
 
     /// Serves `metrics` at `/metrics`.
@@ -176,12 +188,14 @@ impl Admin {
     }
 
     fn readiness(&self) -> Answer {
-        let missing: Vec<_> =
-            self.ready.iter().filter(|(_, is_so)| !is_so()).map(|(name, _)| *name).collect();
-        if missing.is_empty() {
-            return Answer::text(StatusCode::OK, "ok\n");
-        }
-        Answer::text(StatusCode::SERVICE_UNAVAILABLE, format!("not yet: {}\n", missing.join(", ")))
+        let said = |looks: &[Look]| looks.iter().filter_map(|look| look()).collect::<Vec<_>>();
+        let missing = said(&self.missing).join(", ");
+        let (status, first) = match missing.is_empty() {
+            true => (StatusCode::OK, "ok".to_owned()),
+            false => (StatusCode::SERVICE_UNAVAILABLE, format!("not yet: {missing}")),
+        };
+        let lines: Vec<_> = std::iter::once(first).chain(said(&self.notes)).collect();
+        Answer::text(status, format!("{}\n", lines.join("\n")))
     }
 
     fn index(&self) -> Answer {

@@ -29,12 +29,13 @@ pub(crate) struct Version {
     pub(crate) served: bool,
 }
 
+/// Anything may be null: a definition that was just created has `conditions: null`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Wire {
-    metadata: WireMeta,
-    spec: WireSpec,
-    status: WireStatus,
+    metadata: Option<WireMeta>,
+    spec: Option<WireSpec>,
+    status: Option<WireStatus>,
 }
 
 #[derive(Default, Deserialize)]
@@ -47,13 +48,13 @@ struct WireMeta {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireSpec {
-    versions: Vec<Version>,
+    versions: Option<Vec<Version>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct WireStatus {
-    conditions: Vec<WireCondition>,
+    conditions: Option<Vec<WireCondition>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -66,12 +67,12 @@ struct WireCondition {
 
 impl From<Wire> for Definition {
     fn from(wire: Wire) -> Self {
-        let WireMeta { name, resource_version } = wire.metadata;
-        let mut conditions = wire.status.conditions.iter();
+        let WireMeta { name, resource_version } = wire.metadata.unwrap_or_default();
+        let conditions = wire.status.and_then(|status| status.conditions).unwrap_or_default();
         Self {
             meta: ObjectMeta { name, resource_version, ..ObjectMeta::default() },
-            versions: wire.spec.versions,
-            established: conditions.any(|it| it.kind == "Established" && it.status == "True"),
+            versions: wire.spec.and_then(|spec| spec.versions).unwrap_or_default(),
+            established: conditions.iter().any(|it| it.kind == "Established" && it.status == "True"),
         }
     }
 }
@@ -102,5 +103,24 @@ impl Resource for Definition {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_null_or_missing_is_nothing() {
+        for odd in [
+            json!({}),
+            json!({"metadata": null, "spec": null, "status": null}),
+            json!({"metadata": {"name": "a"}, "spec": {"versions": null}, "status": {"conditions": null}}),
+        ] {
+            let definition: Definition = serde_json::from_value(odd).unwrap();
+            assert!(definition.versions.is_empty() && !definition.established);
+        }
     }
 }

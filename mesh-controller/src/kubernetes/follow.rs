@@ -106,7 +106,9 @@ async fn watch_on<K>(
             Ok(()) if began.elapsed() >= WORKED => continue,
             Ok(()) => {}
             Err(error) => {
-                let again = is(&error, 410) || is(&error, 404) || matches!(error, Error::SerdeError(_));
+                // 0: a line that cannot be read and that the library took for an answer.
+                let unreadable = is(&error, 0) || matches!(error, Error::SerdeError(_));
+                let again = is(&error, 410) || is(&error, 404) || unreadable;
                 // That the server has forgotten a version is how it is, not a failure.
                 if !is(&error, 410) {
                     tell(Event::Failed(error));
@@ -177,6 +179,7 @@ pub(crate) fn is(error: &Error, code: u16) -> bool {
 pub(crate) fn explain(error: &Error) -> String {
     use std::error::Error as _;
     match error {
+        Error::Api(status) if status.code == 0 => "an answer that cannot be read".to_owned(),
         Error::Api(status) => format!("{} ({} {})", status.message, status.code, status.reason),
         error => {
             let mut text = error.to_string();

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Event, explain, follow, is, within};
+use crate::leadership::Leadership;
 use election::{Election, Record, Wish};
 
 /// The Lease's name.
@@ -23,18 +24,6 @@ pub const NAME: &str = "weft-controller";
 const RELEASE: Duration = Duration::from_secs(3);
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(5);
-
-/// Whether this replica leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Leadership {
-    /// It does.
-    Leader,
-    /// It does not.
-    Follower {
-        /// Where the leader serves, if there is one that is known.
-        leader: Option<SocketAddr>,
-    },
-}
 
 /// A candidate.
 #[derive(Clone, Debug)]

@@ -53,6 +53,22 @@ impl WatchMetrics {
     }
 }
 
+/// Whether this replica leads.
+#[derive(Clone, Debug)]
+pub struct LeaderMetrics(Gauge);
+
+impl LeaderMetrics {
+    /// Registers it.
+    pub fn register(metrics: &mut Metrics) -> Self {
+        let help = "Whether this replica streams configuration and writes to the API server";
+        Self(metrics.register("leader", help, Gauge::default()))
+    }
+
+    pub(super) fn leads(&self, leads: bool) {
+        self.0.set(leads.into());
+    }
+}
+
 /// How writing statuses is doing.
 #[derive(Clone, Debug)]
 pub struct StatusMetrics {

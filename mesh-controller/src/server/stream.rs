@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
 use weft_model::Text;
 
 use super::{Progress, Snapshots};
+use crate::leadership::{self, Leadership};
 use crate::publish::{Needs, Snapshot};
 
 /// How long a proxy may take to greet.
@@ -62,12 +63,13 @@ impl Stream {
         (Self { node, requests, responses, snapshots, progress }, ReceiverStream::new(receiver))
     }
 
-    /// Serves the stream to its end.
-    pub(super) async fn serve(mut self, stop: CancellationToken) {
+    /// Serves the stream to its end, or for as long as this replica leads.
+    pub(super) async fn serve(mut self, mut leads: watch::Receiver<Leadership>, stop: CancellationToken) {
         self.progress.update(&self.node, |progress| progress.streams += 1);
         tracing::info!(node = %self.node, "a proxy connected");
         let end = tokio::select! {
             end = self.run() => end,
+            status = leadership::lost(&mut leads) => End::Told(status),
             () = stop.cancelled() => End::Told(Status::unavailable("the controller is stopping")),
         };
         match end {

@@ -41,6 +41,8 @@ struct Fake {
     table: Vec<Resource>,
     version: u64,
     heard: Arc<Mutex<Vec<proto::ConfigRequest>>>,
+    /// Where the leader is, if this one does not lead.
+    leader: Arc<Mutex<Option<SocketAddr>>>,
 }
 
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -64,6 +66,11 @@ impl ConfigService for Fake {
         request: Request<Streaming<proto::ConfigRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
         check(&request)?;
+        if let Some(leader) = *self.leader.lock() {
+            let mut refusal = Status::failed_precondition("another leads");
+            refusal.metadata_mut().insert("weft-leader", leader.to_string().parse().unwrap());
+            return Err(refusal);
+        }
         let (fake, mut requests) = (self.clone(), request.into_inner());
         let (responses, stream) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
@@ -133,7 +140,13 @@ impl Fake {
             ports: Vec::new(),
         };
         let table = vec![Resource::MeshConfig(mesh), Resource::Service(service)];
-        Self { ca: Arc::new(TestCa::new("cluster.local")), table, version, heard: Arc::default() }
+        Self {
+            ca: Arc::new(TestCa::new("cluster.local")),
+            table,
+            version,
+            heard: Arc::default(),
+            leader: Arc::default(),
+        }
     }
 
     /// Serves until the task is aborted; its connections end with it.
@@ -330,4 +343,22 @@ async fn roots_and_token_may_come_later_and_be_replaced() {
     assert!(!rig.shared.snapshot.load().is_configured());
     write("token", "a.bound.token\n");
     assert!(rig.service_has("10.96.0.1").await);
+}
+
+#[tokio::test]
+async fn configuration_comes_from_the_replica_that_leads() {
+    let follower = Fake::new(3, "10.96.0.9");
+    let (rig, listener) = Rig::start(&follower.ca, "s3cret");
+    let leading = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    *follower.leader.lock() = Some(leading.local_addr().unwrap());
+    let leader = Fake { ca: follower.ca.clone(), ..Fake::new(4, "10.96.0.1") };
+    let serving = tokio::spawn(leader.serve(leading));
+    tokio::spawn(follower.clone().serve(listener));
+    assert!(rig.service_has("10.96.0.1").await);
+    assert!(follower.heard.lock().is_empty());
+
+    // The leader is gone, and the one that was asked first has taken its place.
+    *follower.leader.lock() = None;
+    serving.abort();
+    assert!(rig.service_has("10.96.0.9").await);
 }

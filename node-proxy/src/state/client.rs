@@ -1,11 +1,13 @@
 //! The proxy's end of the config stream: takes what differs, puts it in force, then says so. While the controller is
 //! away the last state stays in force.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use weft_api::delta::{Applied, DeltaError, Replica};
 use weft_api::proto::config_client::ConfigClient;
 use weft_api::proto::config_request::Request;
@@ -33,16 +35,44 @@ pub enum StreamError {
     Ended,
 }
 
-/// Keeps a config stream open for ever.
+/// The metadata by which a replica of the controller says where the one is that streams.
+const LEADER: &str = "weft-leader";
+
+/// Keeps a config stream open for ever: with the replica that leads, once another has said which one that is.
 pub async fn run(shared: Arc<Shared>, controller: Controller) {
     let mut replica = Replica::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+    let mut leader: Option<String> = None;
     loop {
-        let ended = stream(&shared, &controller, &mut replica, &mut backoff).await;
+        let (at, address) = match &leader {
+            Some(address) => (controller.at(address), address.clone()),
+            None => (controller.clone(), shared.config.controller.clone()),
+        };
+        let ended = stream(&shared, &at, &mut replica, &mut backoff).await;
+        let told = ended.leader();
+        // The first hint is followed at once. Replicas that send a proxy from one to the other are given time.
+        if leader.is_none() && told.is_some() {
+            tracing::info!(controller = address, leader = told, "going to the controller's leader");
+            leader = told;
+            continue;
+        }
+        leader = told;
         let (delay, version) = (backoff.next_delay(), shared.snapshot.load().version);
-        let controller = &shared.config.controller;
-        tracing::warn!(controller, error = %ended, version, ?delay, "no config stream; the last state stays in force");
+        tracing::warn!(controller = address, error = %ended, version, ?delay, "no config stream; the last state stays in force");
         tokio::time::sleep(delay).await;
+    }
+}
+
+impl StreamError {
+    /// Where the leader is, as far as it was said.
+    fn leader(&self) -> Option<String> {
+        match self {
+            Self::Call(status) if status.code() == Code::FailedPrecondition => {
+                let address: SocketAddr = status.metadata().get(LEADER)?.to_str().ok()?.parse().ok()?;
+                Some(address.to_string())
+            }
+            _ => None,
+        }
     }
 }
 

@@ -30,9 +30,16 @@ impl Door {
     fn controller(&self, secret: &Path) -> Controller {
         let door = self.clone();
         let connector = tower::service_fn(move |_: http::Uri| door.clone().knock());
-        let channel = Endpoint::from_static("http://controller").connect_with_connector_lazy(connector);
+        let endpoint = Endpoint::from_static("http://controller");
+        let channel = endpoint.clone().connect_with_connector_lazy(connector);
+        let roots = Roots {
+            file: PathBuf::new(),
+            trust_domain: TrustDomain("cluster.local".into()),
+            name: NAME.to_owned(),
+            told: Mutex::default(),
+        };
         let proof = Proof::Secret { node: "node-a".to_owned(), file: secret.to_path_buf() };
-        Controller { channel, proof: Arc::new(proof) }
+        Controller { channel, endpoint, roots: Arc::new(roots), proof: Arc::new(proof) }
     }
 
     /// Between one attempt and the next, in milliseconds; forgets them.
