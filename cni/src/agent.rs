@@ -2,18 +2,22 @@
 //! proxy. This file builds the parts; `agent/members.rs` has what happens to one pod.
 
 mod admin;
+mod callers;
 mod condition;
 pub mod config;
 mod health;
+mod host;
 mod install;
 mod kubernetes;
 mod link;
 mod members;
+mod plaintext;
 mod plugin_socket;
 pub mod pods;
 mod proxy_socket;
 mod reason;
 mod reconcile;
+mod stand_in;
 mod status;
 mod taint;
 mod trust;
@@ -53,7 +57,9 @@ pub async fn run(config: Config, level: Level) -> io::Result<()> {
         Some(address) => Some(Admin::bind(address).await?),
         None => None,
     };
-    let members = Arc::new(Members::new(config, pods.clone()));
+    let first = host::addresses().map_err(io::Error::other)?;
+    let (node_addresses, known_addresses) = watch::channel(Arc::new(first));
+    let members = Arc::new(Members::new(config, pods.clone(), known_addresses));
     let (state, installed) =
         watch::channel(installer.as_ref().map_or_else(Installed::elsewhere, |_| Installed::Unknown));
     let health = Health { pods, installed, link: members.link.subscribe() };
@@ -64,7 +70,8 @@ pub async fn run(config: Config, level: Level) -> io::Result<()> {
         result = proxy_socket::serve(proxies, members.clone()) => result,
         result = plugin_socket::serve(plugins, members.clone()) => result,
         () = reconcile::run(members.clone()) => Err(io::Error::other("the reconciliation ended")),
-        () = reconcile::reset_when_unserved(members.clone()) => Err(io::Error::other("the reset loop ended")),
+        () = stand_in::run(members.clone()) => Err(io::Error::other("the stand-in for the proxy ended")),
+        error = host::follow(node_addresses) => Err(error),
         () = status::write_changes(members.clone()) => Err(io::Error::other("the status writer ended")),
         () = installation(installer, &state) => Err(io::Error::other("the installer ended")),
         () = serve_admin(admin, admin_listener) => Err(io::Error::other("the admin server ended")),

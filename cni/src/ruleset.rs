@@ -1,10 +1,14 @@
 //! What is captured in a pod's network namespace, as data, and its nft text: one transaction for one `table inet weft`.
-//! Rules 1–4 and 16 of the data-plane rules; the goldens in `tests/golden` show every form.
+//! Rules 1–4, 15 and 16 of the data-plane rules; the goldens in `tests/golden` show every form.
+
+mod probes;
 
 use std::fmt::Write;
 
 use ipnet::IpNet;
 use weft_api::node::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
+
+pub use probes::TcpProbes;
 
 /// The table that belongs to Weft, family `inet`.
 pub const TABLE: &str = "weft";
@@ -38,6 +42,8 @@ pub struct Ruleset {
     pub outer: Vec<String>,
     /// Service and pod ranges of the cluster. Other destinations are not captured; empty: every destination is.
     pub cluster: Vec<IpNet>,
+    /// Ports that the kubelet probes by TCP.
+    pub probes: TcpProbes,
 }
 
 impl Ruleset {
@@ -57,7 +63,10 @@ impl Ruleset {
             text.push_str("\t}\n");
         }
         for chain in self.chains() {
-            let _ = writeln!(text, "\tchain {} {{\n\t\ttype {}; policy accept;", chain.name, chain.hook);
+            let _ = writeln!(text, "\tchain {} {{", chain.name);
+            if let Some(hook) = chain.hook {
+                let _ = writeln!(text, "\t\ttype {hook}; policy accept;");
+            }
             for rule in chain.rules {
                 let _ = writeln!(text, "\t\t{rule}");
             }
@@ -92,6 +101,9 @@ impl Ruleset {
             "nat hook prerouting priority -100",
             self.captured(self.inbound()),
         ));
+        if self.guards_probes() {
+            chains.extend(self.probe_chains());
+        }
         chains
     }
 
@@ -99,16 +111,24 @@ impl Ruleset {
         if self.mode == Mode::Capture { rules } else { Vec::new() }
     }
 
-    /// Name, type and elements of the sets of cluster ranges.
+    /// Name, type and elements of the sets of addresses.
     fn sets(&self) -> Vec<(&'static str, &'static str, Vec<String>)> {
-        if self.cluster.is_empty() {
-            return Vec::new();
+        let mut sets = Vec::new();
+        if !self.cluster.is_empty() {
+            let of = |v4: bool| {
+                let ranges = self.cluster.iter().filter(move |range| matches!(range, IpNet::V4(_)) == v4);
+                ranges.map(|range| range.trunc().to_string()).collect()
+            };
+            sets.extend([("cluster4", "ipv4_addr", of(true)), ("cluster6", "ipv6_addr", of(false))]);
         }
-        let of = |v4: bool| {
-            let ranges = self.cluster.iter().filter(move |range| matches!(range, IpNet::V4(_)) == v4);
-            ranges.map(|range| range.trunc().to_string()).collect()
-        };
-        vec![("cluster4", "ipv4_addr", of(true)), ("cluster6", "ipv6_addr", of(false))]
+        if self.guards_probes() {
+            let of = |v4: bool| {
+                let addresses = self.probes.node.iter().filter(move |address| address.is_ipv4() == v4);
+                addresses.map(ToString::to_string).collect()
+            };
+            sets.extend([("node4", "ipv4_addr", of(true)), ("node6", "ipv6_addr", of(false))]);
+        }
+        sets
     }
 
     /// Matches the destinations that are captured, one per address family.
@@ -147,14 +167,12 @@ impl Ruleset {
     }
 
     fn inbound(&self) -> Vec<String> {
-        let mut rules = vec![
-            "iifname \"lo\" return".to_owned(),
-            format!("{} return", self.marked()),
-            format!(
-                "fib daddr type local tcp dport != {TUNNEL_PORT} {OPENING} redirect to :{INBOUND_PLAINTEXT_PORT}"
-            ),
-            "fib daddr type local return".to_owned(),
-        ];
+        let mut rules = vec!["iifname \"lo\" return".to_owned(), format!("{} return", self.marked())];
+        rules.extend(self.inbound_probes());
+        rules.push(format!(
+            "fib daddr type local tcp dport != {TUNNEL_PORT} {OPENING} redirect to :{INBOUND_PLAINTEXT_PORT}"
+        ));
+        rules.push("fib daddr type local return".to_owned());
         if !self.outer.is_empty() {
             let outer: Vec<String> = self.outer.iter().map(|name| format!("\"{name}\"")).collect();
             rules.push(format!("iifname {{ {} }} return", outer.join(", ")));
@@ -171,12 +189,17 @@ impl Ruleset {
 /// A chain of the table.
 struct Chain {
     name: &'static str,
-    hook: &'static str,
+    /// Where the kernel enters it; `None`: only other chains lead to it.
+    hook: Option<&'static str>,
     rules: Vec<String>,
 }
 
 impl Chain {
     const fn new(name: &'static str, hook: &'static str, rules: Vec<String>) -> Self {
-        Self { name, hook, rules }
+        Self { name, hook: Some(hook), rules }
+    }
+
+    const fn inner(name: &'static str, rules: Vec<String>) -> Self {
+        Self { name, hook: None, rules }
     }
 }

@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 use support::*;
 use weft_cni::kernel::KernelError;
 use weft_cni::kernel::capture::Capture;
+use weft_cni::ruleset::TcpProbes;
 use weft_runtime::fd;
 
 #[test]
@@ -255,7 +256,9 @@ fn taken_port_is_named_and_nothing_is_left_behind() {
     let wire = Wire::new();
     let _taken = listen(&wire.pod, "[::]:15006");
     let marks = (0x1234_5678, 0x0bad_cafe);
-    let error = Capture::install(wire.pod.clone(), &addresses(), &cluster(), marks, None).unwrap_err();
+    let error =
+        Capture::install(wire.pod.clone(), &addresses(), &cluster(), marks, TcpProbes::default(), None)
+            .unwrap_err();
     let text = error.to_string();
     assert!(text.contains(&format!("(pid {})", std::process::id())) && text.contains("15006"), "{text}");
     assert_eq!(run(&wire.pod, "nft", &["list", "tables"], ""), "");

@@ -1,7 +1,7 @@
 //! The capture rules as nft text, compared with `golden/*.nft`. `WEFT_UPDATE_GOLDEN=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
-use weft_cni::ruleset::{Mode, Ruleset};
+use weft_cni::ruleset::{Mode, Ruleset, TcpProbes};
 
 fn ruleset() -> Ruleset {
     Ruleset {
@@ -11,7 +11,13 @@ fn ruleset() -> Ruleset {
         ipv6: true,
         outer: vec!["eth0".to_owned()],
         cluster: ["10.96.0.0/16", "10.1.0.0/16", "fd96::/112"].map(|range| range.parse().unwrap()).to_vec(),
+        probes: TcpProbes::default(),
     }
+}
+
+fn probed() -> Ruleset {
+    let node = ["192.168.77.11", "10.1.0.1", "fd00::11"].map(|address| address.parse().unwrap()).to_vec();
+    Ruleset { probes: TcpProbes { node, bare: vec![9000, 9100], shared: vec![8080] }, ..ruleset() }
 }
 
 fn compare(name: &str, ruleset: &Ruleset) {
@@ -36,6 +42,17 @@ fn pod_without_ipv6_loopback_rejects_captured_ipv6() {
 #[test]
 fn without_cluster_ranges_every_destination_is_captured() {
     compare("no-ranges", &Ruleset { cluster: Vec::new(), ..ruleset() });
+}
+
+#[test]
+fn tcp_probes_reach_the_application_without_payload() {
+    compare("tcp-probes", &probed());
+}
+
+#[test]
+fn probes_of_a_released_pod_need_no_rules() {
+    let released = Ruleset { mode: Mode::Release, ..ruleset() };
+    assert_eq!(Ruleset { mode: Mode::Release, ..probed() }.script(), released.script());
 }
 
 #[test]

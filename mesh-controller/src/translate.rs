@@ -9,6 +9,7 @@ mod filter;
 mod grpc;
 mod http;
 mod parent;
+mod plaintext;
 mod route;
 mod service;
 pub mod status;
@@ -49,7 +50,8 @@ pub struct Node {
 pub fn translate(inputs: &Inputs) -> Translated {
     let mut out = Translated::default();
     out.insert(Resource::MeshConfig(inputs.mesh.clone()));
-    let workloads = workload::convert(inputs, &mut out);
+    let mut workloads = workload::convert(inputs, &mut out);
+    plaintext::convert(inputs, &mut workloads, &mut out.notices);
     let services = service::convert(inputs, &workloads, &mut out);
     route::convert(inputs, &services, &mut out);
     for workload in workloads.into_workloads() {

@@ -2,6 +2,9 @@
 //! be connected. What it holds outlives the connection, so that either side may restart.
 
 mod held;
+pub mod link;
+mod refusals;
+mod talk;
 
 use std::collections::HashMap;
 use std::io;
@@ -11,12 +14,15 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use weft_api::node::{PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
 use weft_model::Text;
 use weft_runtime::backoff::Backoff;
 use weft_runtime::fd::SeqPacket;
 
 use self::held::Held;
+use self::link::Question;
+use self::talk::Talk;
 use crate::pod::LocalPod;
 use crate::worker::{Crew, Shared};
 
@@ -34,6 +40,8 @@ pub struct Agent {
     next_home: usize,
     /// All pods the agent enrolled have been seen since the start.
     synced: Arc<AtomicBool>,
+    /// What workers ask.
+    questions: mpsc::Receiver<Question>,
 }
 
 /// Why a session ended.
@@ -62,7 +70,9 @@ impl Agent {
     /// A client that holds nothing yet.
     pub fn new(shared: Arc<Shared>, crew: Arc<Crew>) -> Self {
         let synced = Arc::default();
-        Self { shared, crew, held: HashMap::new(), retired: Vec::new(), next_home: 0, synced }
+        // Only the first client of a process has anybody to answer.
+        let questions = shared.agent.take_questions().unwrap_or_else(|| mpsc::channel(1).1);
+        Self { shared, crew, held: HashMap::new(), retired: Vec::new(), next_home: 0, synced, questions }
     }
 
     /// Becomes true with the agent's first whole list of pods.
@@ -75,7 +85,7 @@ impl Agent {
         let path = self.shared.config.agent_socket.clone();
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let begun = tokio::time::Instant::now();
+            let begun = Instant::now();
             let result = match SeqPacket::connect(&path) {
                 Ok(socket) => self.serve(&socket).await,
                 Err(error) => Err(error.into()),
@@ -102,15 +112,32 @@ impl Agent {
         }
         // Removals take their time; their acks come through here.
         let (acks, mut finished) = mpsc::unbounded_channel();
+        let mut configurations = self.shared.snapshot.changes();
+        let mut talk = Talk::default();
         loop {
+            let wake = self.tell(socket, &mut talk).await?;
             tokio::select! {
                 ack = finished.recv() => if let Some(ack) = ack { send(socket, &ack, &[]).await? },
                 message = socket.receive() => {
                     let (bytes, descriptors) = message?.ok_or(AgentError::Closed)?;
-                    self.take(serde_json::from_slice(&bytes)?, descriptors, &acks)?;
+                    self.take(serde_json::from_slice(&bytes)?, descriptors, &acks, &mut talk)?;
                 }
+                Some(question) = self.questions.recv() => send(socket, &talk.ask(question), &[]).await?,
+                _ = configurations.changed() => {}
+                () = self.shared.agent.somebody_refused() => {}
+                () = until(wake) => {}
             }
         }
+    }
+
+    /// Says what is news: which ports admit callers in plaintext, and who was refused. Returns when it is time again.
+    async fn tell(&self, socket: &SeqPacket, talk: &mut Talk) -> Result<Option<Instant>, AgentError> {
+        let plaintext = talk.plaintext(self.held.keys(), &self.shared.snapshot.load());
+        let (refusals, wake) = self.shared.agent.refusals_due(Instant::now());
+        for message in plaintext.into_iter().chain(refusals) {
+            send(socket, &message, &[]).await?;
+        }
+        Ok(wake)
     }
 
     async fn greet(&self, socket: &SeqPacket) -> Result<(), AgentError> {
@@ -128,6 +155,7 @@ impl Agent {
         message: ToProxy,
         descriptors: Vec<OwnedFd>,
         acks: &mpsc::UnboundedSender<ToAgent>,
+        talk: &mut Talk,
     ) -> Result<(), AgentError> {
         match message {
             ToProxy::Hello { version, .. } if version != PROTOCOL_VERSION => {
@@ -158,6 +186,8 @@ impl Agent {
                     let _ = acks.send(ToAgent::Ack { id, error });
                 });
             }
+            ToProxy::NodeAddresses { addresses } => self.shared.agent.set_addresses(addresses),
+            ToProxy::Caller { id, caller } => talk.answered(id, caller),
         }
         Ok(())
     }
@@ -234,6 +264,13 @@ async fn refused_greeting(socket: &SeqPacket) -> Option<AgentError> {
         }
     }
     None
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn send(

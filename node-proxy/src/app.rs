@@ -57,6 +57,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         certificates: Certificates::default(),
         telemetry,
         proofs: Default::default(),
+        agent: Default::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),

@@ -15,6 +15,7 @@ mod forward;
 mod http;
 mod plaintext;
 mod prefixed;
+mod probe;
 pub(crate) mod record;
 pub(crate) mod tcp;
 mod watched;

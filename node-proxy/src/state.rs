@@ -57,6 +57,11 @@ impl State {
         self.version.send_replace(version);
     }
 
+    /// Told at every change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
     /// Waits at most `patience` for a snapshot in which `find` finds something; the snapshot in force is asked first.
     pub async fn find<T>(
         &self,

@@ -36,6 +36,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         certificates: Certificates::default(),
         telemetry: Telemetry::new(&mut registry, &AccessLogTarget::Off).unwrap(),
         proofs: Default::default(),
+        agent: Default::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),
@@ -61,5 +62,6 @@ pub(crate) fn enrolled(uid: &str, addresses: &[&str]) -> EnrolledPod {
         bypass_mark: 0x7001,
         inbound_mark: 0x7002,
         ipv6: true,
+        probes: vec![],
     }
 }

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::link::AgentLink;
 use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::listen::{self, Handed, PodListener};
@@ -38,6 +39,8 @@ pub struct Shared {
     pub(crate) proofs: Proofs,
     /// Counters and the access log.
     pub telemetry: Telemetry,
+    /// What is asked and told of the node's agent.
+    pub agent: AgentLink,
     /// How many retries the node may make.
     pub retries: RetryBudget,
     /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.

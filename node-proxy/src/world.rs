@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weft_api::delta::Change;
 use weft_api::node::{EnrolledPod, TUNNEL_PORT};
+use weft_api::probe::{Probe, ProbeAction};
 use weft_model::service::AppProtocol;
 use weft_model::workload::{MtlsMode, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource};
@@ -91,6 +92,7 @@ impl World {
                 bypass_mark: 0x1001,
                 inbound_mark: 0x1002,
                 ipv6: false,
+                probes: probes(),
             };
             let netns = NetNamespace::current().unwrap();
             Arc::new(LocalPod::new(enrolled, ca.identity("shop", name), netns, &closing, &ended))
@@ -123,6 +125,7 @@ impl World {
             certificates,
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
             proofs: Default::default(),
+            agent: Default::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: ended.clone(),
@@ -194,6 +197,19 @@ impl World {
     }
 }
 
+/// What the pods declare: each kind of probe on a port of its own, and two kinds on one.
+fn probes() -> Vec<Probe> {
+    let http = |target: &str| ProbeAction::Http { target: target.into(), headers: vec![] };
+    let of = |port, action| Probe { port, action };
+    vec![
+        of(7001, ProbeAction::Tcp),
+        of(7001, http("/healthz")),
+        of(7002, http("/healthz")),
+        of(7003, ProbeAction::Https),
+        of(7004, ProbeAction::Grpc { service: "cart".into() }),
+    ]
+}
+
 fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
     let EnrolledPod { uid, pod: name, addresses, .. } = &pod.enrolled;
     Resource::Workload(Workload {
@@ -205,6 +221,7 @@ fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
         identity: Identity::clone(&pod.identity),
         protocol: WorkloadProtocol::Tunnel,
         mtls,
+        plaintext_ports: Default::default(),
     })
 }
 

@@ -135,7 +135,7 @@ mod tests {
     fn status_and_metrics_say_what_kernel_and_proxy_have() {
         let config = Config::parse_from(["weft-agent", "--node=one", "--folder=none"]);
         let (_tables, pods) = watch::channel(None);
-        let members = Arc::new(Members::new(config, pods.clone()));
+        let members = Arc::new(Members::new(config, pods.clone(), watch::channel(Arc::default()).1));
         let (_installed, installed) = watch::channel(Installed::No("no list".into()));
         let health = Health { pods, installed, link: members.link.subscribe() };
         let pod = |error: Option<&MemberError>| {

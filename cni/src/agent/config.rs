@@ -9,6 +9,10 @@ use ipnet::IpNet;
 use weft_runtime::duration::duration;
 use weft_runtime::logging::Format;
 
+/// How kubelets and container runtimes name the cgroups of pods: under the kubelet's root for pods, or, where the kubelet
+/// was told to make none (`cgroupsPerQOS: false`), where the runtime puts containers of its Kubernetes namespace.
+pub const POD_CGROUPS: [&str; 4] = ["kubepods", "k8s.io", "cri-containerd-", "crio-"];
+
 /// Enrols this node's pods into the mesh.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "weft-agent", version)]
@@ -55,6 +59,9 @@ pub struct Config {
     /// How often every enrolled pod's rules are read back and compared.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub verify_every: Duration,
+    /// Part of a cgroup's path that marks the processes of pods; repeat it or separate by commas.
+    #[arg(long = "pod-cgroup", value_delimiter = ',', default_values_t = POD_CGROUPS.map(str::to_owned))]
+    pub pod_cgroups: Vec<String>,
     /// What is logged, such as `info` or `weft_cni=debug`.
     #[arg(long, default_value = "info")]
     pub log: String,

@@ -8,17 +8,23 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use weft_api::node::{EnrolledPod, RemoveCause};
+use weft_api::probe::Probe;
 use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
 
+use super::callers::Callers;
 use super::config::Config;
+use super::host::NodeAddresses;
 use super::link::{Link, LinkError};
+use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
 use super::status::{PodState, StatusBoard};
 use crate::kernel::KernelError;
 use crate::kernel::capture::{Capture, random_marks};
 use crate::kernel::listen::Listeners;
+use crate::ruleset::TcpProbes;
 
 /// How long the proxy may take to flush and close an ending pod's connections (data-plane rule 26).
 pub(super) const END_LIMIT: Duration = Duration::from_secs(2);
@@ -53,6 +59,8 @@ pub(super) struct Member {
     /// The proxy that confirmed the pod, by connection number.
     confirmed_by: Option<u64>,
     pub(super) released: bool,
+    /// Probes that are carried to its application without a proxy; they end with the member.
+    pub(super) carried: JoinSet<()>,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
@@ -65,6 +73,9 @@ pub(super) type CurrentLink = Option<(u64, Arc<Link>)>;
 pub(super) struct Members {
     pub(super) config: Config,
     pub(super) pods: Pods,
+    pub(super) node_addresses: NodeAddresses,
+    pub(super) callers: Arc<Callers>,
+    pub(super) admitted: Admitted,
     pub(super) link: watch::Sender<CurrentLink>,
     pub(super) board: StatusBoard,
     /// Asks for a reconciliation at once.
@@ -76,12 +87,15 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn new(config: Config, pods: Pods) -> Self {
+    pub(super) fn new(config: Config, pods: Pods, node_addresses: NodeAddresses) -> Self {
         let (link, _) = watch::channel(None);
         let board = StatusBoard::new(&config);
         Self {
+            callers: Arc::new(Callers::new(config.pod_cgroups.clone())),
             config,
             pods,
+            node_addresses,
+            admitted: Admitted::default(),
             link,
             board,
             wanted: Notify::new(),
@@ -184,6 +198,7 @@ impl Members {
             host_network: false,
             terminal: false,
             label: None,
+            probes: pod.probes.clone(),
         };
         let marks = (pod.bypass_mark, pod.inbound_mark);
         match self.capture(&known, namespace, None, None, Some((marks, listeners))).await {
@@ -208,6 +223,7 @@ impl Members {
         held: Option<((u32, u32), Listeners)>,
     ) -> Result<Member, MemberError> {
         let cluster = self.config.cluster_ranges.clone();
+        let probes = self.tcp_probes(&pod.uid, &pod.probes);
         let pod = pod.clone();
         let work = move || {
             // Connections of before carry the old marks, so they stay.
@@ -223,7 +239,7 @@ impl Members {
             } else {
                 pod.addresses.clone()
             };
-            let capture = Capture::install(namespace, &addresses, &cluster, marks, listeners)?;
+            let capture = Capture::install(namespace, &addresses, &cluster, marks, probes, listeners)?;
             let pod = EnrolledPod {
                 uid: pod.uid,
                 pod: pod.name,
@@ -232,8 +248,10 @@ impl Members {
                 bypass_mark: marks.0,
                 inbound_mark: marks.1,
                 ipv6: capture.ruleset.ipv6,
+                probes: pod.probes,
             };
-            Ok(Member { pod, capture, container, confirmed_by: None, released: false })
+            let carried = JoinSet::new();
+            Ok(Member { pod, capture, container, confirmed_by: None, released: false, carried })
         };
         blocking(work).await?
     }
@@ -344,9 +362,36 @@ impl Members {
         self.ending.lock().contains(uid)
     }
 
-    /// Forgets DELs of pods that are gone.
-    pub(super) fn tidy_ending(&self, exists: impl Fn(&Text) -> bool) {
+    /// Forgets DELs, and what the proxy said, of pods that are gone.
+    pub(super) fn tidy_gone(&self, exists: impl Fn(&Text) -> bool) {
         self.ending.lock().retain(|uid| exists(uid));
+        self.admitted.tidy(exists);
+    }
+
+    fn tcp_probes(&self, uid: &Text, declared: &[Probe]) -> TcpProbes {
+        self.admitted.tcp_probes(uid, declared, &self.node_addresses.borrow())
+    }
+
+    /// Makes a member's rules for TCP probes follow the node's addresses and what the proxy said.
+    pub(super) async fn follow_probes(&self, uid: &Text) {
+        let slot = self.slot(uid);
+        let mut guard = slot.lock().await;
+        let Some(member) = guard.as_ref().filter(|member| !member.released) else { return };
+        let probes = self.tcp_probes(uid, &member.pod.probes);
+        if member.capture.ruleset.probes == probes {
+            return;
+        }
+        let Some(mut member) = guard.take() else { return };
+        let outcome = blocking(move || {
+            let outcome = member.capture.set_probes(probes);
+            (member, outcome)
+        })
+        .await;
+        let Ok((member, outcome)) = outcome else { return };
+        if let Err(error) = outcome {
+            tracing::warn!(pod = %member.pod.pod, %error, "cannot change the rules for TCP probes; trying again");
+        }
+        *guard = Some(member);
     }
 
     async fn end_member(&self, slot: &mut Option<Member>) {

@@ -3,6 +3,7 @@
 mod facts;
 mod folder;
 mod kubernetes;
+mod probes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
+use weft_api::probe::Probe;
 use weft_model::workload::{MESH_LABEL, NEVER_ENROLLED, is_enrolled};
 use weft_model::{ObjectName, Text};
 
@@ -45,6 +47,8 @@ pub struct Pod {
     pub terminal: bool,
     /// Its value of [`MESH_LABEL`].
     pub label: Option<Text>,
+    /// What the kubelet may ask of it.
+    pub probes: Vec<Probe>,
 }
 
 impl Pod {
@@ -64,6 +68,7 @@ impl Pod {
             host_network: object.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
             terminal: matches!(text("/status/phase"), Some("Succeeded" | "Failed")),
             label: label(object),
+            probes: probes::declared(object),
         })
     }
 }

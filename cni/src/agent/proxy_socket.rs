@@ -2,6 +2,7 @@
 //! The newest proxy is the one that is used.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +11,8 @@ use weft_api::node::{EnrolledPod, PROTOCOL_VERSION, ToAgent, ToProxy};
 use weft_runtime::fd::{SeqPacket, SeqPacketListener};
 use weft_runtime::netns::NetNamespace;
 
+use super::callers::Callers;
+use super::host::NodeAddresses;
 use super::link::Link;
 use super::members::Members;
 use crate::kernel::listen::Listeners;
@@ -58,10 +61,10 @@ async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Re
     }
     members.set_link(Some((number, link.clone())));
     tracing::info!("a proxy connected");
-    let snapshot = tokio::spawn(send_all(link.clone(), number, members.clone()));
-    let outcome = answers(&link).await;
+    let telling = tokio::spawn(tell(link.clone(), number, members.clone()));
+    let outcome = listen(&link, members).await;
     link.end();
-    snapshot.abort();
+    telling.abort();
     outcome
 }
 
@@ -113,24 +116,64 @@ async fn next(link: &Link) -> io::Result<Option<(ToAgent, Vec<OwnedFd>)>> {
     Ok(Some((serde_json::from_slice(&bytes)?, descriptors)))
 }
 
-async fn send_all(link: Arc<Link>, number: u64, members: Arc<Members>) {
+/// Tells everything that the proxy has to know, and then the node's addresses whenever they change.
+async fn tell(link: Arc<Link>, number: u64, members: Arc<Members>) {
+    let mut addresses = members.node_addresses.clone();
+    let outcome = async {
+        send_addresses(&link, &mut addresses).await?;
+        send_pods(&link, number, &members).await;
+        link.say(&ToProxy::SnapshotEnd, &[]).await?;
+        while addresses.changed().await.is_ok() {
+            send_addresses(&link, &mut addresses).await?;
+        }
+        Ok::<_, io::Error>(())
+    }
+    .await;
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "sending to the proxy");
+    }
+}
+
+async fn send_addresses(link: &Link, known: &mut NodeAddresses) -> io::Result<()> {
+    let addresses = known.borrow_and_update().to_vec();
+    link.say(&ToProxy::NodeAddresses { addresses }, &[]).await
+}
+
+async fn send_pods(link: &Arc<Link>, number: u64, members: &Arc<Members>) {
     let mut tasks = tokio::task::JoinSet::new();
     for uid in members.slots().into_keys() {
         let (members, proxy) = (members.clone(), (number, link.clone()));
         tasks.spawn(async move { members.resend(&uid, &proxy).await });
     }
     while tasks.join_next().await.is_some() {}
-    if let Err(error) = link.say(&ToProxy::SnapshotEnd, &[]).await {
-        tracing::warn!(%error, "sending to the proxy");
-    }
 }
 
-async fn answers(link: &Link) -> io::Result<()> {
+/// Takes what the proxy says after its greeting.
+async fn listen(link: &Arc<Link>, members: &Arc<Members>) -> io::Result<()> {
+    // Those who asked are gone with the connection.
+    let mut questions = tokio::task::JoinSet::new();
     while let Some((message, _)) = next(link).await? {
+        while questions.try_join_next().is_some() {}
         match message {
             ToAgent::Ack { id, error } => link.answered(id, error),
+            ToAgent::WhoCalls { id, from, to } => {
+                questions.spawn(answer(Arc::clone(link), members.callers.clone(), id, from, to));
+            }
+            ToAgent::Plaintext { uid, ports } => {
+                members.admitted.set(uid.clone(), ports);
+                let members = Arc::clone(members);
+                tokio::spawn(async move { members.follow_probes(&uid).await });
+            }
+            ToAgent::Refused { uid, port, from, count } => members.board.refused(&uid, port, from, count),
             other => return Err(io::Error::other(format!("unexpected after the greeting: {other:?}"))),
         }
     }
     Ok(())
+}
+
+async fn answer(link: Arc<Link>, callers: Arc<Callers>, id: u64, from: SocketAddr, to: SocketAddr) {
+    let caller = callers.judge(from, to).await;
+    if let Err(error) = link.say(&ToProxy::Caller { id, caller }, &[]).await {
+        tracing::warn!(%error, "answering the proxy");
+    }
 }

@@ -1,5 +1,5 @@
 //! Brings pods and kernel together: enrols running pods that are to be enrolled, releases those that no longer are,
-//! ends those that are gone, reads rules back at intervals; and resets what waits when no proxy comes.
+//! ends those that are gone, and reads rules back at intervals.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,13 +10,12 @@ use crate::kernel::find;
 
 /// How often unfinished business is looked at again.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How often waiting connections are reset once `hold` is over.
-const RESET_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Reconciles for ever: when pods change, when asked, and at intervals.
 pub(super) async fn run(members: Arc<Members>) {
     let mut pods = members.pods.clone();
     let mut link = members.link.subscribe();
+    let mut addresses = members.node_addresses.clone();
     let mut verified = Instant::now();
     loop {
         let table = pods.borrow_and_update().clone();
@@ -28,11 +27,12 @@ pub(super) async fn run(members: Arc<Members>) {
             existing(&members, &table, verify).await;
             missing(&members, &table).await;
             members.tidy_slots();
-            members.tidy_ending(|uid| table.pods.values().any(|pod| pod.uid == *uid));
+            members.tidy_gone(|uid| table.pods.values().any(|pod| pod.uid == *uid));
         }
         tokio::select! {
             _ = pods.changed() => {}
             _ = link.changed() => {}
+            _ = addresses.changed() => {}
             () = members.wanted.notified() => verified -= members.config.verify_every,
             () = tokio::time::sleep(INTERVAL) => {}
         }
@@ -55,8 +55,12 @@ async fn existing(members: &Members, table: &Table, verify: bool) {
             Some(Decision::Leave) if released => members.finish(&uid).await,
             Some(Decision::Leave) => members.release(&uid).await,
             // A namespace that vanished is no reason to open a pod.
-            Some(Decision::Enrol | Decision::Unknown) if verify => members.repair(&uid).await,
-            Some(_) => {}
+            Some(Decision::Enrol | Decision::Unknown) => {
+                members.follow_probes(&uid).await;
+                if verify {
+                    members.repair(&uid).await;
+                }
+            }
         }
     }
 }
@@ -85,27 +89,5 @@ async fn is_member(members: &Members, pod: &Pod) -> bool {
     match members.slots().get(&pod.uid) {
         Some(slot) => slot.lock().await.as_ref().is_some_and(|member| !member.released),
         None => false,
-    }
-}
-
-/// Resets connections that wait while no proxy is connected for longer than `hold`: a caller learns at once what it
-/// would otherwise learn by a timeout of its own.
-pub(super) async fn reset_when_unserved(members: Arc<Members>) {
-    loop {
-        tokio::time::sleep(RESET_INTERVAL).await;
-        let over = |members: &Members| {
-            members.unserved_for(Instant::now()).is_some_and(|waited| waited >= members.config.hold)
-        };
-        for slot in members.slots().into_values() {
-            if !over(&members) {
-                break;
-            }
-            let Ok(member) = slot.try_lock() else { continue };
-            let listeners = member.as_ref().and_then(|member| member.capture.listeners.as_ref());
-            let count = listeners.map_or(0, crate::kernel::listen::Listeners::reset_waiting);
-            if count > 0 {
-                members.board.update(|status| status.reset_connections += count);
-            }
-        }
     }
 }

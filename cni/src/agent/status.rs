@@ -1,12 +1,14 @@
 //! What the agent knows, as JSON in `agent-status.json`, replaced whenever it changes.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
+use weft_model::workload::{MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_LABEL};
 use weft_model::{ObjectName, Text};
 
 use super::config::Config;
@@ -20,10 +22,24 @@ pub(super) struct Status {
     pub(super) proxy_connected: bool,
     /// Connections reset because no proxy came within `hold`.
     pub(super) reset_connections: u64,
+    /// Probes of the kubelet that the agent carried to applications meanwhile.
+    pub(super) carried_probes: u64,
     /// How often a pod's rules, routes, settings or sockets had to be put back.
     pub(super) repairs: u64,
     /// By UID.
     pub(super) pods: BTreeMap<Text, PodStatus>,
+    /// Callers in plaintext that were refused, by the pod's UID and the port called.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) refused_plaintext: BTreeMap<Text, BTreeMap<u16, RefusedPlaintext>>,
+}
+
+/// Refused callers of one port.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct RefusedPlaintext {
+    /// Who called last.
+    from: SocketAddr,
+    count: u64,
 }
 
 /// One pod.
@@ -143,9 +159,35 @@ impl StatusBoard {
         });
     }
 
-    pub(super) fn forget(&self, uid: &Text) {
-        self.update(|status| status.pods.remove(uid));
+    /// Records refused callers in plaintext; the first of a pod's port is worth a line.
+    pub(super) fn refused(&self, uid: &Text, port: u16, from: SocketAddr, count: u64) {
+        let pod = self.update(|status| {
+            let pod = status.pods.get(uid).map(|pod| pod.pod.clone())?;
+            let ports = status.refused_plaintext.entry(uid.clone()).or_default();
+            let before = ports.get(&port).map_or(0, |refused| refused.count);
+            ports.insert(port, RefusedPlaintext { from, count: before.saturating_add(count) });
+            (before == 0).then_some(pod)
+        });
+        if let Some(pod) = pod {
+            tracing::warn!(%pod, port, %from, "a caller in plaintext was refused: {}", remedy(port));
+        }
     }
+
+    pub(super) fn forget(&self, uid: &Text) {
+        self.update(|status| {
+            status.refused_plaintext.remove(uid);
+            status.pods.remove(uid)
+        });
+    }
+}
+
+/// What to do about a refused caller in plaintext.
+fn remedy(port: u16) -> String {
+    format!(
+        "enrol the caller ({MESH_LABEL}=enabled on its namespace), or open the port to everybody \
+         ({PLAINTEXT_PORTS_LABEL}={port} on the pod), or admit all plaintext while you migrate \
+         ({MTLS_LABEL}=permissive on the pod's namespace)"
+    )
 }
 
 /// Writes the file at every change, for ever. A full disk is logged; the agent's work does not depend on the file.

@@ -10,7 +10,7 @@ use super::find::{self, Interfaces};
 use super::listen::{self, Listeners};
 use super::sysctl::Before;
 use super::{KernelError, inside, nft, route, sysctl};
-use crate::ruleset::{Mode, Ruleset};
+use crate::ruleset::{Mode, Ruleset, TcpProbes};
 
 /// What is in force in one pod's namespace.
 #[derive(Debug)]
@@ -48,6 +48,7 @@ impl Ruleset {
         addresses: &[IpAddr],
         cluster: &[IpNet],
         (bypass_mark, inbound_mark): (u32, u32),
+        probes: TcpProbes,
     ) -> Result<Self, KernelError> {
         let interfaces = Interfaces::read()?;
         Ok(Self {
@@ -57,6 +58,7 @@ impl Ruleset {
             ipv6: interfaces.loopback_v6(),
             outer: interfaces.with(addresses),
             cluster: cluster.to_vec(),
+            probes,
         })
     }
 }
@@ -72,11 +74,12 @@ impl Capture {
         addresses: &[IpAddr],
         cluster: &[IpNet],
         marks: (u32, u32),
+        probes: TcpProbes,
         held: Option<Listeners>,
     ) -> Result<Self, KernelError> {
         let entered = namespace.clone();
         inside(&entered, || {
-            let ruleset = Ruleset::for_namespace(addresses, cluster, marks)?;
+            let ruleset = Ruleset::for_namespace(addresses, cluster, marks, probes)?;
             let printed = nft::printed(&ruleset)?;
             let before = sysctl::install(ruleset.ipv6)?;
             let opened = route::install(ruleset.inbound_mark, ruleset.ipv6)
@@ -138,6 +141,24 @@ impl Capture {
             self.verify_here()?;
             Ok(replaced)
         })
+    }
+
+    /// Puts other ports for TCP probes in force, or other addresses of the node; nothing happens where they are the same.
+    ///
+    /// # Errors
+    /// When the rules cannot be replaced; the old ones are in force then.
+    pub fn set_probes(&mut self, probes: TcpProbes) -> Result<(), KernelError> {
+        if self.ruleset.probes == probes {
+            return Ok(());
+        }
+        let ruleset = Ruleset { probes, ..self.ruleset.clone() };
+        let printed = nft::printed(&ruleset)?;
+        inside(&self.namespace, || {
+            nft::install(&ruleset)?;
+            nft::verify(&printed)
+        })?;
+        (self.ruleset, self.printed) = (ruleset, printed);
+        Ok(())
     }
 
     fn listening(&self) -> bool {

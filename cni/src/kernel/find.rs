@@ -88,7 +88,7 @@ pub fn namespace_with(addresses: &[IpAddr]) -> Option<NetNamespace> {
     if found.len() == 1 { found.pop() } else { None }
 }
 
-fn processes() -> impl Iterator<Item = u32> {
+pub(super) fn processes() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

@@ -53,20 +53,44 @@ impl Listeners {
         Ok(replaced)
     }
 
-    /// Accepts what waits and resets it; returns how many connections that were.
+    /// Accepts what waits, and says on which port it was accepted and who calls.
     #[must_use]
-    pub fn reset_waiting(&self) -> u64 {
-        let mut count = 0;
-        for listener in &self.0 {
+    pub fn take_waiting(&self) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        for (listener, port) in self.0.iter().zip(PORTS) {
             let Ok(listener) = listener.try_clone().map(Socket::from) else { continue };
-            while let Ok((connection, _)) = listener.accept() {
-                // Closing with unsent linger time zero sends a reset.
-                let _ = connection.set_linger(Some(Duration::ZERO));
-                count += 1;
+            while let Ok((connection, from)) = listener.accept() {
+                let Some(from) = from.as_socket() else { continue };
+                let from = SocketAddr::new(from.ip().to_canonical(), from.port());
+                taken.push(Waiting { port, from, connection });
             }
         }
-        count
+        taken
     }
+}
+
+/// A connection that waited for a proxy.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Which of [`PORTS`] accepted it.
+    pub port: u16,
+    /// Who calls, in canonical form.
+    pub from: SocketAddr,
+    /// The connection; blocking.
+    pub connection: Socket,
+}
+
+impl Waiting {
+    /// Ends it by a reset.
+    pub fn reset(self) {
+        reset(&self.connection);
+    }
+}
+
+/// Makes the coming close of a connection a reset: unsent linger time zero.
+pub fn reset(connection: &impl AsFd) {
+    // Fails only for what is no socket any more.
+    let _ = socket2::SockRef::from(connection).set_linger(Some(Duration::ZERO));
 }
 
 fn open_one(port: u16) -> Result<OwnedFd, KernelError> {

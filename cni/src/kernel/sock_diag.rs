@@ -76,18 +76,16 @@ impl TcpState {
         }
     }
 
+    /// A connection whose handshake is over and that some process may still have.
+    #[must_use]
+    pub const fn is_established(self) -> bool {
+        matches!(self, Self::Established | Self::FinWait1 | Self::FinWait2 | Self::CloseWait)
+    }
+
     /// A connection that some process may still send or receive on.
     #[must_use]
     pub const fn is_live(self) -> bool {
-        matches!(
-            self,
-            Self::Established
-                | Self::SynSent
-                | Self::SynReceived
-                | Self::FinWait1
-                | Self::FinWait2
-                | Self::CloseWait
-        )
+        self.is_established() || matches!(self, Self::SynSent | Self::SynReceived)
     }
 }
 

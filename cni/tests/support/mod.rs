@@ -11,6 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use weft_cni::kernel::capture::Capture;
+use weft_cni::ruleset::TcpProbes;
 use weft_runtime::netns::NetNamespace;
 
 pub const POD: [&str; 2] = ["10.1.0.2", "fd01::2"];
@@ -87,8 +88,12 @@ impl Wire {
     }
 
     pub fn capture(&self) -> Capture {
-        Capture::install(self.pod.clone(), &addresses(), &cluster(), (0x1234_5678, 0x0bad_cafe), None)
-            .unwrap()
+        self.capture_with(TcpProbes::default())
+    }
+
+    pub fn capture_with(&self, probes: TcpProbes) -> Capture {
+        let marks = (0x1234_5678, 0x0bad_cafe);
+        Capture::install(self.pod.clone(), &addresses(), &cluster(), marks, probes, None).unwrap()
     }
 }
 
@@ -126,4 +131,39 @@ pub fn assert_alive(one: &mut TcpStream, other: &mut TcpStream) {
     other.write_all(b"b").unwrap();
     one.read_exact(&mut byte).unwrap();
     assert_eq!(&byte, b"b");
+}
+
+/// A cgroup with the name of a pod's, in whichever hierarchy this machine lets a test make one.
+pub struct PodCgroup(std::path::PathBuf);
+
+impl PodCgroup {
+    pub fn new() -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("kubepods-weft-test-{}-{count}", std::process::id());
+        let roots =
+            ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/systemd"];
+        let usable = |root: &&&str| std::path::Path::new(root).join("cgroup.procs").exists();
+        let mut made = roots.iter().filter(usable).map(|root| std::path::Path::new(root).join(&name));
+        let made = made.find(|path| std::fs::create_dir(path).is_ok());
+        Self(made.expect("these tests need root and a cgroup file system at /sys/fs/cgroup"))
+    }
+
+    /// Where a process writes its number to become part of it.
+    pub fn procs(&self) -> String {
+        self.0.join("cgroup.procs").display().to_string()
+    }
+}
+
+impl Drop for PodCgroup {
+    fn drop(&mut self) {
+        // Its processes may take a moment to be gone.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} stays", self.0.display());
+    }
 }

@@ -4,15 +4,19 @@
 //! Order: the proxy says [`ToAgent::Hello`], then [`ToAgent::Held`] for every pod it still serves (so that a restarted
 //! agent gets its duplicates back), then [`ToAgent::HeldEnd`]. The agent answers with [`ToProxy::Add`] for every
 //! enrolled pod (adding one that is known is no error and gives a fresh ack) and [`ToProxy::SnapshotEnd`], and from
-//! then on with single changes. Every `Add` and `Remove` is answered by one [`ToAgent::Ack`] with its `id`.
+//! then on with single changes. Every `Add` and `Remove` is answered by one [`ToAgent::Ack`] with its `id`, and every
+//! [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. [`ToProxy::NodeAddresses`] comes before the end of the snapshot,
+//! and again when they change.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use weft_model::{ObjectName, Text};
 
+use crate::probe::Probe;
+
 /// Version of this protocol. A different one on the other side is an error that says so.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Where an enrolled pod's outbound TCP is redirected to.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -38,6 +42,9 @@ pub struct EnrolledPod {
     pub inbound_mark: u32,
     /// The namespace's `lo` has IPv6.
     pub ipv6: bool,
+    /// What the kubelet may ask of it.
+    #[serde(default)]
+    pub probes: Vec<Probe>,
 }
 
 /// Which descriptor is at which place beside an [`ToProxy::Add`] or [`ToAgent::Held`].
@@ -95,6 +102,35 @@ pub enum ToProxy {
         /// Why.
         cause: RemoveCause,
     },
+    /// The node's own addresses. The kubelet calls from one of them, and so do others.
+    NodeAddresses {
+        /// All of them.
+        addresses: Vec<IpAddr>,
+    },
+    /// Answer to [`ToAgent::WhoCalls`].
+    Caller {
+        /// The `id` answered.
+        id: u64,
+        /// Who has the socket.
+        caller: CallerKind,
+    },
+}
+
+/// Who has the other end of a connection that came from one of the node's own addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase")]
+pub enum CallerKind {
+    /// A process of the node that belongs to no pod, such as the kubelet.
+    Host,
+    /// A process of a pod in the host's network.
+    Pod,
+    /// No process of the node: the connection was forwarded under the node's address.
+    Nobody,
+    /// The kernel did not say.
+    Unknown {
+        /// Why.
+        message: String,
+    },
 }
 
 /// Why a pod is removed.
@@ -129,5 +165,32 @@ pub enum ToAgent {
         id: u64,
         /// What went wrong, in words; `None`: done.
         error: Option<String>,
+    },
+    /// Who has the socket that a connection to a pod comes from?
+    WhoCalls {
+        /// Comes back in the answer.
+        id: u64,
+        /// The caller's address and port: one of the node's own addresses.
+        from: SocketAddr,
+        /// Where it called: the pod's address and the port before any redirect.
+        to: SocketAddr,
+    },
+    /// Which ports of a pod admit callers in plaintext now; not answered. Until it is said, all may.
+    Plaintext {
+        /// The pod's UID.
+        uid: Text,
+        /// The ports; `None`: every one.
+        ports: Option<Vec<u16>>,
+    },
+    /// Callers in plaintext were refused; not answered. Said at the first one and then at intervals.
+    Refused {
+        /// The pod's UID.
+        uid: Text,
+        /// The port that was called.
+        port: u16,
+        /// Who called last.
+        from: SocketAddr,
+        /// How many were refused since this was said last.
+        count: u64,
     },
 }

@@ -53,6 +53,10 @@ reasons! {
     BackendTimeout = "backend_timeout",
     /// The caller has no mutual TLS and the callee is strict.
     PlaintextRefused = "plaintext_refused",
+    /// A process of the node itself asked for something else than the probes that the pod declares.
+    ProbeRefused = "probe_refused",
+    /// The agent did not say in time whether a caller at the node's own address is the kubelet.
+    NoAgent = "no_agent",
     /// The original destination was missing or one of Weft's own ports.
     Loop = "loop",
     /// An address inside the cluster's ranges that the snapshot does not know.

@@ -1,5 +1,6 @@
 //! Pods, as a proxy needs to know them.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,16 @@ pub struct Workload {
     pub protocol: WorkloadProtocol,
     /// What its node's proxy does with plaintext callers.
     pub mtls: MtlsMode,
+    /// Ports of the pod that admit plaintext callers although `mtls` is strict ([`PLAINTEXT_PORTS_LABEL`]).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub plaintext_ports: BTreeSet<u16>,
+}
+
+impl Workload {
+    /// Whether its port admits callers in plaintext.
+    pub fn admits_plaintext(&self, port: u16) -> bool {
+        self.mtls == MtlsMode::Permissive || self.plaintext_ports.contains(&port)
+    }
 }
 
 /// How a proxy reaches a pod.
@@ -53,6 +64,10 @@ pub const MESH_LABEL: &str = "weft-mesh.dev/mesh";
 
 /// The label on a namespace that lets plaintext callers in: `permissive`.
 pub const MTLS_LABEL: &str = "weft-mesh.dev/mtls";
+
+/// The label on a pod or a Service that opens ports to plaintext callers also where mutual TLS is demanded: numbers or
+/// names of ports, joined by `_` (a label's value has no commas), such as `9090_metrics`.
+pub const PLAINTEXT_PORTS_LABEL: &str = "weft-mesh.dev/plaintext-ports";
 
 /// Namespaces whose pods are never enrolled, whatever their labels say (dataplane rule 25).
 pub const NEVER_ENROLLED: [&str; 2] = ["kube-system", "weft-system"];

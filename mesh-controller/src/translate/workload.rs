@@ -27,6 +27,13 @@ impl Workloads {
         self.by_address.get(&address)
     }
 
+    /// Opens ports of a pod to plaintext callers.
+    pub(crate) fn open(&mut self, uid: &str, ports: BTreeSet<u16>) {
+        if let Some(workload) = self.by_uid.get_mut(uid) {
+            workload.plaintext_ports.extend(ports);
+        }
+    }
+
     pub(crate) fn into_workloads(self) -> impl Iterator<Item = Workload> {
         self.by_uid.into_values()
     }
@@ -132,6 +139,7 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
             Some("permissive") => MtlsMode::Permissive,
             _ => MtlsMode::Strict,
         },
+        plaintext_ports: BTreeSet::new(),
     })
 }
 

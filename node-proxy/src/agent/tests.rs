@@ -1,11 +1,13 @@
 //! The agent client against a fake agent: real sockets on the loopback device, real descriptors over a socket pair.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_runtime::netns::NetNamespace;
+
+use weft_api::node::CallerKind;
 
 use super::*;
 use crate::testing;
@@ -285,10 +287,77 @@ async fn an_agent_of_another_version_that_closes_during_the_greeting_is_named() 
 
 #[tokio::test]
 async fn another_version_or_node_ends_the_session_with_words() {
-    for (version, node, word) in [(2, "node-a", "version 2"), (1, "node-b", "node-b")] {
+    let newer = PROTOCOL_VERSION + 1;
+    let of_version = format!("version {newer}");
+    for (version, node, word) in [(newer, "node-a", &*of_version), (PROTOCOL_VERSION, "node-b", "node-b")] {
         let (fake, task) = session(client(&[]).0);
         fake.say(&ToProxy::Hello { version, node: node.into() }, false).await;
         let (_, error) = task.await.unwrap();
         assert!(error.to_string().contains(word), "{error}");
     }
+}
+
+fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
+    let workload = weft_model::workload::Workload {
+        uid: "a".into(),
+        pod: weft_model::ObjectName::new("shop", "a"),
+        workload: "a".into(),
+        node: "node-a".into(),
+        addresses: vec![],
+        identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
+        protocol: weft_model::workload::WorkloadProtocol::Tunnel,
+        mtls: weft_model::workload::MtlsMode::Strict,
+        plaintext_ports: ports.iter().copied().collect(),
+    };
+    let resource = weft_model::Resource::Workload(workload);
+    let empty = crate::state::Snapshot::empty(Arc::default(), crate::config::SameNode::Direct);
+    empty.apply(version, [weft_api::delta::Change::Set(resource.name(), resource.into())])
+}
+
+#[tokio::test]
+async fn the_agent_is_told_who_may_call_in_plaintext_whenever_that_changes() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    // Nothing is said of a pod that the configuration does not know.
+    assert_eq!(fake.add(1).await, None);
+    for (version, ports, said) in [(1, &[][..], true), (2, &[], false), (3, &[9090], true)] {
+        shared.snapshot.swap(Arc::new(strict(version, ports)));
+        if said {
+            let expected = ToAgent::Plaintext { uid: "a".into(), ports: Some(ports.to_vec()) };
+            assert_eq!(fake.hear().await.0, expected);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_worker_gets_the_agents_answer_and_none_in_time_is_none() {
+    let (agent, shared) = client(&[]);
+    let (from, to) = ("10.0.0.1:4000".parse().unwrap(), "10.9.0.2:80".parse().unwrap());
+    assert!(!shared.agent.is_of_node(Ipv4Addr::LOCALHOST.into()));
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    fake.say(&ToProxy::NodeAddresses { addresses: vec![Ipv4Addr::LOCALHOST.into()] }, false).await;
+    let asking = tokio::spawn({
+        let shared = shared.clone();
+        async move { shared.agent.who_calls(from, to).await }
+    });
+    let ToAgent::WhoCalls { id, from: asked_from, to: asked_to } = fake.hear().await.0 else { panic!() };
+    assert_eq!((asked_from, asked_to), (from, to));
+    fake.say(&ToProxy::Caller { id: id + 1, caller: CallerKind::Host }, false).await;
+    fake.say(&ToProxy::Caller { id, caller: CallerKind::Pod }, false).await;
+    assert_eq!(asking.await.unwrap(), Some(CallerKind::Pod));
+    assert!(shared.agent.is_of_node("::ffff:127.0.0.1".parse().unwrap()));
+    // The agent hears the question and says nothing.
+    assert_eq!(shared.agent.who_calls(from, to).await, None);
+}
+
+#[tokio::test]
+async fn the_agent_hears_of_the_first_refused_caller_at_once() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    let from = "10.0.0.1:4000".parse().unwrap();
+    shared.agent.refused(&"a".into(), 80, from);
+    assert_eq!(fake.hear().await.0, ToAgent::Refused { uid: "a".into(), port: 80, from, count: 1 });
 }

@@ -1,8 +1,8 @@
-//! Whether a caller may reach a pod. Today: mutual TLS unless the pod's namespace permits plaintext. Policies will be
+//! Whether a caller may reach a pod. Today: mutual TLS unless the pod's namespace, or a label for the port, permits plaintext. Policies will be
 //! judged here too, on the connection and on the parsed request; a policy that is not known yet means no.
 
 use weft_model::Reason;
-use weft_model::workload::MtlsMode;
+use weft_model::workload::{MTLS_LABEL, PLAINTEXT_PORTS_LABEL};
 
 use crate::call::Caller;
 use crate::pod::{LocalPod, is_own_port};
@@ -23,9 +23,10 @@ pub(crate) fn connection(
         let message = "the proxy has no configuration from the controller yet";
         return Err(Failure::new(Reason::NoConfiguration, message));
     }
-    if caller.identity.is_none() && mtls(snapshot, pod) == MtlsMode::Strict {
+    if caller.identity.is_none() && !admits_plaintext(snapshot, pod, port) {
         let message = format!(
-            "{} called without mutual TLS: enrol it, or label namespace {} weft-mesh.dev/mtls=permissive",
+            "{} called without mutual TLS: enrol it, open the port (label the pod {PLAINTEXT_PORTS_LABEL}={port}), or \
+             label namespace {} {MTLS_LABEL}=permissive",
             caller.address.ip(),
             pod.enrolled.pod.namespace
         );
@@ -34,7 +35,7 @@ pub(crate) fn connection(
     Ok(())
 }
 
-/// Strict, unless the controller says that this very pod is permissive.
-fn mtls(snapshot: &Snapshot, pod: &LocalPod) -> MtlsMode {
-    snapshot.workload(&pod.enrolled.uid).map_or(MtlsMode::Strict, |workload| workload.mtls)
+/// No, unless the controller says so of this very pod.
+fn admits_plaintext(snapshot: &Snapshot, pod: &LocalPod, port: u16) -> bool {
+    snapshot.workload(&pod.enrolled.uid).is_some_and(|workload| workload.admits_plaintext(port))
 }

@@ -69,6 +69,21 @@ impl Destination<'_> {
         conclude(recorder, &ended);
     }
 
+    /// Carries bytes to the application unread, `first` before those that are still to come.
+    pub(super) async fn pass<C: Duplex>(&self, client: C, first: Vec<u8>) {
+        let recorder = self.record();
+        match forward::connect(self.worker, self.pod, self.to, self.caller.address).await {
+            Ok(application) => {
+                conclude(recorder, &self.relay(Prefixed::new(first.into(), client), application).await);
+            }
+            Err(failure) => {
+                let mut client = client;
+                client.reset_on_drop();
+                recorder.failed(&failure.into());
+            }
+        }
+    }
+
     async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
         // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
         relay(client, application, None, self.pod.ended.cancelled()).await

@@ -47,6 +47,7 @@ fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
         identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
         protocol,
         mtls: MtlsMode::Strict,
+        plaintext_ports: Default::default(),
     }))
 }
 

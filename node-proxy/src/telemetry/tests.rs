@@ -20,6 +20,7 @@ fn workload(name: &str) -> Party {
         identity: format!("spiffe://cluster.local/ns/shop/sa/{name}").parse().unwrap(),
         protocol: WorkloadProtocol::Tunnel,
         mtls: MtlsMode::Strict,
+        plaintext_ports: Default::default(),
     }))
 }
 

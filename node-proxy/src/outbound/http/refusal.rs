@@ -64,7 +64,7 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Reason::UpstreamReset => StatusCode::BAD_GATEWAY,
         Reason::RequestTimeout | Reason::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Reason::PlaintextRefused => StatusCode::FORBIDDEN,
+        Reason::PlaintextRefused | Reason::ProbeRefused => StatusCode::FORBIDDEN,
         Reason::Loop => StatusCode::LOOP_DETECTED,
         Reason::InvalidBackend | Reason::InvalidRoute | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::SERVICE_UNAVAILABLE,
@@ -76,7 +76,7 @@ pub const fn grpc_status(reason: Reason) -> u16 {
     match reason {
         Reason::NoRouteMatch => 12,
         Reason::RequestTimeout | Reason::BackendTimeout => 4,
-        Reason::PlaintextRefused => 7,
+        Reason::PlaintextRefused | Reason::ProbeRefused => 7,
         Reason::Overloaded | Reason::HeadersTooLarge => 8,
         Reason::Internal | Reason::BadRequest | Reason::BadTunnelRequest => 13,
         _ => 14,

@@ -69,6 +69,7 @@ impl World {
             certificates: Certificates::default(),
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
             proofs: Default::default(),
+            agent: Default::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -200,6 +201,7 @@ fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
         bypass_mark: 0x1001,
         inbound_mark: 0x1002,
         ipv6: false,
+        probes: vec![],
     };
     let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
     let netns = NetNamespace::current().unwrap();
