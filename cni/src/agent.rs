@@ -5,6 +5,7 @@ mod admin;
 mod callers;
 mod condition;
 pub mod config;
+mod event;
 mod health;
 mod host;
 mod install;
@@ -126,5 +127,6 @@ async fn cluster(client: Option<Client>, members: &Members, health: &Health) {
         () = trust::run(client.clone(), &config.namespace, &config.runtime_dir) => {}
         () = condition::run(&client, members) => {}
         () = taint::run(&client, &config.node, health) => {}
+        () = event::run(client.clone(), &config.node, &members.refusals) => {}
     }
 }

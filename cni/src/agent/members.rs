@@ -16,6 +16,7 @@ use weft_runtime::netns::NetNamespace;
 
 use super::callers::Callers;
 use super::config::Config;
+use super::event::Refusals;
 use super::host::NodeAddresses;
 use super::link::{Link, LinkError};
 use super::plaintext::Admitted;
@@ -76,6 +77,7 @@ pub(super) struct Members {
     pub(super) node_addresses: NodeAddresses,
     pub(super) callers: Arc<Callers>,
     pub(super) admitted: Admitted,
+    pub(super) refusals: Refusals,
     pub(super) link: watch::Sender<CurrentLink>,
     pub(super) board: StatusBoard,
     /// Asks for a reconciliation at once.
@@ -96,6 +98,7 @@ impl Members {
             pods,
             node_addresses,
             admitted: Admitted::default(),
+            refusals: Refusals::default(),
             link,
             board,
             wanted: Notify::new(),

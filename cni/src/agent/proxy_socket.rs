@@ -5,13 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_api::node::{EnrolledPod, PROTOCOL_VERSION, ToAgent, ToProxy};
 use weft_runtime::fd::{SeqPacket, SeqPacketListener};
 use weft_runtime::netns::NetNamespace;
 
 use super::callers::Callers;
+use super::event::Refusal;
 use super::host::NodeAddresses;
 use super::link::Link;
 use super::members::Members;
@@ -164,7 +165,12 @@ async fn listen(link: &Arc<Link>, members: &Arc<Members>) -> io::Result<()> {
                 let members = Arc::clone(members);
                 tokio::spawn(async move { members.follow_probes(&uid).await });
             }
-            ToAgent::Refused { uid, port, from, count } => members.board.refused(&uid, port, from, count),
+            ToAgent::Refused { uid, port, from, count } => {
+                if let Some(pod) = members.board.refused(&uid, port, from, count) {
+                    let refusal = Refusal { uid, pod, port, from };
+                    members.refusals.note(refusal, members.pods.borrow().as_deref(), Instant::now());
+                }
+            }
             other => return Err(io::Error::other(format!("unexpected after the greeting: {other:?}"))),
         }
     }

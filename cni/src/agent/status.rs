@@ -160,17 +160,19 @@ impl StatusBoard {
     }
 
     /// Records refused callers in plaintext; the first of a pod's port is worth a line.
-    pub(super) fn refused(&self, uid: &Text, port: u16, from: SocketAddr, count: u64) {
-        let pod = self.update(|status| {
+    /// Returns the pod, if there is such a one.
+    pub(super) fn refused(&self, uid: &Text, port: u16, from: SocketAddr, count: u64) -> Option<ObjectName> {
+        let (pod, first) = self.update(|status| {
             let pod = status.pods.get(uid).map(|pod| pod.pod.clone())?;
             let ports = status.refused_plaintext.entry(uid.clone()).or_default();
             let before = ports.get(&port).map_or(0, |refused| refused.count);
             ports.insert(port, RefusedPlaintext { from, count: before.saturating_add(count) });
-            (before == 0).then_some(pod)
-        });
-        if let Some(pod) = pod {
+            Some((pod, before == 0))
+        })?;
+        if first {
             tracing::warn!(%pod, port, %from, "a caller in plaintext was refused: {}", remedy(port));
         }
+        Some(pod)
     }
 
     pub(super) fn forget(&self, uid: &Text) {
@@ -182,7 +184,7 @@ impl StatusBoard {
 }
 
 /// What to do about a refused caller in plaintext.
-fn remedy(port: u16) -> String {
+pub(super) fn remedy(port: u16) -> String {
     format!(
         "enrol the caller ({MESH_LABEL}=enabled on its namespace), or open the port to everybody \
          ({PLAINTEXT_PORTS_LABEL}={port} on the pod), or admit all plaintext while you migrate \
