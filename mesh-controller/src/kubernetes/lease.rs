@@ -5,18 +5,19 @@ mod election;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::PostParams;
 use kube::{Api, Client, Error, ResourceExt};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::{Event, explain, follow, is, within};
 use crate::leadership::Leadership;
-use election::{Election, Record, Wish};
+use election::{Election, Record, Times, Wish};
 
 /// The Lease's name.
 pub const NAME: &str = "weft-controller";
@@ -56,9 +57,19 @@ pub async fn stand(
     leadership: watch::Sender<Leadership>,
     stop: CancellationToken,
 ) {
+    stand_by(Times::USUAL, client, candidate, leadership, stop).await;
+}
+
+async fn stand_by(
+    times: Times,
+    client: Client,
+    candidate: Candidate,
+    leadership: watch::Sender<Leadership>,
+    stop: CancellationToken,
+) {
     let api: Api<Lease> = Api::namespaced(client, &candidate.namespace);
-    let mut standing =
-        Standing { election: Election::new(candidate.holder()), api: api.clone(), candidate, leadership };
+    let election = Election::new(candidate.holder(), times);
+    let mut standing = Standing { election, times, api: api.clone(), candidate, leadership };
     // The watch says only when to look: it may be late, a read is not.
     let wake = Arc::new(Notify::new());
     let (woken, me) = (Arc::clone(&wake), standing.candidate.holder());
@@ -87,6 +98,7 @@ pub async fn stand(
 
 struct Standing {
     election: Election,
+    times: Times,
     api: Api<Lease>,
     candidate: Candidate,
     leadership: watch::Sender<Leadership>,
@@ -156,7 +168,8 @@ impl Standing {
             spec.acquire_time = Some(now.clone());
         }
         spec.holder_identity = Some(self.candidate.holder());
-        spec.lease_duration_seconds = i32::try_from(election::DURATION.as_secs()).ok();
+        // Rounded up: the API has no shorter one than a second.
+        spec.lease_duration_seconds = i32::try_from(self.times.duration.as_secs_f64().ceil() as i64).ok();
         spec.renew_time = Some(now);
         Lease { metadata: ObjectMeta { name: Some(NAME.to_owned()), ..metadata }, spec: Some(spec) }
     }

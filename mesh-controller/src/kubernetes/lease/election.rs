@@ -1,17 +1,38 @@
 //! When to take and renew a lease. Clocks of different machines are never compared: a lease has run out when nobody has
 //! written to it for as long as it says, by this machine's clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rand::Rng as _;
+use tokio::time::Instant;
 
-/// How long a lease is kept for a holder that says nothing more.
-pub(super) const DURATION: Duration = Duration::from_secs(15);
-/// How long a holder believes that it leads without having renewed. Less than [`DURATION`], so that one stops before
-/// the next begins.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How often the lease is looked at and, by its holder, renewed.
-const ROUND: Duration = Duration::from_secs(2);
+/// The times of an election.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// How long a lease is kept for a holder that says nothing more.
+    pub(super) duration: Duration,
+    /// How long a holder believes that it leads without having renewed. Less than `duration`, so that one stops before
+    /// the next begins.
+    deadline: Duration,
+    /// How often the lease is looked at and, by its holder, renewed.
+    round: Duration,
+}
+
+impl Times {
+    /// Those of Kubernetes' own controllers.
+    pub(super) const USUAL: Self = Self {
+        duration: Duration::from_secs(15),
+        deadline: Duration::from_secs(10),
+        round: Duration::from_secs(2),
+    };
+    /// A tenth of that.
+    #[cfg(test)]
+    pub(super) const SHORT: Self = Self {
+        duration: Duration::from_millis(1500),
+        deadline: Duration::from_millis(1000),
+        round: Duration::from_millis(200),
+    };
+}
 
 /// What a lease says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +60,7 @@ pub(super) enum Wish {
 #[derive(Debug)]
 pub(super) struct Election {
     me: String,
+    times: Times,
     /// The version last seen, and when it was first seen.
     seen: Option<(String, Instant)>,
     /// When the last write began that made or kept us the holder.
@@ -46,8 +68,8 @@ pub(super) struct Election {
 }
 
 impl Election {
-    pub(super) fn new(me: String) -> Self {
-        Self { me, seen: None, held: None }
+    pub(super) fn new(me: String, times: Times) -> Self {
+        Self { me, times, seen: None, held: None }
     }
 
     /// Judges what the lease says now; `None`: there is none.
@@ -64,7 +86,7 @@ impl Election {
             return Wish::Renew;
         }
         self.held = None;
-        let ended = now.saturating_duration_since(since) >= record.duration.unwrap_or(DURATION);
+        let ended = now.saturating_duration_since(since) >= record.duration.unwrap_or(self.times.duration);
         if record.holder.is_empty() || ended { Wish::Take } else { Wish::Nothing }
     }
 
@@ -75,19 +97,20 @@ impl Election {
 
     /// Whether this candidate leads.
     pub(super) fn leads(&self, now: Instant) -> bool {
-        self.left(now).is_some_and(|left| !left.is_zero())
+        self.left(now).is_some()
     }
 
     /// How long it leads without a further renewal; `None` if it does not.
     pub(super) fn left(&self, now: Instant) -> Option<Duration> {
-        self.held.map(|held| (held + DEADLINE).saturating_duration_since(now))
+        let left = self.held.map(|held| (held + self.times.deadline).saturating_duration_since(now));
+        left.filter(|left| !left.is_zero())
     }
 
     /// How long to wait before the next look. Those who do not lead look at different times.
     pub(super) fn pause(&self, now: Instant) -> Duration {
-        match self.left(now).filter(|left| !left.is_zero()) {
-            Some(left) => left.min(ROUND),
-            None => ROUND.mul_f64(rand::rng().random_range(0.7..1.3)),
+        match self.left(now) {
+            Some(left) => left.min(self.times.round),
+            None => self.times.round.mul_f64(rand::rng().random_range(0.7..1.3)),
         }
     }
 }
@@ -96,13 +119,21 @@ impl Election {
 mod tests {
     use super::*;
 
+    const DURATION: Duration = Times::USUAL.duration;
+    const DEADLINE: Duration = Times::USUAL.deadline;
+    const ROUND: Duration = Times::USUAL.round;
+
+    fn election(me: &str) -> Election {
+        Election::new(me.into(), Times::USUAL)
+    }
+
     fn record(holder: &str, version: &str) -> Record {
         Record { holder: holder.into(), version: version.into(), duration: Some(DURATION) }
     }
 
     #[test]
     fn free_lease_is_taken_at_once_and_a_held_one_only_after_its_silence() {
-        let (mut one, t) = (Election::new("one".into()), Instant::now());
+        let (mut one, t) = (election("one"), Instant::now());
         assert_eq!(one.look(None, t), Wish::Take);
         assert_eq!(one.look(Some(&record("", "1")), t), Wish::Take);
         assert_eq!(one.look(Some(&record("two", "2")), t), Wish::Nothing);
@@ -115,7 +146,7 @@ mod tests {
     #[test]
     fn holder_stops_leading_before_another_may_begin() {
         let (mut one, mut two, t) =
-            (Election::new("one".into()), Election::new("two".into()), Instant::now());
+            (election("one"), election("two"), Instant::now());
         one.holds(t);
         let held = record("one", "1");
         assert_eq!(two.look(Some(&held), t), Wish::Nothing);
@@ -125,12 +156,15 @@ mod tests {
         }
         assert!(one.leads(t + DEADLINE - ROUND));
         assert!(!one.leads(at));
+        // It goes on standing, with all the time that a call may take.
+        assert_eq!(one.left(at), None);
+        assert_eq!(one.look(Some(&held), at), Wish::Renew);
         assert_eq!(at, t + DURATION);
     }
 
     #[test]
     fn holder_renews_and_knows_when_it_is_not_the_holder_any_more() {
-        let (mut one, t) = (Election::new("one".into()), Instant::now());
+        let (mut one, t) = (election("one"), Instant::now());
         one.holds(t);
         assert_eq!(one.look(Some(&record("one", "1")), t + ROUND), Wish::Renew);
         assert!(one.leads(t + ROUND));

@@ -23,7 +23,7 @@ impl Replica {
             port: 15012,
         };
         let client = Client::new(api.clone(), "default");
-        Self { leadership, stop: stop.clone(), task: tokio::spawn(stand(client, candidate, told, stop)) }
+        Self { leadership, stop: stop.clone(), task: tokio::spawn(stand_by(Times::SHORT, client, candidate, told, stop)) }
     }
 
     async fn until(&mut self, wanted: Leadership) {
@@ -83,4 +83,27 @@ async fn lease_that_is_gone_is_made_anew() {
     };
     tokio::time::timeout(WAIT, made).await.unwrap();
     assert_eq!(*one.leadership.borrow(), Leadership::Leader);
+}
+
+#[tokio::test]
+async fn leader_that_cannot_renew_stops_leading_and_stands_again() {
+    let api = ApiServer::new();
+    let mut one = Replica::start(&api, 1);
+    one.until(Leadership::Leader).await;
+    api.fail(|_| Some(503));
+    one.until(Leadership::Follower { leader: None }).await;
+    api.heal();
+    one.until(Leadership::Leader).await;
+}
+
+#[tokio::test]
+async fn leader_that_vanishes_is_replaced_when_its_lease_has_run_out() {
+    let api = ApiServer::new();
+    let mut one = Replica::start(&api, 1);
+    one.until(Leadership::Leader).await;
+    let mut two = Replica::start(&api, 2);
+    two.until(follower_of("10.244.0.1:15012")).await;
+    one.task.abort();
+    two.until(Leadership::Leader).await;
+    assert_eq!(holder(&api), "weft-controller-2_10.244.0.2");
 }
