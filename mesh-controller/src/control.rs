@@ -2,6 +2,7 @@
 //! change.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -83,7 +84,11 @@ impl<S: Source, W: StatusSink> Control<S, W> {
 
     fn publish(&mut self, inputs: &Inputs, problems: BTreeSet<String>, began: Instant) {
         let loaded = began.elapsed();
-        let translated = translate(inputs);
+        let Ok(translated) = catch_unwind(AssertUnwindSafe(|| translate(inputs))) else {
+            let broken = "translating broke down, which is a defect of Weft; the last state stays in force";
+            self.say(problems.into_iter().chain([broken.to_owned()]).collect());
+            return;
+        };
         let translating = began.elapsed() - loaded;
         self.say(problems.into_iter().chain(translated.notices).collect());
         match self.publisher.publish(translated.resources, &translated.nodes) {

@@ -48,18 +48,22 @@ use std::time::Duration;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 use weft_model::MeshConfig;
 
 pub use metrics::{LeaderMetrics, StatusMetrics, WatchMetrics};
 
 use crate::inputs::Kind;
 use crate::source::{Change, Loaded, Source};
-use store::Store;
+use store::{Part, Store};
 
 /// A change is taken up when nothing else has come for this long,
 const QUIET: Duration = Duration::from_millis(10);
 /// and at the latest this long after it came.
 const MOST: Duration = Duration::from_millis(100);
+
+/// How long to wait before a watch that broke down is begun anew.
+const BROKEN: Duration = Duration::from_secs(5);
 
 /// The objects of an API server.
 #[derive(Debug)]
@@ -80,7 +84,7 @@ impl Kubernetes {
         let mut watches = JoinSet::new();
         for kind in Kind::ALL {
             let (client, store) = (client.clone(), Arc::clone(&store));
-            watches.spawn(async move { match watch::watch(client, kind, &store).await {} });
+            watches.spawn(keep_watching(client, kind, store));
         }
         Self { store, _watches: watches }
     }
@@ -88,6 +92,17 @@ impl Kubernetes {
     /// How the watches are doing.
     pub fn watches(&self) -> Watches {
         Watches(Arc::clone(&self.store))
+    }
+}
+
+/// Watches for ever. A watch that panics, which is a defect, is begun anew: it must not end in silence.
+async fn keep_watching(client: Client, kind: Kind, store: Arc<Store>) {
+    loop {
+        let (client, shared) = (client.clone(), Arc::clone(&store));
+        let watching = tokio::spawn(async move { watch::watch(client, kind, &shared).await });
+        let Err(error) = AbortOnDropHandle::new(watching).await;
+        store.failed(kind, Part::Objects, format!("the watch broke down: {error}"));
+        tokio::time::sleep(BROKEN).await;
     }
 }
 

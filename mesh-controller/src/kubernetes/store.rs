@@ -1,6 +1,7 @@
 //! What the watches have brought together: one set of objects, and how each kind's watch is doing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -84,12 +85,14 @@ impl Decoded {
     pub(crate) fn of(kind: Kind, raw: Raw, resource: &kube::core::ApiResource) -> Self {
         let name = name_of(&raw);
         let uid = raw.text("/metadata/uid").to_owned();
-        let problem = match raw.decode(kind, resource) {
-            Ok(object) if object.kind() == Some(kind) && !name.name.is_empty() => {
+        // One object must not end the watch of all, not even by a defect of ours.
+        let problem = match catch_unwind(AssertUnwindSafe(|| raw.decode(kind, resource))) {
+            Ok(Ok(object)) if object.kind() == Some(kind) && !name.name.is_empty() => {
                 return Self::Object(object);
             }
-            Ok(_) => format!("{kind} {name}: it is no object, or one without a name"),
-            Err(error) => error.to_string(),
+            Ok(Ok(_)) => format!("{kind} {name}: it is no object, or one without a name"),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("{kind} {name}: reading it broke down, which is a defect of Weft"),
         };
         Self::Broken { name, uid, problem }
     }

@@ -145,8 +145,7 @@ mod tests {
 
     #[test]
     fn holder_stops_leading_before_another_may_begin() {
-        let (mut one, mut two, t) =
-            (election("one"), election("two"), Instant::now());
+        let (mut one, mut two, t) = (election("one"), election("two"), Instant::now());
         one.holds(t);
         let held = record("one", "1");
         assert_eq!(two.look(Some(&held), t), Wish::Nothing);

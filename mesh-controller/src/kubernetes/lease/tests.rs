@@ -23,7 +23,11 @@ impl Replica {
             port: 15012,
         };
         let client = Client::new(api.clone(), "default");
-        Self { leadership, stop: stop.clone(), task: tokio::spawn(stand_by(Times::SHORT, client, candidate, told, stop)) }
+        Self {
+            leadership,
+            stop: stop.clone(),
+            task: tokio::spawn(stand_by(Times::SHORT, client, candidate, told, stop)),
+        }
     }
 
     async fn until(&mut self, wanted: Leadership) {
