@@ -3,6 +3,7 @@
 
 mod admin;
 mod callers;
+mod census;
 mod condition;
 pub mod config;
 mod event;
@@ -12,16 +13,19 @@ mod install;
 mod kubernetes;
 mod link;
 mod members;
+mod peer;
 mod plaintext;
 mod plugin_socket;
 pub mod pods;
 mod proxy_socket;
 mod reason;
 mod reconcile;
+mod sandbox;
 mod stand_in;
 mod status;
 mod taint;
 mod trust;
+mod uninstall;
 
 use std::future::pending;
 use std::io;
@@ -30,6 +34,7 @@ use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use weft_runtime::admin::Admin;
 use weft_runtime::logging::Level;
 
@@ -37,9 +42,9 @@ use config::Config;
 use health::Health;
 use install::{Installed, Installer};
 use members::Members;
-use pods::{Folder, Kubernetes, PodSource, Table};
+use pods::{Folder, Kubernetes, PodSource, Pods, Table};
 
-/// Runs the agent until one of its parts fails.
+/// Runs the agent until it is told to stop or one of its parts fails. What it did in pods and on the node stays.
 ///
 /// # Errors
 /// When a socket cannot be made in the runtime directory or for the admin server, or there is no way to the API server.
@@ -63,10 +68,19 @@ pub async fn run(config: Config, level: Level) -> io::Result<()> {
     let members = Arc::new(Members::new(config, pods.clone(), known_addresses));
     let (state, installed) =
         watch::channel(installer.as_ref().map_or_else(Installed::elsewhere, |_| Installed::Unknown));
-    let health = Health { pods, installed, link: members.link.subscribe() };
+    let health = Health { pods: pods.clone(), installed, link: members.link.subscribe() };
     let admin = admin::admin(&members, &health, level);
     tracing::info!(node = %members.config.node, directory = %directory.display(), "agent started");
+    let stop = CancellationToken::new();
+    weft_runtime::shutdown::cancel_on_signal(stop.clone())?;
     tokio::select! {
+        () = stop.cancelled() => {
+            // An uninstallation leaves nothing behind.
+            if *health.installed.borrow() == Installed::Removed {
+                uninstall::remove_files(&members.config.runtime_dir);
+            }
+            Ok(())
+        }
         () = source.run(table) => Err(io::Error::other("the pod source ended")),
         result = proxy_socket::serve(proxies, members.clone()) => result,
         result = plugin_socket::serve(plugins, members.clone()) => result,
@@ -74,8 +88,9 @@ pub async fn run(config: Config, level: Level) -> io::Result<()> {
         () = stand_in::run(members.clone()) => Err(io::Error::other("the stand-in for the proxy ended")),
         error = host::follow(node_addresses) => Err(error),
         () = status::write_changes(members.clone()) => Err(io::Error::other("the status writer ended")),
-        () = installation(installer, &state) => Err(io::Error::other("the installer ended")),
+        () = installation(installer, &state, pods) => Err(io::Error::other("the installer ended")),
         () = serve_admin(admin, admin_listener) => Err(io::Error::other("the admin server ended")),
+        () = census::run(members.clone()) => Err(io::Error::other("the census ended")),
         () = cluster(client, &members, &health) => Err(io::Error::other("a watch ended")),
     }
 }
@@ -90,7 +105,7 @@ impl Source {
     fn new(client: Option<Client>, config: &Config) -> Self {
         let node = config.node.as_str().into();
         match client {
-            Some(client) => Self::Kubernetes(Kubernetes::new(client, node)),
+            Some(client) => Self::Kubernetes(Kubernetes::new(client, node, config.namespace.as_str().into())),
             None => Self::Folder(Folder::new(config.folder.clone().unwrap_or_default(), node)),
         }
     }
@@ -104,10 +119,9 @@ impl Source {
 }
 
 /// Keeps the plugin in place, if that is the agent's task.
-async fn installation(installer: Option<Installer>, state: &watch::Sender<Installed>) {
-    let (_stop, stopped) = watch::channel(false);
+async fn installation(installer: Option<Installer>, state: &watch::Sender<Installed>, pods: Pods) {
     match installer {
-        Some(installer) => drop(install::run(installer, state, stopped).await),
+        Some(installer) => install::run(installer, state, pods).await,
         None => pending().await,
     }
 }
@@ -128,5 +142,6 @@ async fn cluster(client: Option<Client>, members: &Members, health: &Health) {
         () = condition::run(&client, members) => {}
         () = taint::run(&client, &config.node, health) => {}
         () = event::run(client.clone(), &config.node, &members.refusals) => {}
+        () = uninstall::run(&client, members, health) => {}
     }
 }

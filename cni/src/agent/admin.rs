@@ -38,7 +38,7 @@ pub(super) fn admin(members: &Arc<Members>, health: &Health, level: Level) -> Ad
 fn shown(members: &Members, health: &Health) -> Value {
     let away = members.unserved_for(Instant::now()).is_some();
     let plugin = match &*health.installed.borrow() {
-        Installed::Unknown => json!({"installed": false}),
+        Installed::Unknown | Installed::Removed => json!({"installed": false}),
         Installed::No(problem) => json!({"installed": false, "problem": problem}),
         Installed::Yes(file) => json!({"installed": true, "file": file}),
     };
@@ -52,6 +52,7 @@ fn shown(members: &Members, health: &Health) -> Value {
             "proxyConnected": status.proxy_connected,
             "repairs": status.repairs,
             "resetConnections": status.reset_connections,
+            "strayNamespaces": status.stray_namespaces,
             "pods": pods,
         })
     })
@@ -84,7 +85,6 @@ impl fmt::Debug for Board {
 impl Collector for Board {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.0.board.read(Status::clone);
-        let count = |number: u64| ConstCounter::new(number);
         for (name, help, counter) in [
             ("repairs", "How often a pod's rules, routes, settings or sockets were put back", status.repairs),
             (
@@ -93,15 +93,19 @@ impl Collector for Board {
                 status.reset_connections,
             ),
         ] {
-            let metric = count(counter);
+            let metric = ConstCounter::new(counter);
             let metric_encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
             metric.encode(metric_encoder)?;
         }
-        let connected = ConstGauge::new(i64::from(status.proxy_connected));
-        let help = "Whether a proxy is connected";
-        let metric_encoder =
-            encoder.encode_descriptor("proxy_connected", help, None, connected.metric_type())?;
-        connected.encode(metric_encoder)?;
+        let stray = i64::try_from(status.stray_namespaces).unwrap_or(i64::MAX);
+        for (name, help, value) in [
+            ("proxy_connected", "Whether a proxy is connected", i64::from(status.proxy_connected)),
+            ("stray_namespaces", "Network namespaces without a pod that agent or proxy hold open", stray),
+        ] {
+            let gauge = ConstGauge::new(value);
+            let metric_encoder = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric_encoder)?;
+        }
         let help = "Pods by state and reason";
         let kind = prometheus_client::metrics::MetricType::Gauge;
         let mut family = encoder.encode_descriptor("pods", help, None, kind)?;

@@ -30,6 +30,9 @@ pub struct Config {
     /// The namespace that Weft is installed in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "weft-system")]
     pub namespace: String,
+    /// The agent's own pod there; it says on it when the node has been brought out of the mesh.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
     /// The plugin's installation.
     #[command(flatten)]
     pub install: InstallConfig,

@@ -23,6 +23,7 @@ impl Health {
         match &*self.installed.borrow() {
             Installed::Yes(_) => {}
             Installed::Unknown => return Some("weft-cni is being installed".into()),
+            Installed::Removed => return Some("Weft is being uninstalled".into()),
             Installed::No(why) => return Some(format!("weft-cni is not installed: {why}")),
         }
         self.link.borrow().is_none().then(|| "no weft-proxy is connected on this node".into())

@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use super::config::Config;
 use super::members::blocking;
+use super::pods::{Pods, Table};
 use crate::files;
 use binary::Binary;
 use conflist::Entry;
@@ -43,6 +44,8 @@ pub(super) enum Installed {
     Yes(String),
     /// For this reason.
     No(String),
+    /// Taken away, because Weft is being uninstalled.
+    Removed,
 }
 
 impl Installed {
@@ -101,41 +104,53 @@ impl Installer {
     }
 }
 
-/// Keeps the plugin in place until `stop` says otherwise, and tells how it stands. Gives the installer back.
-pub(super) async fn run(
-    mut installer: Installer,
-    state: &watch::Sender<Installed>,
-    mut stop: watch::Receiver<bool>,
-) -> Option<Installer> {
+/// Keeps the plugin in place, and tells how it stands, until the agent ends; while Weft is being uninstalled keeps it
+/// away.
+pub(super) async fn run(mut installer: Installer, state: &watch::Sender<Installed>, mut pods: Pods) {
     let bell = Arc::new(Notify::new());
     let mut watcher = Watched::default();
+    // An agent that starts during an uninstallation must not begin by installing.
+    if pods.wait_for(Option::is_some).await.is_err() {
+        return;
+    }
     loop {
+        let leaving = is_leaving(&pods);
         watcher.follow([&installer.conf_dir, installer.binary.folder()], &bell);
-        let (back, outcome) = blocking(move || {
-            let outcome = installer.pass();
+        let done = blocking(move || {
+            let outcome = if leaving {
+                installer.remove().map(|()| Installed::Removed)
+            } else {
+                installer.pass().map(Installed::Yes)
+            };
             (installer, outcome)
-        })
-        .await
-        .ok()?;
+        });
+        let Ok((back, outcome)) = done.await else { return };
         installer = back;
         tell(state, outcome);
         tokio::select! {
             () = bell.notified() => tokio::time::sleep(SETTLE).await,
             () = tokio::time::sleep(INTERVAL) => {}
-            () = stopped(&mut stop) => return Some(installer),
+            // The table changes often, and mostly this does not.
+            () = until(&mut pods, !leaving) => {}
         }
     }
 }
 
-async fn stopped(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
+fn is_leaving(pods: &Pods) -> bool {
+    pods.borrow().as_ref().is_some_and(|table| table.leaving)
 }
 
-fn tell(state: &watch::Sender<Installed>, outcome: io::Result<String>) {
-    let now = match outcome {
-        Ok(name) => Installed::Yes(name),
-        Err(error) => Installed::No(error.to_string()),
-    };
+async fn until(pods: &mut Pods, leaving: bool) {
+    let wanted = |table: &Option<Arc<Table>>| table.as_ref().is_some_and(|table| table.leaving) == leaving;
+    let ended = pods.wait_for(wanted).await.is_err();
+    if ended {
+        // The agent is ending.
+        std::future::pending().await
+    }
+}
+
+fn tell(state: &watch::Sender<Installed>, outcome: io::Result<Installed>) {
+    let now = outcome.unwrap_or_else(|error| Installed::No(error.to_string()));
     state.send_if_modified(|known| {
         let news = *known != now;
         match &now {

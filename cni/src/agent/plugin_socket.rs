@@ -10,10 +10,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use weft_api::cni::{Request, Response, Sandbox};
 use weft_model::Text;
-use weft_runtime::netns::NetNamespace;
 
 use super::members::{Member, MemberError, Members};
 use super::pods::{Decision, Pod};
+use super::sandbox;
 
 /// The longest request, in bytes. A GC names every container of the node.
 const MAX_REQUEST: u64 = 1024 * 1024;
@@ -108,7 +108,7 @@ async fn add(sandbox: &Sandbox, members: &Members) -> Response {
     let Some(path) = &sandbox.netns else {
         return refuse(INVALID_ENVIRONMENT, "CNI_NETNS is missing".to_owned());
     };
-    let namespace = match NetNamespace::open(path) {
+    let namespace = match sandbox::open(path) {
         Ok(namespace) => namespace,
         Err(error) => return refuse(INVALID_ENVIRONMENT, format!("CNI_NETNS: {error}")),
     };
@@ -155,7 +155,7 @@ async fn known_pod(sandbox: &Sandbox, members: &Members) -> Result<(Pod, Decisio
 }
 
 async fn end(sandbox: &Sandbox, members: &Members) {
-    let namespace = sandbox.netns.as_ref().and_then(|path| NetNamespace::open(path).ok());
+    let namespace = sandbox.netns.as_ref().and_then(|path| sandbox::open(path).ok());
     let same_namespace = |member: &Member| match &namespace {
         Some(namespace) => namespace.id() == member.capture.namespace.id(),
         None => sandbox

@@ -98,6 +98,8 @@ pub struct Table {
     pub namespaces: BTreeMap<Text, Option<Text>>,
     /// What else is known of pods, by UID. Empty where objects come from a folder.
     pub facts: BTreeMap<Text, Facts>,
+    /// Weft is being uninstalled: no pod is to be enrolled, whatever the labels say.
+    pub leaving: bool,
 }
 
 /// Makes a table the newest, if it differs.
@@ -115,7 +117,8 @@ impl Table {
     /// Is this pod to be enrolled?
     #[must_use]
     pub fn decide(&self, pod: &Pod) -> Decision {
-        if pod.host_network || pod.terminal || NEVER_ENROLLED.contains(&&*pod.name.namespace) {
+        if self.leaving || pod.host_network || pod.terminal || NEVER_ENROLLED.contains(&&*pod.name.namespace)
+        {
             return Decision::Leave;
         }
         let Some(namespace) = self.namespaces.get(&pod.name.namespace) else { return Decision::Unknown };
@@ -174,6 +177,36 @@ mod tests {
             json!({"/metadata/namespace": "weft-system"}),
         ] {
             assert_eq!(table.decide(&pod(Some("enabled"), extra.clone())), Decision::Leave, "{extra}");
+        }
+    }
+
+    #[test]
+    fn no_pod_is_enrolled_while_weft_is_uninstalled() {
+        let mut table = Table { leaving: true, ..Table::default() };
+        table.namespaces.insert("shop".into(), Some("enabled".into()));
+        assert_eq!(table.decide(&pod(Some("enabled"), json!({}))), Decision::Leave);
+    }
+
+    /// Jobs, init containers, native sidecars, several containers, a pod that is being deleted: the network namespace is
+    /// the pod's, so nothing but its end decides.
+    #[test]
+    fn what_runs_in_a_pod_does_not_decide() {
+        let mut table = Table::default();
+        table.namespaces.insert("shop".into(), Some("enabled".into()));
+        for extra in [
+            json!({"/metadata": {"namespace": "shop", "name": "a", "uid": "u1",
+                "ownerReferences": [{"kind": "Job", "name": "a", "controller": true}]}}),
+            json!({"/spec": {"nodeName": "one", "restartPolicy": "Never", "initContainers": [
+                {"name": "first"}, {"name": "sidecar", "restartPolicy": "Always"}],
+                "containers": [{"name": "a"}, {"name": "b"}]}}),
+            json!({"/status": {"phase": "Pending"}}),
+            json!({"/status": {"phase": "Running", "initContainerStatuses": [{"state": {"terminated": {}}}]}}),
+            json!({"/status": {"phase": "Unknown"}}),
+            json!({"/metadata": {"namespace": "shop", "name": "a", "uid": "u1",
+                "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+            json!({"/spec": {"nodeName": "one", "hostNetwork": false, "hostPID": true, "hostIPC": true}}),
+        ] {
+            assert_eq!(table.decide(&pod(None, extra.clone())), Decision::Enrol, "{extra}");
         }
     }
 

@@ -16,6 +16,7 @@ use super::event::Refusal;
 use super::host::NodeAddresses;
 use super::link::Link;
 use super::members::Members;
+use super::peer;
 use crate::kernel::listen::Listeners;
 
 /// How long a proxy may take to say what it holds.
@@ -52,7 +53,7 @@ pub(super) async fn serve(listener: SeqPacketListener, members: Arc<Members>) ->
 }
 
 async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Result<()> {
-    authenticate(&packets)?;
+    peer::authenticate(&packets, members).await?;
     let link = Arc::new(Link::new(packets));
     let held = tokio::time::timeout(GREETING, greet(&link, members))
         .await
@@ -67,16 +68,6 @@ async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Re
     link.end();
     telling.abort();
     outcome
-}
-
-/// Only root and the agent's own user may hold pods' sockets.
-fn authenticate(packets: &SeqPacket) -> io::Result<()> {
-    let peer = packets.peer()?;
-    if peer.uid() == 0 || peer.uid() == nix::unistd::geteuid().as_raw() {
-        return Ok(());
-    }
-    let problem = format!("process {} of user {} is not the proxy", peer.pid(), peer.uid());
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, problem))
 }
 
 type Held = (EnrolledPod, NetNamespace, Listeners);

@@ -26,6 +26,8 @@ pub(super) struct Status {
     pub(super) carried_probes: u64,
     /// How often a pod's rules, routes, settings or sockets had to be put back.
     pub(super) repairs: u64,
+    /// Network namespaces that agent or proxy hold open although no pod that is served has them.
+    pub(super) stray_namespaces: u64,
     /// By UID.
     pub(super) pods: BTreeMap<Text, PodStatus>,
     /// Callers in plaintext that were refused, by the pod's UID and the port called.

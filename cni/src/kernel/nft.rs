@@ -48,6 +48,15 @@ fn list() -> Result<String, KernelError> {
     run("nft", PACKAGE, &["--numeric", "--stateless", "list", "table", "inet", TABLE], "")
 }
 
+/// The namespace of our own, once there is one.
+static REFERENCE: Mutex<Option<NetNamespace>> = Mutex::new(None);
+
+/// The namespace that [`printed`] uses, if it has been made.
+#[must_use]
+pub fn reference() -> Option<NetNamespace> {
+    REFERENCE.lock().clone()
+}
+
 /// How this node's nft prints `ruleset`.
 ///
 /// nft prints rules in a form that depends on its version, so both sides of a comparison are printed by the nft of
@@ -56,7 +65,6 @@ fn list() -> Result<String, KernelError> {
 /// # Errors
 /// When nft is missing or refuses.
 pub fn printed(ruleset: &Ruleset) -> Result<String, KernelError> {
-    static REFERENCE: Mutex<Option<NetNamespace>> = Mutex::new(None);
     // Held throughout: the namespace has room for one table of ours.
     let mut reference = REFERENCE.lock();
     let namespace = match reference.take() {

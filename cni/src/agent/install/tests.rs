@@ -110,9 +110,11 @@ fn file_that_changed_since_it_was_read_is_not_overwritten() {
 async fn entry_and_binary_come_back_when_others_take_them_away() {
     let node = Node::new();
     let (state, mut installed) = watch::channel(Installed::Unknown);
-    let (stop, stopped) = watch::channel(false);
+    let (tables, pods) = watch::channel(None);
     let installer = node.installer();
-    let running = tokio::spawn(async move { run(installer, &state, stopped).await });
+    let running = tokio::spawn(async move { run(installer, &state, pods).await });
+    assert!(!node.path("bin/weft-cni").exists(), "nothing is done before it is known whether to install");
+    tables.send_replace(Some(Arc::new(Table::default())));
     let said = installed.wait_for(|state| matches!(state, Installed::No(_))).await.unwrap().clone();
     assert!(matches!(&said, Installed::No(why) if why.contains("no CNI configuration yet")), "{said:?}");
     let conflist = node.path("net.d/10-net.conflist");
@@ -126,8 +128,14 @@ async fn entry_and_binary_come_back_when_others_take_them_away() {
     assert_eq!(*installed.wait_for(|state| *state == wanted).await.unwrap(), wanted);
     fs::remove_file(node.path("bin/weft-cni")).unwrap();
     eventually(|| node.path("bin/weft-cni").exists()).await;
-    stop.send_replace(true);
-    assert!(running.await.unwrap().is_some());
+    tables.send_replace(Some(Arc::new(Table { leaving: true, ..Table::default() })));
+    installed.wait_for(|state| *state == Installed::Removed).await.unwrap();
+    assert!(!fs::read_to_string(&conflist).unwrap().contains("weft-cni"));
+    assert!(!node.path("bin/weft-cni").exists());
+    tables.send_replace(Some(Arc::new(Table::default())));
+    installed.wait_for(|state| *state == wanted).await.unwrap();
+    running.abort();
+    assert!(running.await.unwrap_err().is_cancelled());
     assert!(fs::read_to_string(&conflist).unwrap().contains("weft-cni"), "an agent that ends leaves it");
 }
 

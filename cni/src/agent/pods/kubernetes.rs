@@ -1,31 +1,36 @@
-//! Pods and namespaces from the API server: this node's pods, and of namespaces the metadata alone. While the API
-//! server is away the last table stays in force.
+//! Pods and namespaces from the API server: this node's pods, and of namespaces the metadata alone; and whether Weft
+//! is being uninstalled. While the API server is away the last table stays in force.
 
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod as PodObject};
 use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use weft_model::Text;
 use weft_model::workload::MESH_LABEL;
+use weft_model::{Text, uninstall};
 
 use super::{Facts, Pod, PodSource, Table};
 use crate::agent::kubernetes::{self, Mirror};
+
+/// The DaemonSet whose annotation says that Weft is being uninstalled.
+const AGENTS: &str = "weft-agent";
 
 /// The API server, for the pods of one node.
 pub struct Kubernetes {
     client: Client,
     node: Text,
+    namespace: Text,
 }
 
 impl Kubernetes {
-    /// Watches through this client.
+    /// Watches through this client. `namespace`: where Weft is installed.
     #[must_use]
-    pub const fn new(client: Client, node: Text) -> Self {
-        Self { client, node }
+    pub const fn new(client: Client, node: Text, namespace: Text) -> Self {
+        Self { client, node, namespace }
     }
 }
 
@@ -35,24 +40,32 @@ impl std::fmt::Debug for Kubernetes {
     }
 }
 
-/// What is known from both watches.
+/// What is known from all watches.
 struct Known {
     node: Text,
     pods: Mirror<(Pod, Facts)>,
     namespaces: Mirror<Option<Text>>,
+    /// Of the agents' DaemonSet, whether it is being uninstalled.
+    leaving: Mirror<bool>,
 }
 
 impl Known {
     const fn new(node: Text) -> Self {
-        Self { node, pods: Mirror::new("pods"), namespaces: Mirror::new("namespaces") }
+        Self {
+            node,
+            pods: Mirror::new("pods"),
+            namespaces: Mirror::new("namespaces"),
+            leaving: Mirror::new("DaemonSet weft-agent"),
+        }
     }
 
-    /// `None` until both lists have been received: a pod must not be judged by half of what decides about it.
+    /// `None` until all lists have been received: a pod must not be judged by a part of what decides about it.
     fn table(&self) -> Option<Table> {
         let (pods, namespaces) = (self.pods.objects()?, self.namespaces.objects()?);
+        let leaving = self.leaving.objects()?.values().any(|leaving| *leaving);
         // Asked for by field, and looked at nevertheless.
         let here = pods.iter().filter(|(_, (pod, _))| pod.node.as_ref() == Some(&self.node));
-        let mut table = Table::default();
+        let mut table = Table { leaving, ..Table::default() };
         for (name, (pod, facts)) in here {
             table.facts.insert(pod.uid.clone(), facts.clone());
             table.pods.insert(name.clone(), pod.clone());
@@ -69,14 +82,22 @@ fn read(object: &DynamicObject) -> Option<(Pod, Facts)> {
     Some((Pod::from_object(&value)?, Facts::from_object(&value)))
 }
 
+fn is_leaving<K>(set: &PartialObjectMeta<K>) -> bool {
+    let note = set.metadata.annotations.as_ref().and_then(|notes| notes.get(uninstall::ANNOTATION));
+    note.is_some_and(|note| note == "true")
+}
+
 impl PodSource for Kubernetes {
     async fn run(self, tables: watch::Sender<Option<Arc<Table>>>) {
         let resource = ApiResource::erase::<PodObject>(&());
         let pods: Api<DynamicObject> = Api::all_with(self.client.clone(), &resource);
-        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client);
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+        let agents: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(self.client, &self.namespace);
+        let own = Config::default().fields(&format!("metadata.name={AGENTS}"));
         let here = Config::default().fields(&format!("spec.nodeName={}", self.node));
         let mut pods = kubernetes::watch("pods", pods, here);
         let mut namespaces = kubernetes::watch("namespaces", namespaces, Config::default());
+        let mut agents = kubernetes::watch("DaemonSet weft-agent", agents, own);
         let mut known = Known::new(self.node);
         loop {
             tokio::select! {
@@ -85,6 +106,7 @@ impl PodSource for Kubernetes {
                     let label = object.metadata.labels.as_ref().and_then(|labels| labels.get(MESH_LABEL));
                     Some(label.map(|value| value.as_str().into()))
                 }),
+                Some(event) = agents.next() => known.leaving.take(event, |set| Some(is_leaving(set))),
                 else => return,
             }
             let Some(table) = known.table() else { continue };
@@ -111,6 +133,17 @@ mod tests {
         )
     }
 
+    fn agents(known: &mut Known, note: Option<&str>) {
+        let mut set = PartialObjectMeta::<DaemonSet>::default();
+        set.metadata.name = Some(AGENTS.into());
+        set.metadata.annotations =
+            note.map(|note| [(uninstall::ANNOTATION.to_owned(), note.to_owned())].into());
+        let read = |set: &PartialObjectMeta<DaemonSet>| Some(is_leaving(set));
+        for event in [Event::Init, Event::InitApply(set), Event::InitDone] {
+            known.leaving.take(event, read);
+        }
+    }
+
     fn namespaces(known: &mut Known, label: Option<&str>) {
         let read = |_: &Namespace| Some(label.map(Into::into));
         known.namespaces.take(Event::Init, read);
@@ -128,15 +161,24 @@ mod tests {
         known.pods.take(Event::<DynamicObject>::InitDone, read);
         assert!(known.table().is_none());
         namespaces(&mut known, Some("enabled"));
+        assert!(known.table().is_none());
+        agents(&mut known, None);
         let table = known.table().unwrap();
         let pod = table.pods.values().next().unwrap();
         assert_eq!(table.decide(pod), Decision::Enrol);
+        for (note, decision) in
+            [(Some("true"), Decision::Leave), (Some("false"), Decision::Enrol), (None, Decision::Enrol)]
+        {
+            agents(&mut known, note);
+            assert_eq!(known.table().unwrap().decide(pod), decision, "{note:?}");
+        }
     }
 
     #[test]
     fn pods_of_other_nodes_and_without_a_uid_are_left_out_and_the_rest_is_there() {
         let mut known = Known::new("one".into());
         namespaces(&mut known, None);
+        agents(&mut known, None);
         known.pods.take(Event::Init, read);
         for pod in [
             pod("a", "one"),
