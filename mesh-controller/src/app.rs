@@ -103,7 +103,8 @@ impl<'a> Begun<'a> {
         };
         let authority = authority.context("the certificate authority")?;
         let metrics = WatchMetrics::register(&mut self.metrics);
-        let source = Kubernetes::start(&client, self.config.mesh.to_model(), metrics);
+        let mut source = Kubernetes::start(&client, self.config.mesh.to_model(), metrics);
+        source.watch_uninstallation(&client, &candidate.namespace);
         let (watches, noted) = (source.watches(), source.watches());
         self.admin.ready_unless(move || watches.missing());
         self.admin.note(move || noted.troubles());

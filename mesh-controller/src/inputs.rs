@@ -10,6 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_gateway_api::referencegrants::ReferenceGrantSpec;
+use weft_model::workload::{MESH_LABEL, is_enrolled};
 use weft_model::{MeshConfig, ObjectName, Text};
 
 pub use kind::Kind;
@@ -33,6 +34,8 @@ pub struct Inputs {
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
+    /// Weft is being uninstalled: no pod is to be in the mesh any longer, whatever labels say.
+    pub uninstalling: bool,
 }
 
 impl Inputs {
@@ -46,6 +49,7 @@ impl Inputs {
             pods: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
+            uninstalling: false,
         }
     }
 
@@ -113,6 +117,14 @@ impl Inputs {
             }
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
         }
+    }
+
+    /// Whether a pod is to be in the mesh: labels say so, and Weft is not being uninstalled.
+    pub(crate) fn is_wanted(&self, name: &ObjectName, pod: &Pod) -> bool {
+        let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MESH_LABEL));
+        let namespace = &*name.namespace;
+        let of_namespace = self.namespace_label(namespace, MESH_LABEL);
+        !self.uninstalling && is_enrolled(namespace, of_namespace, own.map(String::as_str))
     }
 
     /// The value of a label on a namespace.

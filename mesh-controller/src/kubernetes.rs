@@ -24,6 +24,7 @@
 //! |---|---|
 //! | `leases` of `coordination.k8s.io` named `weft-controller` | get, list, watch, update |
 //! | `secrets` named `weft-ca` | get |
+//! | `daemonsets` of `apps` named `weft-agent` | list, watch |
 //! | `configmaps` named `weft-trust` | get, list, watch, patch |
 //! | `leases`, `secrets`, `configmaps`: creating cannot be granted by name | create |
 
@@ -40,6 +41,7 @@ pub mod statuses;
 mod store;
 #[cfg(test)]
 mod tests;
+mod uninstall;
 mod watch;
 
 use std::sync::Arc;
@@ -70,7 +72,7 @@ const BROKEN: Duration = Duration::from_secs(5);
 pub struct Kubernetes {
     store: Arc<Store>,
     /// One task for each kind; they end with this.
-    _watches: JoinSet<()>,
+    watches: JoinSet<()>,
 }
 
 /// How the watches are doing, for the readiness endpoint.
@@ -86,7 +88,13 @@ impl Kubernetes {
             let (client, store) = (client.clone(), Arc::clone(&store));
             watches.spawn(keep_watching(client, kind, store));
         }
-        Self { store, _watches: watches }
+        Self { store, watches }
+    }
+
+    /// Also watches whether Weft is being uninstalled; `namespace`: its own.
+    pub fn watch_uninstallation(&mut self, client: &Client, namespace: &str) {
+        let (client, namespace, store) = (client.clone(), namespace.to_owned(), Arc::clone(&self.store));
+        self.watches.spawn(async move { match uninstall::watch(client, &namespace, &store).await {} });
     }
 
     /// How the watches are doing.

@@ -135,6 +135,17 @@ impl Store {
         }
     }
 
+    /// Weft is being uninstalled, or not.
+    pub(crate) fn uninstalling(&self, is_so: bool) {
+        self.change(|state| {
+            let before = std::mem::replace(&mut state.inputs.uninstalling, is_so);
+            if before != is_so {
+                tracing::info!(uninstalling = is_so, "pods of the mesh");
+            }
+            (before != is_so).then_some(Change::Objects)
+        });
+    }
+
     /// A kind exists and is about to be listed.
     pub(crate) fn listing(&self, kind: Kind) {
         self.change(|state| {

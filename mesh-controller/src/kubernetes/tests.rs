@@ -287,3 +287,37 @@ async fn failing_watch_is_told_and_counted_and_the_last_state_stays() {
     api.put(service("b"));
     until(&mut source, "the watch that works again", |inputs| inputs.services.len() == 2).await;
 }
+
+#[tokio::test]
+async fn the_note_of_an_uninstallation_takes_every_pod_out_of_the_mesh_and_back() {
+    let api = ApiServer::new();
+    define_all(&api);
+    api.define("apps", "DaemonSet", &["v1"]);
+    let agents = |note: &str| {
+        json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet",
+            "metadata": {"namespace": "weft-system", "name": "weft-agent",
+                "annotations": {"weft-mesh.dev/uninstall": note}},
+        })
+    };
+    api.put(agents("false"));
+    let mut labelled = namespace("shop");
+    labelled["metadata"]["labels"] = json!({"weft-mesh.dev/mesh": "enabled"});
+    api.put(labelled);
+    api.put(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "a", "uid": "a"},
+        "spec": {"nodeName": "one", "containers": []},
+        "status": {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}]},
+    }));
+    let mut source = start(&api);
+    source.watch_uninstallation(&client(&api), "weft-system");
+    let wanted = |inputs: &Inputs| {
+        let pod = inputs.pods.values().next();
+        pod.map(|pod| inputs.is_wanted(&ObjectName::new("shop", "a"), pod))
+    };
+    until(&mut source, "a pod of the mesh", |inputs| wanted(inputs) == Some(true)).await;
+    api.put(agents("true"));
+    until(&mut source, "a pod that leaves", |inputs| wanted(inputs) == Some(false)).await;
+    api.put(agents("false"));
+    until(&mut source, "a pod that is back", |inputs| wanted(inputs) == Some(true)).await;
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
-use weft_model::workload::{MESH_LABEL, MTLS_LABEL, MtlsMode, Workload, WorkloadProtocol, is_enrolled};
+use weft_model::workload::{MTLS_LABEL, MtlsMode, Workload, WorkloadProtocol};
 use weft_model::{Identity, ObjectName, Text};
 
 use super::Translated;
@@ -118,9 +118,7 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
         return None;
     }
     let namespace = &*name.namespace;
-    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MESH_LABEL));
-    let enrolled =
-        is_enrolled(namespace, inputs.namespace_label(namespace, MESH_LABEL), label.map(String::as_str));
+    let enrolled = inputs.is_wanted(name, pod);
     let service_account =
         spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
     Some(Workload {
@@ -136,6 +134,7 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
         },
         protocol: if enrolled { WorkloadProtocol::Tunnel } else { WorkloadProtocol::Plaintext },
         mtls: match inputs.namespace_label(namespace, MTLS_LABEL) {
+            _ if inputs.uninstalling => MtlsMode::Permissive,
             Some("permissive") => MtlsMode::Permissive,
             _ => MtlsMode::Strict,
         },
