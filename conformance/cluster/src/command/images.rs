@@ -64,6 +64,7 @@ impl Images {
         }
         if name == "weft-agent" {
             image.program_at(Path::new("/usr/sbin/nft"), "usr/sbin/nft")?;
+            image.program_at(Path::new("/usr/sbin/ip"), "usr/sbin/ip")?;
         }
         image.entrypoint = vec![format!("/usr/local/bin/{name}")];
         Ok(image)
@@ -130,7 +131,7 @@ mod tests {
                 .map(|p| format!("COPY --from=build /out/{p} /usr/local/bin/{p}"))
                 .collect();
             assert_eq!(copied.collect::<Vec<_>>(), expected);
-            assert_eq!(stage.contains(" nftables "), name == "weft-agent");
+            assert_eq!(stage.contains(" nftables iproute2 "), name == "weft-agent");
         }
     }
 }
