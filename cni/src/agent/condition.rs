@@ -27,7 +27,9 @@ pub(super) async fn run(client: &Client, members: &Members) {
     let mut board = members.board.changes();
     let mut writer = Writer::default();
     loop {
-        if let Some(table) = pods.borrow_and_update().clone() {
+        // Not in the condition: what is borrowed there stays so to the end of the block, and the table's sender waits.
+        let table = pods.borrow_and_update().clone();
+        if let Some(table) = table {
             board.borrow_and_update();
             let away = members.unserved_for(Instant::now()).is_some_and(|time| time >= members.config.hold);
             let wanted = members.board.read(|status| wanted(&table, status, away));
