@@ -17,6 +17,7 @@
 //! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
 //! | `xmeshes/status` | patch |
 //! | `customresourcedefinitions` with the names of these kinds (lists and watches select by name) | list, watch |
+//! | `tokenreviews` of `authentication.k8s.io`; `pods`: for the review of proofs (`weft-ca`) | create; get |
 //!
 //! In Weft's own namespace:
 //!
@@ -26,6 +27,7 @@
 //! | `secrets` named `weft-ca` | get |
 //! | `daemonsets` of `apps` named `weft-agent` | list, watch |
 //! | `configmaps` named `weft-trust` | get, list, watch, patch |
+//! | `daemonsets` of `apps`, for the review of proofs | get |
 //! | `leases`, `secrets`, `configmaps`: creating cannot be granted by name | create |
 
 mod definition;
