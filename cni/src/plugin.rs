@@ -103,6 +103,9 @@ fn obey(
         }
         "STATUS" => {
             since(Version::V1_1_0)?;
+            if !config.status_checks_proxy {
+                return Ok(None);
+            }
             let unavailable = |error: Failure| failure(NOT_AVAILABLE, error.message);
             ask::ask(config, &Request::Status, config.timeout).map(|()| None).map_err(unavailable)
         }

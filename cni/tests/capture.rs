@@ -31,6 +31,18 @@ fn outbound_connection_is_captured_with_its_original_destination() {
 }
 
 #[test]
+fn a_namespace_that_is_captured_already_is_left_as_it_is() {
+    let wire = Wire::new();
+    let capture = wire.capture();
+    let again = || {
+        let probes = TcpProbes::default();
+        Capture::install(wire.pod.clone(), &addresses(), &cluster(), (0x1111, 0x2222), probes, None)
+    };
+    assert!(matches!(again(), Err(KernelError::PortTaken { .. })), "{:?}", again());
+    capture.verify().unwrap();
+}
+
+#[test]
 fn inbound_connection_is_captured_and_the_tunnel_port_is_not() {
     let wire = Wire::new();
     let capture = wire.capture();

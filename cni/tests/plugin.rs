@@ -118,6 +118,9 @@ fn without_an_agent_pods_wait_except_in_excluded_namespaces() {
     assert_eq!(code(&call("ADD", &config, &[])), 11);
     assert_eq!(code(&call("CHECK", &config, &[])), 11);
     assert_eq!(code(&call("STATUS", &config, &[])), 50);
+    let mut tolerant = config.clone();
+    tolerant["statusChecksProxy"] = false.into();
+    assert!(call("STATUS", &tolerant, &[]).success, "a node's other pods start without a proxy");
     let system = [("CNI_ARGS", "K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=dns")];
     let passed = call("ADD", &config, &system);
     assert!(passed.success);

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use weft_model::Reason;
+use weft_model::service::Service;
 use weft_runtime::fd;
 
 use self::detect::{Decision, Speaks};
@@ -74,15 +75,18 @@ fn original_destination(accepted: &Accepted) -> Result<SocketAddr, Refused> {
     Ok(SocketAddr::new(original.ip().to_canonical(), original.port()))
 }
 
-/// What `original` is. An address of the cluster that nobody has told us about yet is waited for (rule 8).
+/// What `original` is. An address of the cluster that nobody has told us about yet is waited for (rule 8); a port that a
+/// Service does not have is not.
 async fn capture(worker: &Worker, original: SocketAddr) -> Result<(Destination, Arc<Snapshot>), Refused> {
     let known = |snapshot: &Arc<Snapshot>| match snapshot.destination(original) {
-        Destination::Unknown => None,
-        known => snapshot.is_configured().then(|| (known, snapshot.clone())),
+        Destination::Unknown => {
+            snapshot.service_at(original.ip()).map(|service| Err(no_such_port(service, original)))
+        }
+        known => snapshot.is_configured().then(|| Ok((known, snapshot.clone()))),
     };
     let state = &worker.shared.snapshot;
     if let Some(found) = state.find(worker.shared.config.hold_unknown, known).await {
-        return Ok(found);
+        return found;
     }
     if state.load().is_configured() {
         let message = format!("no Service or pod of the cluster has {original}");
@@ -90,6 +94,14 @@ async fn capture(worker: &Worker, original: SocketAddr) -> Result<(Destination, 
     }
     let message = "this node's proxy has no configuration yet; check that the controller runs";
     Err(Refused::new(Reason::NoConfiguration, message))
+}
+
+fn no_such_port(service: &Service, original: SocketAddr) -> Refused {
+    let ports: Vec<String> = service.ports.iter().map(|port| port.port.to_string()).collect();
+    let has = if ports.is_empty() { "no TCP port at all".to_owned() } else { ports.join(", ") };
+    let message =
+        format!("Service {} ({}) has no port {}: it has {has}", service.name, original.ip(), original.port());
+    Refused::new(Reason::UnknownPort, message)
 }
 
 /// A port that says nothing and is covered by HTTP routes only because they name no port: the first bytes decide.

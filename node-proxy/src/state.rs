@@ -91,6 +91,8 @@ pub struct Snapshot {
     mesh: Option<Arc<MeshConfig>>,
     services: Sharded<ObjectName, Arc<Service>>,
     services_by_address: Sharded<(IpAddr, u16), Arc<Service>>,
+    /// The same without the port: who has an address where nobody has the port.
+    services_by_ip: Sharded<IpAddr, Arc<Service>>,
     endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     workloads: Sharded<Text, Arc<Workload>>,
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
@@ -111,6 +113,7 @@ impl Snapshot {
             mesh: None,
             services: Sharded::default(),
             services_by_address: Sharded::default(),
+            services_by_ip: Sharded::default(),
             endpoints: Sharded::default(),
             workloads: Sharded::default(),
             workloads_by_address: Sharded::default(),
@@ -143,6 +146,11 @@ impl Snapshot {
             return Destination::Workload { workload: workload.clone(), port };
         }
         if self.is_in_cluster(ip) { Destination::Unknown } else { Destination::External }
+    }
+
+    /// The Service that has this address, whatever its ports.
+    pub fn service_at(&self, ip: IpAddr) -> Option<&Arc<Service>> {
+        self.services_by_ip.get(&ip.to_canonical())
     }
 
     /// Without the mesh's facts every address may be the cluster's.

@@ -64,7 +64,9 @@ impl Ruleset {
 }
 
 impl Capture {
-    /// Installs everything: settings, routes, sockets, then the rules in one transaction, and reads them back.
+    /// Installs everything: sockets, settings, routes, then the rules in one transaction, and reads them back. Sockets
+    /// come first, since a namespace that is captured for another pod must be left as it is: of several pod objects
+    /// with one address all lead to the same namespace.
     /// `held`: the sockets as another holder kept them, instead of new ones.
     ///
     /// # Errors
@@ -81,12 +83,12 @@ impl Capture {
         inside(&entered, || {
             let ruleset = Ruleset::for_namespace(addresses, cluster, marks, probes)?;
             let printed = nft::printed(&ruleset)?;
+            let listeners = held.map_or_else(listen::open, Ok)?;
             let before = sysctl::install(ruleset.ipv6)?;
-            let opened = route::install(ruleset.inbound_mark, ruleset.ipv6)
-                .and_then(|()| held.map_or_else(listen::open, Ok))
-                .and_then(|listeners| nft::install(&ruleset).map(|()| listeners));
-            match opened {
-                Ok(listeners) => {
+            let installed =
+                route::install(ruleset.inbound_mark, ruleset.ipv6).and_then(|()| nft::install(&ruleset));
+            match installed {
+                Ok(()) => {
                     let capture = Self { namespace, ruleset, listeners: Some(listeners), printed, before };
                     match capture.verify_here() {
                         Ok(()) => Ok(capture),

@@ -39,6 +39,8 @@ pub(super) struct Config {
     pub(super) exclude_namespaces: Vec<String>,
     pub(super) timeout: Duration,
     pub(super) log_file: Option<PathBuf>,
+    /// STATUS fails while pods cannot be enrolled.
+    pub(super) status_checks_proxy: bool,
     previous: Option<Value>,
     valid_attachments: Option<Vec<Value>>,
 }
@@ -51,6 +53,7 @@ struct Raw {
     exclude_namespaces: Option<Vec<String>>,
     /// Seconds.
     timeout: Option<u64>,
+    status_checks_proxy: Option<bool>,
     log_file: Option<PathBuf>,
     prev_result: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
@@ -79,6 +82,7 @@ impl Config {
             exclude_namespaces: raw.exclude_namespaces.unwrap_or_else(never),
             timeout: Duration::from_secs(raw.timeout.unwrap_or(30).max(1)),
             log_file: raw.log_file,
+            status_checks_proxy: raw.status_checks_proxy.unwrap_or(true),
             previous: raw.prev_result,
             valid_attachments: raw.valid_attachments,
         })

@@ -142,7 +142,11 @@ fn objects(lab: &Lab, checks: &mut Checks) {
         ghost["spec"]["nodeName"] = "node1".into();
         let file = lab.state().join("cluster/Pod/app/ghost.json");
         std::fs::write(&file, ghost.to_string()).unwrap();
-        std::thread::sleep(Duration::from_secs(2));
+        let refused = |l: &Lab| curl(l, "app/caller", &["http://web2/"]).stdout;
+        lab.wait_until("the refusal names the cause", PATIENCE, |l| refused(l).contains("address_conflict"))
+            .unwrap();
+        // Agents look for the pod's namespace every second.
+        std::thread::sleep(Duration::from_secs(3));
         for url in ["http://web2/".to_owned(), format!("http://{}/", address(lab, "app", "web2", false))] {
             let got = curl(lab, "app/caller", &["-w", " %{http_code}", &url]);
             eprintln!("  {url}: {got:?}");
@@ -153,8 +157,10 @@ fn objects(lab: &Lab, checks: &mut Checks) {
             );
         }
         let _ = std::fs::remove_file(&file);
-        // The certificate is asked for again with growing pauses.
-        lab.wait_until("served again", Duration::from_secs(30), |l| {
+        // Nobody has touched web2's rules meanwhile, so that nothing waits for their repair.
+        let repairs = lab.exec("node/node2", &["cat", "/run/weft/agent-status.json"]).unwrap().ok();
+        assert!(repairs.contains("\"repairs\": 0"), "{repairs}");
+        lab.wait_until("served again", PATIENCE, |l| {
             curl(l, "app/caller", &["http://web2/"]).stdout.starts_with("web2")
         })
         .unwrap();

@@ -59,6 +59,10 @@ reasons! {
     NoAgent = "no_agent",
     /// The original destination was missing or one of Weft's own ports.
     Loop = "loop",
+    /// The Service that has the address has no such port.
+    UnknownPort = "unknown_port",
+    /// Several live pods claim the endpoint's address.
+    AddressConflict = "address_conflict",
     /// An address inside the cluster's ranges that the snapshot does not know.
     UnknownDestination = "unknown_destination",
     /// No certificate for the pod yet.

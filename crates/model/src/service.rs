@@ -68,6 +68,9 @@ pub struct Endpoint {
     pub ready: bool,
     /// The endpoint's zone, for topology preference.
     pub zone: Option<Text>,
+    /// Why it is not to be chosen although it is listed: several live pods claim its address. Names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict: Option<Text>,
 }
 
 /// JSON's keys are text. Inside a tagged enum ([`crate::Resource`]) serde does not turn them into numbers by itself.
@@ -85,8 +88,13 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_back_from_the_resource_they_travel_in() {
-        let endpoint =
-            Endpoint { address: ([10, 0, 0, 1], 8080).into(), workload: None, ready: true, zone: None };
+        let endpoint = Endpoint {
+            address: ([10, 0, 0, 1], 8080).into(),
+            workload: None,
+            ready: true,
+            zone: None,
+            conflict: None,
+        };
         let ports = [(80, vec![endpoint])].into();
         let resource = Resource::Endpoints(Endpoints { service: ObjectName::new("shop", "cart"), ports });
         let text = serde_json::to_string(&resource).unwrap();

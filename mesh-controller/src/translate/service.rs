@@ -199,6 +199,7 @@ fn endpoints(
         ready: candidate.state == State::Ready
             || (!any_ready && candidate.state == State::ServingTerminating),
         zone: candidate.zone,
+        conflict: candidate.conflict,
     };
     found.into_iter().map(convert).collect()
 }
@@ -208,6 +209,7 @@ struct Candidate {
     workload: Option<Text>,
     state: State,
     zone: Option<Text>,
+    conflict: Option<Text>,
 }
 
 /// From the worst to the best.
@@ -237,8 +239,15 @@ fn candidate(
     };
     let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
     let named = target.and_then(|target| target.uid.as_deref());
+    let zone = endpoint.zone.as_deref().map(Text::from);
+    let at = SocketAddr::new(address, port);
     let workload = match (named, workloads.at(address)) {
         (Some(uid), Some(owner)) if **owner != *uid => {
+            if let Some((one, other)) = workloads.rivals(uid, address) {
+                // Listed, so that whoever calls it is told why it is refused. The pods' own notice tells the operator.
+                let conflict = Some(format!("pods {one} and {other} both claim {address}").into());
+                return Some((at, Candidate { workload: None, state: State::NotReady, zone, conflict }));
+            }
             notices.insert(format!(
                 "endpoint {address} is listed for the pod with UID {uid} but belongs to another pod now: left out \
                  until its EndpointSlice is corrected"
@@ -249,6 +258,5 @@ fn candidate(
         (Some(uid), None) => workloads.has_uid(uid).then(|| Text::from(uid)),
         (None, None) => None,
     };
-    let zone = endpoint.zone.as_deref().map(Text::from);
-    Some((SocketAddr::new(address, port), Candidate { workload, state, zone }))
+    Some((at, Candidate { workload, state, zone, conflict: None }))
 }

@@ -15,6 +15,8 @@ use crate::inputs::Inputs;
 pub(crate) struct Workloads {
     by_uid: BTreeMap<Text, Workload>,
     by_address: BTreeMap<IpAddr, Text>,
+    /// Addresses that a live pod claims and another is taken to have: address and UID, and the pod's name.
+    contested: BTreeMap<(IpAddr, Text), ObjectName>,
 }
 
 impl Workloads {
@@ -32,6 +34,13 @@ impl Workloads {
         if let Some(workload) = self.by_uid.get_mut(uid) {
             workload.plaintext_ports.extend(ports);
         }
+    }
+
+    /// The pod of this UID and the one that its address is taken to be of, where both claim it.
+    pub(crate) fn rivals(&self, uid: &str, address: IpAddr) -> Option<(&ObjectName, &ObjectName)> {
+        let claimant = self.contested.get(&(address, uid.into()))?;
+        let owner = self.by_uid.get(self.at(address)?)?;
+        Some((claimant, &owner.pod))
     }
 
     pub(crate) fn into_workloads(self) -> impl Iterator<Item = Workload> {
@@ -77,6 +86,7 @@ impl Workloads {
         let (mine, taken): (Vec<IpAddr>, Vec<IpAddr>) =
             workload.addresses.iter().partition(|address| !owners.contains_key(address));
         for address in taken {
+            self.contested.insert((address, workload.uid.clone()), workload.pod.clone());
             let owner = owners.get(&address).and_then(|uid| self.by_uid.get(uid)).map(|w| w.pod.to_string());
             notices.insert(format!(
                 "pod {} and the newer running pod {} both claim {address}: it is taken to be the newer one's; \

@@ -89,6 +89,9 @@ impl<T: Transmit> Exchange<'_, T> {
         loop {
             let began = Instant::now();
             let Some(picked) = self.pick(&tried, began) else {
+                if last.is_none() {
+                    outcome.message = self.target.conflict().map(Into::into);
+                }
                 return Err(last.unwrap_or_else(|| self.target.refusal()));
             };
             let service = self.target.service.clone();

@@ -102,12 +102,21 @@ impl<'s> Target<'s> {
     }
 
     fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
-        let only = Endpoint { address, workload, ready: true, zone: None };
+        let only = Endpoint { address, workload, ready: true, zone: None, conflict: None };
         Self { service: None, protocol: AppProtocol::Unspecified, endpoints: Cow::Owned(vec![only]) }
     }
 
-    /// Why there is no endpoint to pick.
+    /// The pods that claim an endpoint's address, for the log.
+    pub fn conflict(&self) -> Option<&str> {
+        self.endpoints.iter().find_map(|endpoint| endpoint.conflict.as_deref())
+    }
+
+    /// Why there is no endpoint to pick, in words for the caller.
     pub fn refusal(&self) -> Refused {
+        if self.conflict().is_some() {
+            let message = "several pods claim the endpoint's address; the access log names them";
+            return Refused::new(Reason::AddressConflict, message);
+        }
         let message = match &self.service {
             Some((service, port)) => format!("port {port} of Service {service} has no ready endpoint"),
             None => "the endpoint is not ready".to_owned(),

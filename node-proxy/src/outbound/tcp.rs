@@ -116,7 +116,7 @@ impl<'w> Connection<'w> {
             Destination::Workload { workload, .. } => (self.original, Some(workload.uid.clone())),
             Destination::External | Destination::Unknown => (self.original, None),
         };
-        let only = Endpoint { address, workload, ready: true, zone: None };
+        let only = Endpoint { address, workload, ready: true, zone: None, conflict: None };
         Target { service: None, protocol: AppProtocol::Unspecified, endpoints: vec![only].into() }
     }
 
@@ -157,7 +157,9 @@ impl<'w> Connection<'w> {
                 }
             }
         }
-        Err(failure.unwrap_or_else(|| target.refusal()))
+        // Only the log sees it: the caller is reset.
+        let conflict = || Some(Refused::new(Reason::AddressConflict, target.conflict()?));
+        Err(failure.or_else(conflict).unwrap_or_else(|| target.refusal()))
     }
 
     fn describe(&mut self, selected: &Selected) {

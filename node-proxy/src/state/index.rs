@@ -62,6 +62,9 @@ impl Snapshot {
                 if let Some(old) = self.services.insert(service.name.clone(), service.clone()) {
                     self.forget_addresses_of_service(&old);
                 }
+                for ip in ips_of(&service) {
+                    self.services_by_ip.insert(ip, service.clone());
+                }
                 for address in addresses_of(&service) {
                     self.services_by_address.insert(address, service.clone());
                 }
@@ -135,6 +138,11 @@ impl Snapshot {
                 self.services_by_address.remove(&address);
             }
         }
+        for ip in ips_of(old) {
+            if self.services_by_ip.get(&ip).is_some_and(|now| Arc::ptr_eq(now, old)) {
+                self.services_by_ip.remove(&ip);
+            }
+        }
     }
 
     /// As for Services.
@@ -177,6 +185,10 @@ impl Snapshot {
 
 fn ports_of(route: &Route) -> impl Iterator<Item = (ObjectName, u16)> {
     route.parents.iter().map(|parent| (parent.service.clone(), parent.port))
+}
+
+fn ips_of(service: &Service) -> impl Iterator<Item = IpAddr> {
+    service.addresses.iter().map(IpAddr::to_canonical)
 }
 
 fn addresses_of(service: &Service) -> Vec<(IpAddr, u16)> {

@@ -120,6 +120,13 @@ fn a_changed_service_loses_the_ports_it_no_longer_has() {
     let second = first.apply(2, [service("cart", "10.96.0.1", &[80])]);
     assert_eq!(is(&second, "10.96.0.1:81"), "unknown");
     assert_eq!(is(&second, "10.96.0.1:80"), "service shop/cart 80");
+    let at = |snapshot: &Snapshot| snapshot.service_at([10, 96, 0, 1].into()).map(|s| s.name.to_string());
+    assert_eq!(at(&second).as_deref(), Some("shop/cart"));
+    // The address passes to another Service before the first one is gone.
+    let third = second.apply(3, [service("web", "10.96.0.1", &[90])]);
+    let fourth = third.apply(4, [Change::Removed(ResourceName("Service/shop/cart".into()))]);
+    assert_eq!(at(&fourth).as_deref(), Some("shop/web"));
+    assert_eq!(at(&fourth.apply(5, [Change::Removed(ResourceName("Service/shop/web".into()))])), None);
 }
 
 fn backend_of(snapshot: &Snapshot, port: u16) -> Option<String> {

@@ -39,6 +39,9 @@ impl Entry {
         fields.insert("agentSocket".into(), socket.into());
         fields.insert("timeout".into(), timeout.into());
         fields.insert("excludeNamespaces".into(), json!(exempt));
+        // A runtime takes a failing STATUS for the whole node's network being down and starts no pod at all, not even
+        // the proxy that STATUS would wait for.
+        fields.insert("statusChecksProxy".into(), false.into());
         if !log_file.is_empty() {
             fields.insert("logFile".into(), log_file.into());
         }

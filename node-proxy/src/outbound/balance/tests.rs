@@ -5,7 +5,7 @@ use super::*;
 const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 100));
 
 fn endpoint(last: u8, ready: bool) -> Endpoint {
-    Endpoint { address: ([10, 0, 0, last], 80).into(), workload: None, ready, zone: None }
+    Endpoint { address: ([10, 0, 0, last], 80).into(), workload: None, ready, zone: None, conflict: None }
 }
 
 fn address(last: u8) -> SocketAddr {
@@ -45,6 +45,7 @@ fn endpoints_of_the_dialled_family_go_first() {
         workload: None,
         ready: true,
         zone: None,
+        conflict: None,
     };
     let endpoints = [endpoint(1, true), six(1), endpoint(2, true), six(2)];
     let balancer = Balancer::seeded(1);
@@ -106,7 +107,12 @@ fn endpoints_of_the_past_are_forgotten() {
         let [_, _, c, d] = index.to_be_bytes();
         let address = ([10, 1, c, d], 80).into();
         balancer
-            .pick(&[Endpoint { address, workload: None, ready: true, zone: None }], V4, &[], now)
+            .pick(
+                &[Endpoint { address, workload: None, ready: true, zone: None, conflict: None }],
+                V4,
+                &[],
+                now,
+            )
             .unwrap();
     }
     balancer.pick(&[endpoint(1, true)], V4, &[], now + 10 * DECAY).unwrap();

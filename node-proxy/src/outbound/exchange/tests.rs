@@ -114,6 +114,7 @@ impl Rig {
                 workload: None,
                 ready: true,
                 zone: None,
+                conflict: None,
             })
             .collect();
         let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(endpoints) };
@@ -176,6 +177,19 @@ async fn without_retry_a_request_that_is_gone_is_not_sent_again() {
 async fn no_ready_endpoint_is_told_as_such() {
     let script = Script::new([]);
     assert_eq!(Rig::new(0, retry(3, &[])).send(&script, Body::Empty).await, (Err(Reason::NoEndpoints), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_several_pods_claim_is_refused_by_their_names() {
+    let conflict = Some("pods shop/a and shop/b both claim 10.0.0.1".into());
+    let one =
+        Endpoint { address: ([10, 0, 0, 1], 80).into(), workload: None, ready: false, zone: None, conflict };
+    let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(vec![one]) };
+    let refused = target.refusal();
+    assert_eq!(refused.reason, Reason::AddressConflict);
+    // The caller learns no names; the log has them.
+    assert!(!refused.message.contains("shop/a"), "{}", refused.message);
+    assert!(target.conflict().unwrap().contains("shop/a and shop/b"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ fn entry() -> Entry {
     )
 }
 
-const OURS: &str = r#"{"type":"weft-cni","agentSocket":"/run/weft/cni.sock","timeout":30,"excludeNamespaces":["kube-system","weft-system"],"logFile":"/var/log/weft-cni.log"}"#;
+const OURS: &str = r#"{"type":"weft-cni","agentSocket":"/run/weft/cni.sock","timeout":30,"excludeNamespaces":["kube-system","weft-system"],"statusChecksProxy":false,"logFile":"/var/log/weft-cni.log"}"#;
 
 /// In the forms that installers leave behind.
 const LISTS: [&str; 6] = [

@@ -109,8 +109,13 @@ impl World {
 
     /// These applications are behind port 80 of `shop/<name>`.
     pub(super) fn endpoints(&self, name: &str, apps: &[&App]) {
-        let endpoint =
-            |app: &&App| Endpoint { address: app.address, workload: None, ready: true, zone: None };
+        let endpoint = |app: &&App| Endpoint {
+            address: app.address,
+            workload: None,
+            ready: true,
+            zone: None,
+            conflict: None,
+        };
         self.set(Resource::Endpoints(Endpoints {
             service: ObjectName::new("shop", name),
             ports: [(80, apps.iter().map(endpoint).collect())].into(),
