@@ -111,6 +111,7 @@ fn is_ours(plugin: &Value) -> bool {
 }
 
 /// Is there an entry of ours in it?
+#[cfg(test)]
 pub(super) fn has_ours(text: &str) -> bool {
     List::read(text).is_ok_and(|list| list.elements.iter().any(|(_, value)| is_ours(value)))
 }
