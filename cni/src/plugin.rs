@@ -1,8 +1,9 @@
 //! The CNI plugin (CNI spec 1.1.0; configurations of 0.3.1 to 1.1.0), chained after the cluster's own: it tells the
 //! agent what the container runtime said, and the runtime what the agent answered. It reads no Kubernetes API.
 //! Last in a list: `{"type": "weft-cni", "agentSocket": "/run/weft/cni.sock", "timeout": 30,
-//! "excludeNamespaces": ["weft-system", "kube-system"], "logFile": "/var/log/weft-cni.log"}`; all but `type` may be left
-//! out and is then as here, but without a log file nothing is logged.
+//! "excludeNamespaces": ["weft-system", "kube-system"], "logFile": "/var/log/weft-cni.log", "statusChecksProxy": true}`; all
+//! but `type` may be left out and is then as here, but without a log file nothing is logged. STATUS fails while the agent
+//! or the proxy is away, unless `statusChecksProxy` says no: a runtime starts no pod at all then, not even the proxy.
 
 mod ask;
 mod config;
