@@ -20,6 +20,7 @@ pub mod pods;
 mod proxy_socket;
 mod reason;
 mod reconcile;
+mod release;
 mod sandbox;
 mod stand_in;
 mod status;

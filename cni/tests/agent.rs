@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::*;
-use weft_api::node::{EnrolledPod, PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_api::node::{EnrolledPod, Intent, PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_model::Text;
 use weft_runtime::fd::SeqPacket;
 use weft_runtime::netns::NetNamespace;
 
@@ -149,12 +150,16 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 struct Proxy {
     packets: SeqPacket,
     pods: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>,
+    /// What it answers when it is asked whether something may be done with a running pod now.
+    missing: Option<String>,
+    /// What it was told of pods that cannot be enrolled.
+    unserved: BTreeMap<Text, String>,
 }
 
 impl Proxy {
     async fn connect(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
         let packets = SeqPacket::connect(&folder.join("run/agent.sock")).unwrap();
-        let mut proxy = Self { packets, pods: held };
+        let mut proxy = Self { packets, pods: held, missing: None, unserved: BTreeMap::new() };
         proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION }).await;
         for (pod, descriptors) in proxy.pods.values() {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
@@ -172,8 +177,17 @@ impl Proxy {
         self.packets.send(&serde_json::to_vec(message).unwrap(), &[]).await.unwrap();
     }
 
-    /// The next message, obeyed and confirmed.
+    /// The next order, obeyed and confirmed; questions in between are answered.
     async fn next(&mut self) -> ToProxy {
+        loop {
+            let message = self.take().await;
+            if !matches!(message, ToProxy::May { .. } | ToProxy::Unserved { .. }) {
+                return message;
+            }
+        }
+    }
+
+    async fn take(&mut self) -> ToProxy {
         let received =
             tokio::time::timeout(2 * LIMIT, self.packets.receive()).await.expect("the agent is silent");
         let (bytes, descriptors) = received.unwrap().expect("the agent closed");
@@ -188,6 +202,10 @@ impl Proxy {
                 self.pods.remove(&**uid);
                 self.say(&ToAgent::Ack { id: *id, error: None }).await;
             }
+            ToProxy::May { id, .. } => {
+                self.say(&ToAgent::Ack { id: *id, error: self.missing.clone() }).await;
+            }
+            ToProxy::Unserved { pods } => self.unserved.clone_from(pods),
             _ => {}
         }
         message
@@ -346,11 +364,27 @@ async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     let mut old = dial(&node.wire.pod, at(PEER[0], 9000)).unwrap();
     let (mut old_served, _) = accept(&server);
     assert_eq!(node.tables(), "");
+    proxy.missing = Some("nobody knows it yet".to_owned());
     label(node.folder.path(), "enabled");
+    assert!(matches!(proxy.take().await, ToProxy::May { intent: Intent::Capture, .. }));
+    while proxy.unserved.is_empty() {
+        proxy.take().await;
+    }
+    assert!(proxy.unserved["u1"].contains("nobody knows it yet"), "{:?}", proxy.unserved);
+    eventually("waits", || node.status()["pods"]["u1"]["state"] == "waiting");
+    assert_eq!(node.tables(), "", "captured although its connections would break");
+    proxy.missing = None;
     assert!(matches!(proxy.next().await, ToProxy::Add { .. }));
     let mut captured = dial(&node.wire.pod, service()).unwrap();
     let (mut captured_served, _) = accept(proxy.listener(1));
+    proxy.missing = Some("peers call it by tunnel".to_owned());
     label(node.folder.path(), "disabled");
+    while !matches!(proxy.take().await, ToProxy::May { intent: Intent::Release, .. }) {}
+    eventually("waits for peers", || node.status()["pods"]["u1"]["state"] == "leaving");
+    let mut still = dial(&node.wire.pod, service()).unwrap();
+    assert_alive(&mut still, &mut accept(proxy.listener(1)).0);
+    drop(still);
+    proxy.missing = None;
     assert!(matches!(proxy.next().await, ToProxy::Remove { cause: RemoveCause::Unenrolled, .. }));
     eventually("released", || node.status()["pods"]["u1"]["state"] == "released");
     std::thread::sleep(Duration::from_millis(1500));

@@ -19,6 +19,8 @@ use weft_runtime::metrics::Metrics;
 
 use crate::config::{Config, SourceArgs};
 use crate::control::Control;
+use crate::enrolment;
+use crate::enrolment::keeper::{Keeper, Shown};
 use crate::folder::WatchedFolder;
 use crate::kubernetes::lead::{Duties, lead};
 use crate::kubernetes::lease::Candidate;
@@ -76,7 +78,7 @@ impl<'a> Begun<'a> {
     }
 
     async fn with_folder(
-        self,
+        mut self,
         folder: &Path,
         status_dir: &Path,
         ca_dir: &Path,
@@ -88,9 +90,13 @@ impl<'a> Begun<'a> {
             format!("--folder {}: it cannot be watched; does it exist?", folder.display())
         })?;
         tracing::info!(folder = %folder.display(), "reading objects from a folder");
-        let control = self.control(source, StatusWriter::new(status_dir));
+        let progress = Arc::new(Progress::default());
+        let settings = enrolment::Settings { deadline: self.config.enrol_deadline, ..Default::default() };
+        let keeper = Keeper::open(status_dir, settings, Arc::clone(&progress));
+        show_enrolment(&mut self.admin, keeper.shown());
+        let control = self.control(source, StatusWriter::new(status_dir)).with_enrolment(keeper);
         let authenticator = NodeSecretAuthenticator::new(node_secrets);
-        self.serve(control, authority, authenticator, Leadership::alone()).await
+        self.serve(control, authority, authenticator, Leadership::alone(), progress).await
     }
 
     async fn with_kubernetes(mut self, candidate: Candidate) -> anyhow::Result<()> {
@@ -122,7 +128,7 @@ impl<'a> Begun<'a> {
         let control = self.control(source, sink);
         let snapshots = control.snapshots();
         let leading = tokio::spawn(lead(client, candidate, snapshots, leadership, duties, self.stop.clone()));
-        let served = self.serve(control, authority, authenticator, leads).await;
+        let served = self.serve(control, authority, authenticator, leads, Arc::default()).await;
         leading.await.context("the leader's work")?;
         served
     }
@@ -140,13 +146,13 @@ impl<'a> Begun<'a> {
         authority: Authority,
         authenticator: A,
         leadership: watch::Receiver<Leadership>,
+        progress: Arc<Progress>,
     ) -> anyhow::Result<()> {
         let Self { config, metrics, mut admin, stop, .. } = self;
         let listener = listen(config).await?;
         let admin_listener = Admin::bind(config.admin).await?;
         let authority = Arc::new(authority);
         let tls = serving::tls(&authority, &config.serving_name, &stop)?;
-        let progress = Arc::new(Progress::default());
         admin.serve_metrics(Arc::new(metrics));
         show(&mut admin, control.snapshots(), Arc::clone(&progress), leadership.clone());
         let server = Server {
@@ -206,4 +212,9 @@ fn show(
         };
         Answer::text(http::StatusCode::OK, text)
     });
+}
+
+/// Every namespace that is in the mesh, on its way in or on its way out, with the pods that are waited for.
+fn show_enrolment(admin: &mut Admin, enrolment: Shown) {
+    admin.handle("/enrolment", move |_| Answer::json(&**enrolment.borrow()));
 }

@@ -42,7 +42,7 @@ pub struct Config {
     #[arg(long, env = "WEFT_LISTEN", value_name = "ADDRESS", default_value = "[::]:15012")]
     pub listen: SocketAddr,
 
-    /// Address of the admin endpoint (`/metrics`, `/config`, `/healthz`, `/readyz`).
+    /// Address of the admin endpoint (`/metrics`, `/config`, `/enrolment`, `/nodes`, `/healthz`, `/readyz`).
     #[arg(long, env = "WEFT_ADMIN", value_name = "ADDRESS", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
 
@@ -75,6 +75,17 @@ pub struct Config {
         default_value = "24h"
     )]
     pub leaf_lifetime: Duration,
+
+    /// How long a namespace that is being enrolled while its pods run lets plaintext callers in at most. Then it is
+    /// closed, and its status names the pods that are not in the mesh.
+    #[arg(
+        long,
+        env = "WEFT_ENROL_DEADLINE",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10m"
+    )]
+    pub enrol_deadline: Duration,
 
     /// What is logged: a level, or directives such as `info,weft_controller::server=debug`.
     #[arg(long, env = "WEFT_LOG", value_name = "DIRECTIVES", default_value = "info")]

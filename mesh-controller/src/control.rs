@@ -9,6 +9,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use weft_model::MeshConfig;
 
+use crate::enrolment::keeper::Keeper;
 use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};
@@ -26,6 +27,8 @@ pub struct Control<S, W> {
     sink: W,
     /// What the last translation gave.
     statuses: Statuses,
+    /// Without one every label is in force at once.
+    enrolment: Option<Keeper>,
     metrics: ControlMetrics,
     /// What has been logged and still holds: said once, not with every change.
     said: BTreeSet<String>,
@@ -41,9 +44,17 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             snapshots: watch::Sender::new(None),
             sink,
             statuses: Statuses::default(),
+            enrolment: None,
             metrics,
             said: BTreeSet::new(),
         }
+    }
+
+    /// Has running pods enter and leave the mesh step by step.
+    #[must_use]
+    pub fn with_enrolment(mut self, keeper: Keeper) -> Self {
+        self.enrolment = Some(keeper);
+        self
     }
 
     /// Where snapshots come out.
@@ -57,7 +68,13 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     /// A step panicked.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
-            let change = self.source.changed().await;
+            let change = match &self.enrolment {
+                None => self.source.changed().await,
+                Some(enrolment) => tokio::select! {
+                    change = self.source.changed() => change,
+                    () = enrolment.wait() => Change::Objects,
+                },
+            };
             // Reading files and translating block; they have a thread of their own.
             self = tokio::task::spawn_blocking(move || {
                 self.step(change);
@@ -70,8 +87,11 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     /// Brings everything up to date with the source once.
     fn step(&mut self, change: Change) {
         let began = Instant::now();
-        let Some(Loaded { inputs, problems }) = self.source.load(&self.mesh) else { return };
+        let Some(Loaded { mut inputs, problems }) = self.source.load(&self.mesh) else { return };
         if change == Change::Objects {
+            if !self.enrol(&mut inputs) {
+                return;
+            }
             self.publish(&inputs, problems, began);
         }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
@@ -80,6 +100,18 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         for error in errors {
             tracing::error!("{error}");
         }
+    }
+
+    /// Fills in how far enrolment is; false: it is not known yet, and nothing may be published.
+    fn enrol(&mut self, inputs: &mut Inputs) -> bool {
+        let Some(enrolment) = &mut self.enrolment else { return true };
+        let errors = enrolment.step(inputs);
+        self.metrics.enrolment(&enrolment.shown().borrow());
+        self.metrics.status_errors(errors.len());
+        for error in errors {
+            tracing::error!("{error}");
+        }
+        !enrolment.is_undecided()
     }
 
     fn publish(&mut self, inputs: &Inputs, problems: BTreeSet<String>, began: Instant) {
@@ -105,7 +137,12 @@ impl<S: Source, W: StatusSink> Control<S, W> {
                 self.snapshots.send_replace(Some(snapshot));
             }
             Ok(None) => {}
-            Err(error) => tracing::error!(%error, "nothing was published: a resource cannot be encoded"),
+            Err(error) => {
+                return tracing::error!(%error, "nothing was published: a resource cannot be encoded");
+            }
+        }
+        if let Some(enrolment) = &mut self.enrolment {
+            enrolment.published(self.publisher.version());
         }
         self.statuses = Arc::new(translated.statuses);
     }

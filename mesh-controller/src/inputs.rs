@@ -13,6 +13,8 @@ use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_model::workload::{MESH_LABEL, is_enrolled};
 use weft_model::{MeshConfig, ObjectName, Text};
 
+use crate::enrolment::Enrolment;
+
 pub use kind::Kind;
 pub(crate) use object::VERSIONS;
 pub use object::{Object, ParentRef, Route, RouteKind, RouteName, RouteSpec, Undecodable};
@@ -36,6 +38,8 @@ pub struct Inputs {
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
     /// Weft is being uninstalled: no pod is to be in the mesh any longer, whatever labels say.
     pub uninstalling: bool,
+    /// How far pods are on their way into the mesh and out of it.
+    pub enrolment: Enrolment,
 }
 
 impl Inputs {
@@ -50,6 +54,7 @@ impl Inputs {
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
             uninstalling: false,
+            enrolment: Enrolment::default(),
         }
     }
 

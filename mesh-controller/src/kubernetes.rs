@@ -131,7 +131,10 @@ impl Watches {
 impl Source for Kubernetes {
     async fn changed(&mut self) -> Change {
         loop {
-            self.store.wake.notified().await;
+            // A wait that was given up may have heard of a change that nobody has taken yet.
+            if !self.store.has_change() {
+                self.store.wake.notified().await;
+            }
             let latest = Instant::now() + MOST;
             while Instant::now() < latest
                 && tokio::time::timeout(QUIET, self.store.wake.notified()).await.is_ok()

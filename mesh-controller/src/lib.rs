@@ -9,6 +9,7 @@
 pub mod app;
 pub mod config;
 pub mod control;
+pub mod enrolment;
 pub mod folder;
 pub mod inputs;
 pub mod kubernetes;

@@ -113,6 +113,11 @@ impl Publisher {
         Ok(Some(Arc::clone(&self.snapshot)))
     }
 
+    /// The version that is published.
+    pub fn version(&self) -> u64 {
+        self.snapshot.version
+    }
+
     /// What is published.
     pub fn resources(&self) -> &BTreeMap<ResourceName, Resource> {
         &self.resources

@@ -2,13 +2,12 @@
 //! themselves with every call.
 
 mod connection;
+mod progress;
 mod stream;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,47 +18,17 @@ use tower::ServiceExt;
 use weft_api::proto;
 use weft_api::proto::config_server::{Config, ConfigServer};
 use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate_node};
-use weft_model::{Identity, Text};
+use weft_model::Identity;
 use weft_tls::ServerTls;
 
 use crate::leadership::Leadership;
 use crate::publish::Snapshot;
 use stream::Stream;
 
+pub use progress::{Changes, NodeProgress, Progress};
+
 /// The newest snapshot; `None` until the first translation is done.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
-
-/// What became of what was sent, by node: for the admin endpoint.
-#[derive(Debug, Default)]
-pub struct Progress(Mutex<BTreeMap<Text, NodeProgress>>);
-
-/// What a node's proxy has taken in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NodeProgress {
-    /// How many streams the node has open: one, or two while a proxy replaces another.
-    pub streams: u32,
-    /// The newest version that is wholly in force.
-    pub in_force: u64,
-    /// Resources that the proxy could not decode and refuses for, with its words.
-    pub rejections: BTreeMap<String, String>,
-}
-
-impl Progress {
-    /// A copy for showing.
-    pub fn by_node(&self) -> BTreeMap<Text, NodeProgress> {
-        self.0.lock().clone()
-    }
-
-    fn update(&self, node: &str, change: impl FnOnce(&mut NodeProgress)) {
-        let mut nodes = self.0.lock();
-        let progress = nodes.entry(node.into()).or_default();
-        change(progress);
-        if progress.streams == 0 {
-            nodes.remove(node);
-        }
-    }
-}
 
 /// The gRPC service `Config`. Streams end when `stop` is cancelled.
 #[derive(Debug)]
@@ -87,7 +56,7 @@ impl<A: Authenticator> Config for ConfigService<A> {
             node.name.as_str().into(),
             request.into_inner(),
             self.snapshots.clone(),
-            Arc::clone(&self.progress),
+            &self.progress,
         );
         tokio::spawn(stream.serve(self.leadership.clone(), self.stop.clone()));
         Ok(Response::new(responses))

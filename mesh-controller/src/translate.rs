@@ -24,6 +24,8 @@ use weft_model::{Identity, Resource, ResourceName, Text};
 use crate::inputs::{Inputs, RouteName};
 use status::RouteStatus;
 
+pub use workload::LivePod;
+
 /// What a set of objects means.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Translated {

@@ -21,11 +21,14 @@ use weft_api::proto::SignRequest;
 use weft_api::proto::certificates_client::CertificatesClient;
 use weft_ca::{Authority, NodeSecretAuthenticator, Settings};
 use weft_controller::control::Control;
+use weft_controller::enrolment;
+use weft_controller::enrolment::keeper::Keeper;
 use weft_controller::folder::WatchedFolder;
 use weft_controller::leadership::Leadership;
 use weft_controller::metrics::ControlMetrics;
 use weft_controller::server::{Progress, Server};
 use weft_controller::status::StatusWriter;
+use weft_model::workload::{MtlsMode, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, TrustDomain};
 use weft_runtime::metrics::Metrics;
 use weft_tls::{ClientTls, KeyRequest, ServerTls};
@@ -78,6 +81,12 @@ fn route(weight: u32, generation: u32) -> String {
     )
 }
 
+/// No proxy of these tests reports what it serves, unless a test says so.
+fn settings_of_enrolment() -> enrolment::Settings {
+    let (report_wait, settle) = (Duration::ZERO, Duration::from_millis(100));
+    enrolment::Settings { report_wait, settle, ..enrolment::Settings::default() }
+}
+
 /// A controller on a port of its own, with the shop in its folder and two nodes that may call.
 async fn controller() -> Controller {
     let dir = tempfile::tempdir().unwrap();
@@ -98,8 +107,9 @@ async fn controller() -> Controller {
     let metrics = ControlMetrics::register(&mut Metrics::new("weft"));
     let source = WatchedFolder::new(&dir.path().join("cluster")).unwrap();
     let sink = StatusWriter::new(dir.path().join("status"));
-    let control = Control::new(source, sink, mesh, 1000, metrics);
     let progress = Arc::new(Progress::default());
+    let keeper = Keeper::open(&dir.path().join("status"), settings_of_enrolment(), Arc::clone(&progress));
+    let control = Control::new(source, sink, mesh, 1000, metrics).with_enrolment(keeper);
     let server = Server {
         authenticator: Arc::new(NodeSecretAuthenticator::new(dir.path().join("secrets"))),
         authority,
@@ -158,6 +168,31 @@ async fn edited_folder_reaches_the_proxy_and_the_status() {
     fs::remove_file(dir.join("cluster/route.yaml")).unwrap();
     assert_eq!(proxy.take().await.unwrap(), ["-Route/HTTPRoute/shop/cart"]);
     eventually("the end of the status", || status(dir).is_none().then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_namespace_is_closed_once_its_proxies_serve_all_of_it_and_know_it() {
+    let controller = controller().await;
+    let connect = |node, proof| Proxy::connect(controller.channel.clone(), node, proof, Replica::default());
+    let mut proxy = connect("node-1", "node-1:one").await.unwrap();
+    let other = connect("node-2", "node-2:two").await.unwrap();
+    proxy.take().await.unwrap();
+    assert_eq!(proxy.workload("u1"), (WorkloadProtocol::Plaintext, MtlsMode::Permissive));
+    let file = controller.dir.path().join("status/Namespace/_/shop.json");
+    let state = || {
+        let object: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        object["metadata"]["annotations"]["weft-mesh.dev/enrolment"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(state(), "enrolling");
+    // Another node's word does not count.
+    other.report(&["u1"]).await;
+    eventually("the report", || controller.progress.by_node().get("node-2")?.served.clone()).await;
+    proxy.report(&["u1"]).await;
+    proxy.take().await.unwrap();
+    assert_eq!(proxy.workload("u1"), (WorkloadProtocol::Tunnel, MtlsMode::Permissive));
+    proxy.take().await.unwrap();
+    assert_eq!(proxy.workload("u1"), (WorkloadProtocol::Tunnel, MtlsMode::Strict));
+    assert_eq!(state(), "strict", "it was written before it was published");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

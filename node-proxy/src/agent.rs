@@ -3,10 +3,11 @@
 
 mod held;
 pub mod link;
+mod may;
 mod refusals;
 mod talk;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,7 @@ use self::held::Held;
 use self::link::Question;
 use self::talk::Talk;
 use crate::pod::LocalPod;
+use crate::served::Report;
 use crate::worker::{Crew, Shared};
 
 /// How long a session must have lasted for the next failure to count as the first.
@@ -36,6 +38,8 @@ pub struct Agent {
     held: HashMap<Text, Held>,
     /// No longer served, but perhaps not without sockets. The last of those lets go of the namespace.
     retired: Vec<Weak<LocalPod>>,
+    /// What the agent said last of pods that cannot be enrolled.
+    unserved: BTreeMap<Text, String>,
     /// The home worker of the next pod.
     next_home: usize,
     /// All pods the agent enrolled have been seen since the start.
@@ -72,7 +76,8 @@ impl Agent {
         let synced = Arc::default();
         // Only the first client of a process has anybody to answer.
         let questions = shared.agent.take_questions().unwrap_or_else(|| mpsc::channel(1).1);
-        Self { shared, crew, held: HashMap::new(), retired: Vec::new(), next_home: 0, synced, questions }
+        let (held, retired, unserved) = (HashMap::new(), Vec::new(), BTreeMap::new());
+        Self { shared, crew, held, retired, unserved, next_home: 0, synced, questions }
     }
 
     /// Becomes true with the agent's first whole list of pods.
@@ -121,6 +126,7 @@ impl Agent {
                 message = socket.receive() => {
                     let (bytes, descriptors) = message?.ok_or(AgentError::Closed)?;
                     self.take(serde_json::from_slice(&bytes)?, descriptors, &acks, &mut talk)?;
+                    self.report();
                 }
                 Some(question) = self.questions.recv() => send(socket, &talk.ask(question), &[]).await?,
                 _ = configurations.changed() => {}
@@ -164,7 +170,10 @@ impl Agent {
             ToProxy::Hello { node, .. } if *node != *self.shared.config.node => {
                 return Err(AgentError::Node(node));
             }
-            ToProxy::Hello { .. } => tracing::info!(pods = self.held.len(), "connected to the agent"),
+            ToProxy::Hello { .. } => {
+                self.unserved.clear();
+                tracing::info!(pods = self.held.len(), "connected to the agent");
+            }
             ToProxy::SnapshotEnd => {
                 tracing::info!(pods = self.held.len(), "the agent has sent every pod");
                 self.synced.store(true, Ordering::Relaxed);
@@ -188,8 +197,21 @@ impl Agent {
             }
             ToProxy::NodeAddresses { addresses } => self.shared.agent.set_addresses(addresses),
             ToProxy::Caller { id, caller } => talk.answered(id, caller),
+            ToProxy::May { id, uid, intent } => {
+                let error = may::may(&self.shared, &uid, intent).err();
+                let _ = acks.send(ToAgent::Ack { id, error });
+            }
+            ToProxy::Unserved { pods } => self.unserved = pods,
         }
         Ok(())
+    }
+
+    /// Tells the controller what is served, once that is known.
+    fn report(&self) {
+        if self.synced.load(Ordering::Relaxed) {
+            let served = self.held.keys().cloned().collect();
+            self.shared.served.report(Report { served, unserved: self.unserved.clone() });
+        }
     }
 
     fn add(&mut self, pod: weft_api::node::EnrolledPod, descriptors: Vec<OwnedFd>) -> io::Result<()> {

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::controller::Controller;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
+use crate::served::Served;
 use crate::state::{self, Snapshot, State};
 use crate::telemetry::Telemetry;
 use crate::worker::{Crew, Shared};
@@ -58,6 +59,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         telemetry,
         proofs: Default::default(),
         agent: Default::default(),
+        served: Served::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),

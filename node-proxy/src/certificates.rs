@@ -9,8 +9,12 @@ use ahash::HashMap;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use weft_model::Identity;
 use weft_tls::{Leaf, TrustBundle, WorkloadTls};
+
+/// An identity is expected for so long after it was said last.
+const EXPECTED: Duration = Duration::from_secs(60);
 
 /// The store that workers read; filled by [`driver::run`] on the control runtime.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub struct Certificates {
     pods: Notify,
     /// Connections wait for these.
     needed: mpsc::UnboundedSender<Identity>,
+    /// Identities of pods that are about to be served, and when that was said last.
+    expected: Mutex<HashMap<Identity, Instant>>,
     /// The driver's end of `needed`, until it takes it.
     wishes: Mutex<Option<mpsc::UnboundedReceiver<Identity>>>,
 }
@@ -47,6 +53,7 @@ impl Default for Certificates {
             trust: watch::Sender::new(None),
             pods: Notify::new(),
             needed,
+            expected: Mutex::default(),
             wishes: Mutex::new(Some(wishes)),
         }
     }
@@ -121,6 +128,21 @@ impl Certificates {
     /// Says that pods have come or gone.
     pub fn pods_changed(&self) {
         self.pods.notify_one();
+    }
+
+    /// Says that a pod of this identity is about to be served here: a certificate is fetched before it is.
+    pub fn expect(&self, identity: &Identity) {
+        let before = self.expected.lock().insert(identity.clone(), Instant::now());
+        if before.is_none() {
+            self.pods.notify_one();
+        }
+    }
+
+    /// The identities that are expected, as of `now`.
+    pub fn expected(&self, now: Instant) -> Vec<Identity> {
+        let mut expected = self.expected.lock();
+        expected.retain(|_, said| now.saturating_duration_since(*said) < EXPECTED);
+        expected.keys().cloned().collect()
     }
 
     /// Told when anything has changed.

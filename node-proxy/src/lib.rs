@@ -20,6 +20,7 @@ pub mod outbound;
 pub mod pod;
 pub mod relay;
 pub mod send;
+pub mod served;
 pub mod state;
 pub mod telemetry;
 pub mod tunnel;

@@ -7,9 +7,10 @@ use clap::Parser as _;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_api::node::EnrolledPod;
-use weft_model::ObjectName;
+use weft_model::workload::{MtlsMode, Transition, Workload, WorkloadProtocol};
+use weft_model::{Identity, MeshConfig, ObjectName, Resource, TrustDomain};
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, Certified};
 use crate::config::Config;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
@@ -37,6 +38,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         telemetry: Telemetry::new(&mut registry, &AccessLogTarget::Off).unwrap(),
         proofs: Default::default(),
         agent: Default::default(),
+        served: crate::served::Served::default(),
         retries: RetryBudget::new(Instant::now()),
         draining: CancellationToken::new(),
         ended: CancellationToken::new(),
@@ -64,4 +66,43 @@ pub(crate) fn enrolled(uid: &str, addresses: &[&str]) -> EnrolledPod {
         ipv6: true,
         probes: vec![],
     }
+}
+
+/// The mesh's own facts.
+pub(crate) fn mesh() -> Resource {
+    Resource::MeshConfig(MeshConfig {
+        trust_domain: TrustDomain("cluster.local".into()),
+        cluster_domain: "cluster.local".into(),
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_ranges: vec!["10.244.0.0/16".parse().unwrap()],
+    })
+}
+
+/// What the controller says of a pod `shop/UID`.
+pub(crate) fn workload(
+    uid: &str,
+    identity: &Identity,
+    protocol: WorkloadProtocol,
+    transition: Option<Transition>,
+) -> Resource {
+    Resource::Workload(Workload {
+        uid: uid.into(),
+        pod: ObjectName::new("shop", uid),
+        workload: uid.into(),
+        node: "node-a".into(),
+        addresses: vec!["10.244.0.2".parse().unwrap()],
+        identity: identity.clone(),
+        protocol,
+        mtls: MtlsMode::Permissive,
+        plaintext_ports: Default::default(),
+        transition,
+    })
+}
+
+/// Gives an identity a certificate of a test authority.
+pub(crate) fn certify(shared: &Shared, identity: &Identity) {
+    let ca = weft_tls::testing::TestCa::new("cluster.local");
+    let leaf = ca.leaf(identity);
+    let tls = Arc::new(weft_tls::WorkloadTls::new(&leaf, &ca.bundle()).unwrap());
+    shared.certificates.put([Certified { leaf, tls }]);
 }

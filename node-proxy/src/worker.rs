@@ -19,6 +19,7 @@ use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::send::Pools;
+use crate::served::Served;
 use crate::state::State;
 use crate::telemetry::Telemetry;
 use crate::tunnel::dial::Deadlines;
@@ -41,6 +42,8 @@ pub struct Shared {
     pub telemetry: Telemetry,
     /// What is asked and told of the node's agent.
     pub agent: AgentLink,
+    /// What the controller is told of the pods served here.
+    pub served: Served,
     /// How many retries the node may make.
     pub retries: RetryBudget,
     /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.

@@ -126,6 +126,7 @@ impl World {
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
             proofs: Default::default(),
             agent: Default::default(),
+            served: crate::served::Served::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: ended.clone(),
@@ -222,6 +223,7 @@ fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
         protocol: WorkloadProtocol::Tunnel,
         mtls,
         plaintext_ports: Default::default(),
+        transition: None,
     })
 }
 

@@ -59,6 +59,9 @@ pub struct Config {
     /// How long the proxy may take to confirm a pod.
     #[arg(long, default_value = "5s", value_parser = duration)]
     pub ack_timeout: Duration,
+    /// How long a pod that is no longer to be in the mesh is kept in it, for the proxies of other nodes to be told.
+    #[arg(long, env = "WEFT_RELEASE_WAIT", default_value = "2m", value_parser = duration)]
+    pub release_wait: Duration,
     /// How often every enrolled pod's rules are read back and compared.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub verify_every: Duration,

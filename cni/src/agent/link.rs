@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-use weft_api::node::{EnrolledPod, RemoveCause, ToProxy};
+use weft_api::node::{EnrolledPod, Intent, RemoveCause, ToProxy};
 use weft_model::Text;
 use weft_runtime::fd::SeqPacket;
 
@@ -27,6 +27,16 @@ pub(super) enum LinkError {
     /// Sending failed.
     #[error("sending to the proxy: {0}")]
     Send(#[from] io::Error),
+}
+
+impl LinkError {
+    /// In words for a status: a refusal in the proxy's own.
+    pub(super) fn told(self) -> String {
+        match self {
+            Self::Refused(why) => why,
+            other => other.to_string(),
+        }
+    }
 }
 
 /// The proxy that is connected now.
@@ -61,6 +71,11 @@ impl Link {
         limit: Duration,
     ) -> Result<(), LinkError> {
         self.ask(|id| ToProxy::Remove { id, uid, cause }, &[], limit).await
+    }
+
+    /// Whether something may be done with a running pod now; refused: what is still missing.
+    pub(super) async fn may(&self, uid: Text, intent: Intent, limit: Duration) -> Result<(), LinkError> {
+        self.ask(|id| ToProxy::May { id, uid, intent }, &[], limit).await
     }
 
     async fn ask(

@@ -21,7 +21,8 @@ use super::host::NodeAddresses;
 use super::link::{Link, LinkError};
 use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
-use super::status::{PodState, StatusBoard};
+use super::release::Stage;
+use super::status::StatusBoard;
 use crate::kernel::KernelError;
 use crate::kernel::capture::{Capture, random_marks};
 use crate::kernel::listen::Listeners;
@@ -48,6 +49,9 @@ pub(super) enum MemberError {
     /// An internal task ended early.
     #[error("the enrolment was interrupted; try again")]
     Interrupted,
+    /// Capturing the running pod now would break connections.
+    #[error("not yet: {0}")]
+    Waits(String),
 }
 
 /// An enrolled, or released but not yet finished, pod.
@@ -58,10 +62,17 @@ pub(super) struct Member {
     /// `CNI_CONTAINERID`, when the pod came by ADD.
     pub(super) container: Option<String>,
     /// The proxy that confirmed the pod, by connection number.
-    confirmed_by: Option<u64>,
-    pub(super) released: bool,
+    pub(super) confirmed_by: Option<u64>,
+    pub(super) stage: Stage,
     /// Probes that are carried to its application without a proxy; they end with the member.
     pub(super) carried: JoinSet<()>,
+}
+
+impl Member {
+    /// New connections of the pod are no longer captured.
+    pub(super) const fn is_released(&self) -> bool {
+        matches!(self.stage, Stage::Uncaptured(_) | Stage::Closed)
+    }
 }
 
 type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
@@ -108,13 +119,18 @@ impl Members {
         }
     }
 
-    fn slot(&self, uid: &Text) -> Slot {
+    pub(super) fn slot(&self, uid: &Text) -> Slot {
         self.slots.lock().entry(uid.clone()).or_default().clone()
     }
 
     /// Every slot that may have a member.
     pub(super) fn slots(&self) -> BTreeMap<Text, Slot> {
         self.slots.lock().iter().map(|(uid, slot)| (uid.clone(), slot.clone())).collect()
+    }
+
+    /// Whether anything is or was done with a pod.
+    pub(super) fn has_slot(&self, uid: &Text) -> bool {
+        self.slots.lock().contains_key(uid)
     }
 
     /// Forgets slots that are empty and in nobody's hands.
@@ -165,7 +181,7 @@ impl Members {
             self.end_member(&mut slot).await;
         }
         let result = match slot.take() {
-            Some(mut member) if !member.released => {
+            Some(mut member) if !member.is_released() => {
                 member.container = container.or(member.container);
                 Ok(member)
             }
@@ -230,12 +246,13 @@ impl Members {
         let pod = pod.clone();
         let work = move || {
             // Connections of before carry the old marks, so they stay.
-            let kept = before
-                .as_ref()
-                .map(|member| (member.capture.ruleset.bypass_mark, member.capture.ruleset.inbound_mark));
+            let kept = before.map(|member| {
+                let Capture { ruleset, listeners, .. } = member.capture;
+                ((ruleset.bypass_mark, ruleset.inbound_mark), listeners)
+            });
             let (marks, listeners) = match held {
                 Some((marks, listeners)) => (marks, Some(listeners)),
-                None => (kept.unwrap_or_else(random_marks), None),
+                None => kept.unwrap_or_else(|| (random_marks(), None)),
             };
             let addresses = if pod.addresses.is_empty() {
                 crate::kernel::inside(&namespace, crate::kernel::find::Interfaces::read)?.global()
@@ -254,7 +271,7 @@ impl Members {
                 probes: pod.probes,
             };
             let carried = JoinSet::new();
-            Ok(Member { pod, capture, container, confirmed_by: None, released: false, carried })
+            Ok(Member { pod, capture, container, confirmed_by: None, stage: Stage::Captured, carried })
         };
         blocking(work).await?
     }
@@ -278,63 +295,10 @@ impl Members {
     pub(super) async fn resend(&self, uid: &Text, proxy: &(u64, Arc<Link>)) {
         let slot = self.slot(uid);
         let mut slot = slot.lock().await;
-        let Some(member) = slot.as_mut().filter(|member| !member.released) else { return };
+        let Some(member) = slot.as_mut().filter(|member| !member.is_released()) else { return };
         let outcome = self.confirm(member, proxy).await.map_err(MemberError::from);
         let (name, uid) = (member.pod.pod.clone(), member.pod.uid.clone());
         self.board.enrolment(&name, &uid, Some(member), outcome.as_ref().err());
-    }
-
-    /// Stops capturing a running pod in the way that breaks no connection; [`Self::finish`] does the rest.
-    pub(super) async fn release(&self, uid: &Text) {
-        let slot = self.slot(uid);
-        let mut guard = slot.lock().await;
-        let Some(mut member) = guard.take() else { return };
-        if !member.released {
-            let outcome = blocking(move || {
-                let outcome = member.capture.release();
-                (member, outcome)
-            })
-            .await;
-            let Ok((mut back, outcome)) = outcome else { return };
-            if let Err(error) = outcome {
-                tracing::warn!(pod = %back.pod.pod, %error, "cannot stop capturing; trying again");
-                *guard = Some(back);
-                return;
-            }
-            if let Some((_, link)) = self.current_link()
-                && let Err(error) =
-                    link.remove(uid.clone(), RemoveCause::Unenrolled, self.config.ack_timeout).await
-            {
-                tracing::warn!(pod = %back.pod.pod, %error, "the proxy did not confirm the release");
-            }
-            back.capture.listeners = None;
-            back.released = true;
-            tracing::info!(pod = %back.pod.pod, "released: new connections are no longer captured");
-            self.board.state(uid, PodState::Released);
-            member = back;
-        }
-        *guard = Some(member);
-    }
-
-    /// Takes a released pod's rules away once its last captured connection has ended.
-    pub(super) async fn finish(&self, uid: &Text) {
-        let slot = self.slot(uid);
-        let mut guard = slot.lock().await;
-        let Some(member) = guard.take() else { return };
-        let Ok((member, live)) = blocking(move || {
-            let live = member.capture.live_connections();
-            (member, live)
-        })
-        .await
-        else {
-            return;
-        };
-        if member.released && live == 0 {
-            remove(member).await;
-            self.board.forget(uid);
-        } else {
-            *guard = Some(member);
-        }
     }
 
     /// The pod has ended: the proxy flushes and closes, then every descriptor of the namespace is dropped. The rules
@@ -379,7 +343,7 @@ impl Members {
     pub(super) async fn follow_probes(&self, uid: &Text) {
         let slot = self.slot(uid);
         let mut guard = slot.lock().await;
-        let Some(member) = guard.as_ref().filter(|member| !member.released) else { return };
+        let Some(member) = guard.as_ref().filter(|member| !member.is_released()) else { return };
         let probes = self.tcp_probes(uid, &member.pod.probes);
         if member.capture.ruleset.probes == probes {
             return;
@@ -445,7 +409,7 @@ impl Members {
         }
         let mut outcome = outcome.map(drop).map_err(MemberError::from);
         if outcome.is_ok()
-            && !member.released
+            && !member.is_released()
             && let Some(proxy) = self.current_link()
         {
             outcome = self.confirm(&mut member, &proxy).await.map_err(MemberError::from);
@@ -462,6 +426,6 @@ pub(super) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|_| MemberError::Interrupted)
 }
 
-async fn remove(member: Member) {
+pub(super) async fn remove(member: Member) {
     let _ = blocking(move || member.capture.remove()).await;
 }

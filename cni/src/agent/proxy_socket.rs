@@ -1,6 +1,7 @@
 //! The socket where the node's proxy connects: greeting, hand-over of held sockets in both directions, then answers.
 //! The newest proxy is the one that is used.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -63,10 +64,11 @@ async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Re
     }
     members.set_link(Some((number, link.clone())));
     tracing::info!("a proxy connected");
-    let telling = tokio::spawn(tell(link.clone(), number, members.clone()));
+    let mut telling = tokio::task::JoinSet::new();
+    telling.spawn(tell(link.clone(), number, members.clone()));
+    telling.spawn(send_unserved(link.clone(), members.clone()));
     let outcome = listen(&link, members).await;
     link.end();
-    telling.abort();
     outcome
 }
 
@@ -138,6 +140,25 @@ async fn send_pods(link: &Arc<Link>, number: u64, members: &Arc<Members>) {
         tasks.spawn(async move { members.resend(&uid, &proxy).await });
     }
     while tasks.join_next().await.is_some() {}
+}
+
+/// Tells which pods cannot be enrolled and why, now and when that changes.
+async fn send_unserved(link: Arc<Link>, members: Arc<Members>) {
+    let mut changes = members.board.changes();
+    // A proxy begins each connection with none.
+    let mut told = BTreeMap::new();
+    loop {
+        let pods = members.board.unserved();
+        if told != pods {
+            if let Err(error) = link.say(&ToProxy::Unserved { pods: pods.clone() }, &[]).await {
+                tracing::warn!(%error, "sending to the proxy");
+            }
+            told = pods;
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Takes what the proxy says after its greeting.

@@ -14,6 +14,7 @@ impl MemberError {
             Self::Link(LinkError::Late(_)) => "ProxyTooSlow",
             Self::NoNamespace => "NoNamespace",
             Self::Interrupted => "Interrupted",
+            Self::Waits(_) => "Waiting",
             Self::Kernel(error) => error.reason(),
         }
     }
@@ -36,6 +37,8 @@ impl PodState {
         match self {
             Self::Enrolled => "Enrolled",
             Self::NotEnrolled => "NotEnrolled",
+            Self::Waiting => "Waiting",
+            Self::Leaving => "Leaving",
             Self::Released => "Released",
         }
     }

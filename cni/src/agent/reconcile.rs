@@ -4,9 +4,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::members::{Members, blocking};
+use weft_api::node::Intent;
+use weft_runtime::netns::NetNamespace;
+
+use super::members::{MemberError, Members, blocking};
 use super::pods::{Decision, Pod, Table};
-use crate::kernel::find;
+use crate::kernel::{find, nft};
 
 /// How often unfinished business is looked at again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -27,6 +30,9 @@ pub(super) async fn run(members: Arc<Members>) {
             existing(&members, &table, verify).await;
             missing(&members, &table).await;
             members.tidy_slots();
+            members.board.retain(|uid| {
+                members.has_slot(uid) || table.pods.values().any(|pod| pod.uid == *uid && !pod.terminal)
+            });
             members.tidy_gone(|uid| table.pods.values().any(|pod| pod.uid == *uid));
         }
         tokio::select! {
@@ -42,21 +48,17 @@ pub(super) async fn run(members: Arc<Members>) {
 /// Members whose pod is gone, or is no longer to be enrolled.
 async fn existing(members: &Members, table: &Table, verify: bool) {
     for (uid, slot) in members.slots() {
-        let Some((name, released)) =
-            slot.lock().await.as_ref().map(|member| (member.pod.pod.clone(), member.released))
-        else {
-            continue;
-        };
+        let Some(name) = slot.lock().await.as_ref().map(|member| member.pod.pod.clone()) else { continue };
         let pod = table.pods.get(&name).filter(|pod| pod.uid == uid && !pod.terminal);
         match pod.map(|pod| table.decide(pod)) {
             None => {
                 members.end(&uid, |_| true).await;
             }
-            Some(Decision::Leave) if released => members.finish(&uid).await,
-            Some(Decision::Leave) => members.release(&uid).await,
+            Some(Decision::Leave) => members.leave(&uid, Instant::now()).await,
             // A namespace that vanished is no reason to open a pod.
             Some(Decision::Enrol | Decision::Unknown) => {
                 members.follow_probes(&uid).await;
+                members.stay(&uid).await;
                 if verify {
                     members.repair(&uid).await;
                 }
@@ -81,13 +83,26 @@ async fn missing(members: &Members, table: &Table) {
             continue;
         };
         // The outcome is in the status.
-        let _ = members.enrol(pod, namespace, None).await;
+        let _ = enrol_running(members, pod, namespace).await;
     }
+}
+
+/// A pod that has been without rules until now is captured only when the proxy knows what to do with its connections:
+/// one that is captured too early would have them refused.
+async fn enrol_running(members: &Members, pod: &Pod, namespace: NetNamespace) -> Result<(), MemberError> {
+    let inside = namespace.clone();
+    let captured = blocking(move || crate::kernel::inside(&inside, || Ok(nft::is_installed()))).await??;
+    if !captured && let Err(why) = members.may(&pod.uid, Intent::Capture).await {
+        let waits = MemberError::Waits(why);
+        members.board.enrolment(&pod.name, &pod.uid, None, Some(&waits));
+        return Err(waits);
+    }
+    members.enrol(pod, namespace, None).await
 }
 
 async fn is_member(members: &Members, pod: &Pod) -> bool {
     match members.slots().get(&pod.uid) {
-        Some(slot) => slot.lock().await.as_ref().is_some_and(|member| !member.released),
+        Some(slot) => slot.lock().await.as_ref().is_some_and(|member| !member.is_released()),
         None => false,
     }
 }

@@ -14,6 +14,10 @@ use weft_model::{ObjectName, Text};
 use super::config::Config;
 use super::members::{Member, MemberError, Members};
 
+/// The most pods, and the longest reason in bytes, that the proxy is told of: one message has to hold them.
+const MOST_TOLD: usize = 100;
+const LONGEST_WHY: usize = 400;
+
 /// The file's content.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -77,6 +81,10 @@ pub(super) enum PodState {
     Enrolled,
     /// To be enrolled, but it is not: see the error.
     NotEnrolled,
+    /// To be enrolled in a moment: the error says what is waited for.
+    Waiting,
+    /// No longer to be enrolled, but still captured: the error says what is waited for.
+    Leaving,
     /// No longer enrolled; captured connections still live.
     Released,
 }
@@ -87,12 +95,14 @@ impl PodState {
         match self {
             Self::Enrolled => "enrolled",
             Self::NotEnrolled => "notEnrolled",
+            Self::Waiting => "waiting",
+            Self::Leaving => "leaving",
             Self::Released => "released",
         }
     }
 }
 
-/// The status and a bell for the writer.
+/// The status and a bell for those who pass it on.
 #[derive(Debug)]
 pub(super) struct StatusBoard {
     status: Mutex<Status>,
@@ -104,7 +114,7 @@ impl StatusBoard {
     pub(super) fn new(config: &Config) -> Self {
         let status = Status { node: config.node.clone(), ..Status::default() };
         let path = config.runtime_dir.join("agent-status.json");
-        let (changed, _) = watch::channel(());
+        let changed = watch::Sender::default();
         Self { status: Mutex::new(status), changed, path }
     }
 
@@ -132,16 +142,18 @@ impl StatusBoard {
         error: Option<&MemberError>,
     ) {
         let state = match member {
-            Some(member) if member.released => PodState::Released,
+            Some(member) if member.is_released() => PodState::Released,
             Some(_) if error.is_none() => PodState::Enrolled,
+            _ if matches!(error, Some(MemberError::Waits(_))) => PodState::Waiting,
             _ => PodState::NotEnrolled,
         };
-        let captured = member.is_some_and(|member| !member.released);
+        let captured = member.is_some_and(|member| !member.is_released());
         let fresh = PodStatus { captured, ..PodStatus::new(name.clone(), state, error) };
         let before = self.update(|status| status.pods.insert(uid.clone(), fresh.clone()));
         let same = before.is_some_and(|old| old.state == fresh.state && old.error == fresh.error);
         match &fresh.error {
             _ if same => {}
+            Some(why) if state == PodState::Waiting => tracing::info!(pod = %name, why, "pod waits"),
             Some(error) => tracing::error!(pod = %name, error, "pod is not enrolled"),
             None => tracing::info!(pod = %name, ?state, "pod"),
         }
@@ -155,8 +167,7 @@ impl StatusBoard {
     pub(super) fn state(&self, uid: &Text, state: PodState) {
         self.update(|status| {
             if let Some(pod) = status.pods.get_mut(uid) {
-                pod.state = state;
-                pod.reason = state.reason();
+                (pod.state, pod.error, pod.reason) = (state, None, state.reason());
             }
         });
     }
@@ -175,6 +186,36 @@ impl StatusBoard {
             tracing::warn!(%pod, port, %from, "a caller in plaintext was refused: {}", remedy(port));
         }
         Some(pod)
+    }
+
+    /// A pod that is to be released waits for peers.
+    pub(super) fn leaving(&self, uid: &Text, why: &str) {
+        self.update(|status| {
+            if let Some(pod) = status.pods.get_mut(uid) {
+                pod.state = PodState::Leaving;
+                (pod.error, pod.reason) = (Some(why.to_owned()), pod.state.reason());
+            }
+        });
+    }
+
+    /// Pods that are to be enrolled and are not, with the reason.
+    pub(super) fn unserved(&self) -> BTreeMap<Text, String> {
+        let status = self.status.lock();
+        let told = status.pods.iter().filter_map(|(uid, pod)| match pod.state {
+            PodState::NotEnrolled | PodState::Waiting => {
+                Some((uid.clone(), shortened(pod.error.as_deref()?)))
+            }
+            _ => None,
+        });
+        told.take(MOST_TOLD).collect()
+    }
+
+    /// Forgets pods that are gone and never were members.
+    pub(super) fn retain(&self, exists: impl Fn(&Text) -> bool) {
+        let gone = self.status.lock().pods.keys().any(|uid| !exists(uid));
+        if gone {
+            self.update(|status| status.pods.retain(|uid, _| exists(uid)));
+        }
     }
 
     pub(super) fn forget(&self, uid: &Text) {
@@ -213,4 +254,9 @@ pub(super) async fn write_changes(members: Arc<Members>) {
             Err(error) => tracing::warn!(path = %board.path.display(), %error, "status not written"),
         }
     }
+}
+
+fn shortened(text: &str) -> String {
+    let end = (0..=LONGEST_WHY.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default().to_owned()
 }

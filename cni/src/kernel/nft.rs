@@ -44,6 +44,12 @@ pub fn remove() -> Result<(), KernelError> {
     apply(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n"))
 }
 
+/// Is there a table of Weft? Run inside the pod's namespace.
+#[must_use]
+pub fn is_installed() -> bool {
+    list().is_ok()
+}
+
 fn list() -> Result<String, KernelError> {
     run("nft", PACKAGE, &["--numeric", "--stateless", "list", "table", "inet", TABLE], "")
 }

@@ -4,10 +4,11 @@
 //! Order: the proxy says [`ToAgent::Hello`], then [`ToAgent::Held`] for every pod it still serves (so that a restarted
 //! agent gets its duplicates back), then [`ToAgent::HeldEnd`]. The agent answers with [`ToProxy::Add`] for every
 //! enrolled pod (adding one that is known is no error and gives a fresh ack) and [`ToProxy::SnapshotEnd`], and from
-//! then on with single changes. Every `Add` and `Remove` is answered by one [`ToAgent::Ack`] with its `id`, and every
-//! [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. [`ToProxy::NodeAddresses`] comes before the end of the snapshot,
-//! and again when they change.
+//! then on with single changes. Every `Add`, `Remove` and `May` is answered by one [`ToAgent::Ack`] with its `id`, and
+//! every [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. [`ToProxy::NodeAddresses`] comes before the end of the
+//! snapshot, and again when they change.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,21 @@ pub enum ToProxy {
         /// Why.
         cause: RemoveCause,
     },
+    /// May this be done with a running pod now? Answered at once; the ack's error says what is still missing.
+    May {
+        /// Comes back in the ack.
+        id: u64,
+        /// The pod's UID.
+        uid: Text,
+        /// What would be done.
+        intent: Intent,
+    },
+    /// Every pod that is to be enrolled and cannot be, with the reason: for the controller. Replaces what was said
+    /// before on this connection, at first none; not answered.
+    Unserved {
+        /// By UID.
+        pods: BTreeMap<Text, String>,
+    },
     /// The node's own addresses. The kubelet calls from one of them, and so do others.
     NodeAddresses {
         /// All of them.
@@ -133,6 +149,16 @@ pub enum CallerKind {
     },
 }
 
+/// What an agent would do with a running pod, were it not for the connections that this may break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Intent {
+    /// Capture it: the proxy needs a configuration that knows the pod, and its certificate.
+    Capture,
+    /// Release it: no proxy may call it by tunnel any more.
+    Release,
+}
+
 /// Why a pod is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -159,7 +185,7 @@ pub enum ToAgent {
     },
     /// All held pods have been sent.
     HeldEnd,
-    /// Answer to `Add` or `Remove`.
+    /// Answer to `Add`, `Remove` or `May`.
     Ack {
         /// The `id` answered.
         id: u64,

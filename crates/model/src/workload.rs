@@ -30,6 +30,9 @@ pub struct Workload {
     /// Ports of the pod that admit plaintext callers although `mtls` is strict ([`PLAINTEXT_PORTS_LABEL`]).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub plaintext_ports: BTreeSet<u16>,
+    /// Entering or leaving the mesh while it runs; `None`: captured if and only if `protocol` is a tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transition: Option<Transition>,
 }
 
 impl Workload {
@@ -37,6 +40,26 @@ impl Workload {
     pub fn admits_plaintext(&self, port: u16) -> bool {
         self.mtls == MtlsMode::Permissive || self.plaintext_ports.contains(&port)
     }
+
+    /// Whether its node may begin to capture it while it runs: this table says what becomes of its connections then.
+    pub fn may_be_captured(&self) -> bool {
+        self.protocol == WorkloadProtocol::Tunnel || self.transition == Some(Transition::Enrolling)
+    }
+
+    /// Whether its node may stop capturing it: nobody calls it by tunnel any more.
+    pub fn may_be_released(&self) -> bool {
+        self.protocol == WorkloadProtocol::Plaintext && self.transition.is_none()
+    }
+}
+
+/// What a running pod is on its way to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Transition {
+    /// To be captured; called in plaintext until its proxy has reported that it serves the pod.
+    Enrolling,
+    /// To be released, once every proxy knows that it is to be called in plaintext.
+    Leaving,
 }
 
 /// How a proxy reaches a pod.
@@ -68,6 +91,10 @@ pub const MTLS_LABEL: &str = "weft-mesh.dev/mtls";
 /// The label on a pod or a Service that opens ports to plaintext callers also where mutual TLS is demanded: numbers or
 /// names of ports, joined by `_` (a label's value has no commas), such as `9090_metrics`.
 pub const PLAINTEXT_PORTS_LABEL: &str = "weft-mesh.dev/plaintext-ports";
+
+/// The label on a namespace that says how new pods enter while its running ones are still being enrolled:
+/// `immediate` refuses plaintext callers of new pods at once.
+pub const ENROL_LABEL: &str = "weft-mesh.dev/enrol";
 
 /// Namespaces whose pods are never enrolled, whatever their labels say (dataplane rule 25).
 pub const NEVER_ENROLLED: [&str; 2] = ["kube-system", "weft-system"];

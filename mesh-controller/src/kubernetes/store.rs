@@ -240,6 +240,12 @@ impl Store {
         if state.complete { state.change.take() } else { None }
     }
 
+    /// Whether [`Store::take_change`] would give something.
+    pub(crate) fn has_change(&self) -> bool {
+        let state = self.state.lock();
+        state.complete && state.change.is_some()
+    }
+
     /// Everything, at this moment.
     pub(crate) fn load(&self) -> Option<Loaded> {
         let state = self.state.lock();

@@ -13,7 +13,8 @@ use weft_api::proto::config_request::Request;
 use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
 use weft_model::Text;
 
-use super::{Progress, Snapshots};
+use super::Snapshots;
+use super::progress::{Place, Progress};
 use crate::leadership::{self, Leadership};
 use crate::publish::{Needs, Snapshot};
 
@@ -24,11 +25,10 @@ type Responses = mpsc::Sender<Result<ConfigResponse, Status>>;
 
 /// A stream that has been authenticated.
 pub(super) struct Stream {
-    node: Text,
+    place: Place,
     requests: Streaming<ConfigRequest>,
     responses: Responses,
     snapshots: Snapshots,
-    progress: Arc<Progress>,
 }
 
 /// Why a stream ends.
@@ -57,30 +57,30 @@ impl Stream {
         node: Text,
         requests: Streaming<ConfigRequest>,
         snapshots: Snapshots,
-        progress: Arc<Progress>,
+        progress: &Arc<Progress>,
     ) -> (Self, ReceiverStream<Result<ConfigResponse, Status>>) {
         let (responses, receiver) = mpsc::channel(2);
-        (Self { node, requests, responses, snapshots, progress }, ReceiverStream::new(receiver))
+        let place = progress.open(node);
+        (Self { place, requests, responses, snapshots }, ReceiverStream::new(receiver))
     }
 
     /// Serves the stream to its end, or for as long as this replica leads.
     pub(super) async fn serve(mut self, mut leads: watch::Receiver<Leadership>, stop: CancellationToken) {
-        self.progress.update(&self.node, |progress| progress.streams += 1);
-        tracing::info!(node = %self.node, "a proxy connected");
+        let node = self.place.node().clone();
+        tracing::info!(%node, "a proxy connected");
         let end = tokio::select! {
             end = self.run() => end,
             status = leadership::lost(&mut leads) => End::Told(status),
             () = stop.cancelled() => End::Told(Status::unavailable("the controller is stopping")),
         };
         match end {
-            End::Gone => tracing::info!(node = %self.node, "a proxy went away"),
+            End::Gone => tracing::info!(%node, "a proxy went away"),
             End::Told(status) => {
-                tracing::info!(node = %self.node, code = ?status.code(), why = status.message(), "ended a proxy's stream");
+                tracing::info!(%node, code = ?status.code(), why = status.message(), "ended a proxy's stream");
                 // A proxy that reads nothing more is not waited for.
                 let _ = self.responses.try_send(Err(status));
             }
         }
-        self.progress.update(&self.node, |progress| progress.streams = progress.streams.saturating_sub(1));
     }
 
     async fn run(&mut self) -> End {
@@ -92,12 +92,12 @@ impl Stream {
             loop {
                 let responses = tokio::select! {
                     changed = self.snapshots.changed() => match changed {
-                        Ok(()) => state.publish(&self.newest(), &self.node)?,
+                        Ok(()) => state.publish(&self.newest(), self.place.node())?,
                         Err(_) => return Err::<(), End>(End::Told(Status::unavailable("the controller is stopping"))),
                     },
-                    request = self.requests.next() => self.acknowledged(&mut state, request)?,
+                    request = self.requests.next() => self.take(&mut state, request)?,
                 };
-                self.progress.update(&self.node, |progress| progress.in_force = state.publisher.in_force());
+                self.place.in_force(state.publisher.in_force());
                 for response in responses {
                     self.responses.send(Ok(response)).await.map_err(|_| End::Gone)?;
                 }
@@ -115,17 +115,18 @@ impl Stream {
             .await
             .map_err(|_| End::Told(Status::deadline_exceeded("no greeting came")))?;
         match first.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
-            Some(Some(Request::Hello(hello))) if *hello.node == *self.node => Ok(hello),
+            Some(Some(Request::Hello(hello))) if *hello.node == **self.place.node() => Ok(hello),
             Some(Some(Request::Hello(hello))) => Err(End::Told(Status::permission_denied(format!(
                 "the greeting is from node {:?}, the proof from node {:?}",
-                hello.node, self.node
+                hello.node,
+                self.place.node()
             )))),
             Some(_) => Err(End::Told(Status::invalid_argument("the first message has to be a greeting"))),
             None => Err(End::Gone),
         }
     }
 
-    fn acknowledged(
+    fn take(
         &self,
         state: &mut State,
         request: Option<Result<ConfigRequest, Status>>,
@@ -135,9 +136,13 @@ impl Stream {
                 self.note(&ack);
                 Ok(state.publisher.ack(ack)?)
             }
-            Some(_) => {
-                Err(End::Told(Status::invalid_argument("only acknowledgements may follow the greeting")))
+            Some(Some(Request::Served(served))) => {
+                self.place.serves(served);
+                Ok(Vec::new())
             }
+            Some(_) => Err(End::Told(Status::invalid_argument(
+                "only acknowledgements and reports may follow the greeting",
+            ))),
             None => Err(End::Gone),
         }
     }
@@ -145,12 +150,10 @@ impl Stream {
     fn note(&self, ack: &Ack) {
         let rejections = ack.rejections.iter().map(|r| (r.name.clone(), r.message.clone()));
         let rejections = rejections.collect();
-        self.progress.update(&self.node, |progress| {
-            if progress.rejections != rejections {
-                tracing::warn!(node = %self.node, ?rejections, "a proxy refuses for resources it cannot decode");
-                progress.rejections = rejections;
-            }
-        });
+        if self.place.rejects(&rejections) {
+            let node = self.place.node();
+            tracing::warn!(%node, ?rejections, "a proxy refuses for resources it cannot decode");
+        }
     }
 }
 

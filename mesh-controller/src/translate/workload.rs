@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
-use weft_model::workload::{MTLS_LABEL, MtlsMode, Workload, WorkloadProtocol};
+use weft_model::workload::{ENROL_LABEL, MTLS_LABEL, MtlsMode, Transition, Workload, WorkloadProtocol};
 use weft_model::{Identity, ObjectName, Text};
 
 use super::Translated;
+use crate::enrolment::Leaving;
 use crate::inputs::Inputs;
 
 /// The live pods, with indexes.
@@ -53,7 +54,8 @@ pub(crate) fn convert(inputs: &Inputs, out: &mut Translated) -> Workloads {
     let mut candidates: Vec<(Seniority, Workload)> = Vec::new();
     for (name, pod) in &inputs.pods {
         let Some(mut workload) = convert_pod(inputs, name, pod) else { continue };
-        if workload.protocol == WorkloadProtocol::Tunnel {
+        // A pod that is served still needs what it calls by, until its node has let go of it.
+        if inputs.is_wanted(name, pod) || inputs.enrolment.served.contains(&workload.uid) {
             let node = out.nodes.entry(workload.node.clone()).or_default();
             node.identities.insert(workload.identity.clone());
             node.namespaces.insert(name.namespace.clone());
@@ -119,20 +121,43 @@ impl Seniority {
     }
 }
 
-/// Everything but the addresses; `None` for a pod that is terminal, unbound or in the host's network.
-fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload> {
-    let spec = pod.spec.as_ref()?;
-    let node = spec.node_name.as_deref().filter(|node| !node.is_empty())?;
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if matches!(phase, Some("Succeeded" | "Failed")) || spec.host_network == Some(true) {
-        return None;
+/// A pod that is neither terminal nor unbound nor in the host's network.
+#[derive(Clone, Copy, Debug)]
+pub struct LivePod<'a> {
+    /// Its UID.
+    pub uid: &'a str,
+    /// The node it is bound to.
+    pub node: &'a str,
+    pod: &'a Pod,
+}
+
+impl<'a> LivePod<'a> {
+    /// `None`: it is not live.
+    pub fn of(pod: &'a Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        let node = spec.node_name.as_deref().filter(|node| !node.is_empty())?;
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) || spec.host_network == Some(true) {
+            return None;
+        }
+        Some(Self { uid: pod.metadata.uid.as_deref()?, node, pod })
     }
-    let namespace = &*name.namespace;
-    let enrolled = inputs.is_wanted(name, pod);
-    let service_account =
-        spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
+
+    /// Whether its network has been made.
+    pub fn has_address(&self) -> bool {
+        let status = self.pod.status.as_ref();
+        status
+            .is_some_and(|status| status.pod_ip.is_some() || status.pod_ips.iter().flatten().next().is_some())
+    }
+}
+
+/// Everything but the addresses; `None` for a pod that is not live.
+fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload> {
+    let LivePod { uid, node, .. } = LivePod::of(pod)?;
+    let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref());
+    let (protocol, mtls, transition) = way(inputs, name, pod, uid);
     Some(Workload {
-        uid: pod.metadata.uid.as_deref()?.into(),
+        uid: uid.into(),
         pod: name.clone(),
         workload: owner_name(name, pod),
         node: node.into(),
@@ -140,16 +165,50 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
         identity: Identity {
             trust_domain: inputs.mesh.trust_domain.clone(),
             namespace: name.namespace.clone(),
-            service_account: service_account.into(),
-        },
-        protocol: if enrolled { WorkloadProtocol::Tunnel } else { WorkloadProtocol::Plaintext },
-        mtls: match inputs.namespace_label(namespace, MTLS_LABEL) {
-            _ if inputs.uninstalling => MtlsMode::Permissive,
-            Some("permissive") => MtlsMode::Permissive,
-            _ => MtlsMode::Strict,
+            service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
         },
         plaintext_ports: BTreeSet::new(),
+        protocol,
+        mtls,
+        transition,
     })
+}
+
+/// How a pod is called, and what its proxy does with plaintext. In doubt the label counts: a tunnel to a pod that is
+/// not served is refused, where plaintext would go around the mesh.
+fn way(
+    inputs: &Inputs,
+    name: &ObjectName,
+    pod: &Pod,
+    uid: &str,
+) -> (WorkloadProtocol, MtlsMode, Option<Transition>) {
+    let enrolment = &inputs.enrolment;
+    if !inputs.is_wanted(name, pod) {
+        // Nobody captures it, or its proxy is to let go of it: plaintext is how it is called.
+        return match enrolment.leaving.get(uid) {
+            None => (WorkloadProtocol::Plaintext, MtlsMode::Permissive, None),
+            Some(Leaving::Permitted) => (WorkloadProtocol::Tunnel, MtlsMode::Permissive, None),
+            Some(Leaving::Told) => {
+                (WorkloadProtocol::Plaintext, MtlsMode::Permissive, Some(Transition::Leaving))
+            }
+        };
+    }
+    let label = |label| inputs.namespace_label(&name.namespace, label);
+    let mode = match label(MTLS_LABEL) {
+        Some("permissive") => MtlsMode::Permissive,
+        _ => MtlsMode::Strict,
+    };
+    let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    match enrolment.enrolling.get(&name.namespace) {
+        None => (WorkloadProtocol::Tunnel, mode, None),
+        Some(since)
+            if label(ENROL_LABEL) == Some("immediate") && created.is_some_and(|time| time > *since) =>
+        {
+            (WorkloadProtocol::Tunnel, mode, None)
+        }
+        Some(_) if enrolment.served.contains(uid) => (WorkloadProtocol::Tunnel, MtlsMode::Permissive, None),
+        Some(_) => (WorkloadProtocol::Plaintext, MtlsMode::Permissive, Some(Transition::Enrolling)),
+    }
 }
 
 /// `status.podIPs`, or `status.podIP` where only that is set.
@@ -190,3 +249,6 @@ fn owner_name(name: &ObjectName, pod: &Pod) -> Text {
     };
     cut.unwrap_or(&owner.name).into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,8 +15,9 @@ use tonic::{Request, Status, Streaming};
 use weft_api::delta::Replica;
 use weft_api::proto::config_client::ConfigClient;
 use weft_api::proto::config_request::Request as Message;
-use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
+use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello, Served};
 use weft_model::route::Rules;
+use weft_model::workload::{MtlsMode, WorkloadProtocol};
 use weft_model::{Resource, ResourceName};
 use weft_tls::ClientTls;
 
@@ -78,6 +79,19 @@ impl Proxy {
                 self.requests.send(ConfigRequest { request: Some(Message::Ack(ack)) }).await.unwrap();
                 return Ok(names);
             }
+        }
+    }
+
+    pub async fn report(&self, served: &[&str]) {
+        let served = Served { pod_uids: served.iter().map(ToString::to_string).collect(), unserved: vec![] };
+        self.requests.send(ConfigRequest { request: Some(Message::Served(served)) }).await.unwrap();
+    }
+
+    /// How a pod is called, and what its proxy does with plaintext.
+    pub fn workload(&self, uid: &str) -> (WorkloadProtocol, MtlsMode) {
+        match &**self.replica.resource(&ResourceName(format!("Workload/{uid}").into())).unwrap() {
+            Resource::Workload(workload) => (workload.protocol, workload.mtls),
+            other => panic!("{other:?}"),
         }
     }
 

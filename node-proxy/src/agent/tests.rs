@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use weft_api::node::Intent;
+use weft_model::workload::{Transition, WorkloadProtocol};
 use weft_runtime::netns::NetNamespace;
 
 use weft_api::node::CallerKind;
@@ -308,6 +310,7 @@ fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
         protocol: weft_model::workload::WorkloadProtocol::Tunnel,
         mtls: weft_model::workload::MtlsMode::Strict,
         plaintext_ports: ports.iter().copied().collect(),
+        transition: None,
     };
     let resource = weft_model::Resource::Workload(workload);
     let empty = crate::state::Snapshot::empty(Arc::default(), crate::config::SameNode::Direct);
@@ -360,4 +363,57 @@ async fn the_agent_hears_of_the_first_refused_caller_at_once() {
     let from = "10.0.0.1:4000".parse().unwrap();
     shared.agent.refused(&"a".into(), 80, from);
     assert_eq!(fake.hear().await.0, ToAgent::Refused { uid: "a".into(), port: 80, from, count: 1 });
+}
+
+#[tokio::test]
+async fn a_running_pod_is_captured_only_with_configuration_and_certificate_and_released_when_peers_know() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    assert!(fake.greet().await.is_empty());
+    let identity: weft_model::Identity = "spiffe://cluster.local/ns/shop/sa/a".parse().unwrap();
+    let mut id = 0;
+    let mut may = async |intent| {
+        id += 1;
+        fake.say(&ToProxy::May { id, uid: "a".into(), intent }, false).await;
+        fake.acked(id).await.unwrap_or_default()
+    };
+    let told = |protocol, transition| {
+        let resources = [testing::mesh(), testing::workload("a", &identity, protocol, transition)];
+        let changes = resources.map(|r| weft_api::delta::Change::Set(r.name(), Arc::new(r)));
+        shared.snapshot.swap(Arc::new(shared.snapshot.load_full().apply(1, changes)));
+    };
+    assert!(may(Intent::Capture).await.contains("no configuration"));
+    assert!(may(Intent::Release).await.contains("no configuration"));
+    told(WorkloadProtocol::Plaintext, None);
+    assert!(may(Intent::Capture).await.contains("taken notice"));
+    assert_eq!(may(Intent::Release).await, "");
+    told(WorkloadProtocol::Plaintext, Some(Transition::Enrolling));
+    assert!(may(Intent::Capture).await.contains("no certificate"));
+    assert_eq!(shared.certificates.expected(Instant::now()), [identity.clone()]);
+    testing::certify(&shared, &identity);
+    assert_eq!(may(Intent::Capture).await, "");
+    told(WorkloadProtocol::Tunnel, None);
+    assert_eq!(may(Intent::Capture).await, "");
+    assert!(may(Intent::Release).await.contains("other nodes' proxies"));
+    told(WorkloadProtocol::Plaintext, Some(Transition::Leaving));
+    assert!(may(Intent::Release).await.contains("other nodes' proxies"));
+}
+
+#[tokio::test]
+async fn the_controller_is_told_what_is_served_once_the_agent_has_sent_everything() {
+    let (agent, shared) = client(&[]);
+    let mut reports = shared.served.reports();
+    let (fake, _task) = session(agent);
+    assert!(fake.greet().await.is_empty());
+    assert_eq!(fake.add(1).await, None);
+    let report = tokio::time::timeout(Duration::from_millis(200), reports.next()).await;
+    assert!(report.is_err(), "another pod may still come: {report:?}");
+    let pods = BTreeMap::from([("b".into(), "a port is taken".to_owned())]);
+    fake.say(&ToProxy::Unserved { pods }, false).await;
+    fake.say(&ToProxy::SnapshotEnd, false).await;
+    let report = reports.next().await;
+    assert_eq!(report.pod_uids, ["a"]);
+    assert_eq!((&*report.unserved[0].pod_uid, &*report.unserved[0].why), ("b", "a port is taken"));
+    assert_eq!(fake.remove(2, RemoveCause::PodEnd).await, None);
+    assert!(reports.next().await.pod_uids.is_empty());
 }

@@ -198,7 +198,9 @@ impl<W: Fn() -> SystemTime> Driver<'_, W> {
 }
 
 fn local_identities(shared: &Shared) -> HashSet<Identity> {
-    shared.pods.load().iter().map(|pod| pod.identity.clone()).collect()
+    let here = shared.pods.load();
+    let expected = shared.certificates.expected(Instant::now());
+    here.iter().map(|pod| pod.identity.clone()).chain(expected).collect()
 }
 
 impl Authority for Controller {

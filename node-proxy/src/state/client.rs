@@ -95,14 +95,21 @@ async fn stream(
         let mut client =
             ConfigClient::new(controller.channel.clone()).max_decoding_message_size(LARGEST_MESSAGE);
         let mut responses = client.stream(call).await?.into_inner();
-        while let Some(message) = responses.message().await? {
-            if let Some(applied) = replica.apply(message)? {
-                let ack = put_in_force(shared, applied);
-                say(&requests, Request::Ack(ack)).await?;
-                backoff.reset();
+        let mut reports = shared.served.reports();
+        loop {
+            tokio::select! {
+                biased;
+                message = responses.message() => {
+                    let Some(message) = message? else { return Ok(()) };
+                    if let Some(applied) = replica.apply(message)? {
+                        let ack = put_in_force(shared, applied);
+                        say(&requests, Request::Ack(ack)).await?;
+                        backoff.reset();
+                    }
+                }
+                report = reports.next() => say(&requests, Request::Served(report)).await?,
             }
         }
-        Ok(())
     }
     .await;
     result.err().unwrap_or(StreamError::Ended)

@@ -48,6 +48,7 @@ fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
         protocol,
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
+        transition: None,
     }))
 }
 

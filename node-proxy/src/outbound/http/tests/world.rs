@@ -70,6 +70,7 @@ impl World {
             telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
             proofs: Default::default(),
             agent: Default::default(),
+            served: crate::served::Served::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),

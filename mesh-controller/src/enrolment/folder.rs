@@ -1,0 +1,136 @@
+//! Where enrolment is kept and shown when there is no API server: `Namespace/_/<name>.json` in the status folder, with
+//! the annotations and the condition that a Namespace has in a cluster.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use weft_manifest::Store;
+use weft_model::Text;
+
+use super::record::CONDITION;
+use super::{NamespaceState, Record};
+
+/// The folder.
+#[derive(Debug)]
+pub struct Folder {
+    store: Store,
+    written: BTreeMap<Text, Value>,
+}
+
+impl Folder {
+    /// A folder of statuses, and what an earlier process left in it.
+    pub fn open(root: impl Into<PathBuf>) -> (Self, BTreeMap<Text, Record>) {
+        let store = Store::new(root);
+        let mut written = BTreeMap::new();
+        for file in std::fs::read_dir(store.root().join("Namespace/_")).into_iter().flatten().flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            // A dot in front: a file that was being written.
+            let Some(name) = name.strip_suffix(".json").filter(|name| !name.starts_with('.')) else {
+                continue;
+            };
+            let object =
+                std::fs::read(file.path()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+            // A file that cannot be read was a namespace of the mesh all the same: `Record::read` closes it.
+            written.insert(Text::from(name), object.unwrap_or(Value::Null));
+        }
+        let records = written.iter().map(|(name, object)| (name.clone(), read(object))).collect();
+        (Self { store, written }, records)
+    }
+
+    /// Writes what differs, and removes what is no longer there. What cannot be written is tried again with the next
+    /// call. `now` is the time for conditions that have changed, as RFC 3339.
+    pub fn write(&mut self, namespaces: &BTreeMap<Text, NamespaceState>, now: &str) -> Vec<io::Error> {
+        let mut errors = Vec::new();
+        for (name, state) in namespaces {
+            let object = object(name, state, self.written.get(name), now);
+            if self.written.get(name) == Some(&object) {
+                continue;
+            }
+            match self.store.put(&object) {
+                Ok(_) => drop(self.written.insert(name.clone(), object)),
+                Err(error) => errors.push(described(name, &error)),
+            }
+        }
+        let gone: Vec<Text> =
+            self.written.keys().filter(|name| !namespaces.contains_key(*name)).cloned().collect();
+        for name in gone {
+            match self.store.remove("Namespace", None, &name) {
+                Ok(_) => drop(self.written.remove(&name)),
+                Err(error) => errors.push(described(&name, &error)),
+            }
+        }
+        errors
+    }
+}
+
+fn described(name: &str, error: &io::Error) -> io::Error {
+    let text = format!("the enrolment of namespace {name} cannot be kept in the status folder: {error}");
+    io::Error::new(error.kind(), text)
+}
+
+fn read(object: &Value) -> Record {
+    let annotations = object.pointer("/metadata/annotations");
+    let read = Record::read(|key| annotations?.get(key)?.as_str());
+    read.unwrap_or_default()
+}
+
+fn object(name: &str, state: &NamespaceState, before: Option<&Value>, now: &str) -> Value {
+    let mut condition = state.condition();
+    let earlier = before.and_then(|before| before.pointer("/status/conditions/0"));
+    let same = earlier.filter(|earlier| earlier.get("status") == condition.get("status"));
+    let since = same.and_then(|earlier| earlier.get("lastTransitionTime")).cloned();
+    if let Some(fields) = condition.as_object_mut() {
+        fields.insert("lastTransitionTime".to_owned(), since.unwrap_or_else(|| now.into()));
+    }
+    debug_assert_eq!(condition.get("type"), Some(&CONDITION.into()));
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "annotations": state.record().annotations()},
+        "status": {"conditions": [condition]},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::enrolment::Phase;
+
+    const NOW: &str = "2026-01-02T03:04:05Z";
+
+    fn state(phase: Phase) -> NamespaceState {
+        NamespaceState { phase, since: NOW.parse().unwrap(), ..NamespaceState::default() }
+    }
+
+    #[test]
+    fn what_was_written_is_what_the_next_process_begins_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut folder, records) = Folder::open(dir.path());
+        assert!(records.is_empty());
+        let all = [("a", Phase::Enrolling), ("b", Phase::Strict), ("c", Phase::Leaving)];
+        let states = all.iter().map(|(name, phase)| (Text::from(*name), state(*phase))).collect();
+        assert!(folder.write(&states, NOW).is_empty());
+        let (mut folder, records) = Folder::open(dir.path());
+        let expected: Vec<_> = all.iter().map(|(_, phase)| state(*phase).record()).collect();
+        assert_eq!(records.into_values().collect::<Vec<_>>(), expected);
+        assert!(folder.write(&BTreeMap::new(), NOW).is_empty());
+        assert!(Folder::open(dir.path()).1.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_a_strict_namespace() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = dir.path().join("Namespace/_");
+        std::fs::create_dir_all(&files).unwrap();
+        std::fs::write(files.join("torn.json"), "{\"metadata\": {").unwrap();
+        let odd = json!({"metadata": {"annotations": {"weft-mesh.dev/enrolment": "ajar"}}});
+        std::fs::write(files.join("odd.json"), odd.to_string()).unwrap();
+        let half = json!({"metadata": {"annotations": {"weft-mesh.dev/enrolment": "enrolling"}}});
+        std::fs::write(files.join("half.json"), half.to_string()).unwrap();
+        let (_, records) = Folder::open(dir.path());
+        assert_eq!(records.len(), 3);
+        assert!(records.values().all(|record| record.phase == Phase::Strict), "{records:?}");
+    }
+}

@@ -1,0 +1,259 @@
+//! What nodes' proxies have taken in and what they serve: for the admin endpoint, and for enrolment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tokio::sync::watch;
+use weft_api::proto;
+use weft_model::Text;
+
+use crate::enrolment::NodeView;
+
+/// The longest reason that is kept of one pod, in bytes.
+const LONGEST_WHY: usize = 1024;
+
+/// Every node's progress, and word of changes.
+#[derive(Debug)]
+pub struct Progress {
+    nodes: Mutex<BTreeMap<Text, Node>>,
+    changes: watch::Sender<Changes>,
+}
+
+/// How much has been heard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Reports of served pods that differed from the one before, and streams that ended.
+    pub reports: u64,
+    /// Versions that came into force in a proxy.
+    pub acks: u64,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { nodes: Mutex::default(), changes: watch::Sender::default() }
+    }
+}
+
+/// What a node's proxy has taken in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeProgress {
+    /// How many streams the node has open: one, or two while a proxy replaces another.
+    pub streams: usize,
+    /// The newest version that is wholly in force in all of them.
+    pub in_force: u64,
+    /// Resources that the proxy could not decode and refuses for, with its words.
+    pub rejections: BTreeMap<String, String>,
+    /// UIDs of the pods that are served; `None`: not reported yet.
+    pub served: Option<BTreeSet<Text>>,
+    /// Pods that are to be served and are not, with the reason.
+    pub unserved: BTreeMap<Text, String>,
+}
+
+/// A node, by its streams; what the last one said stays when it is gone.
+#[derive(Debug, Default)]
+struct Node {
+    next: u64,
+    streams: BTreeMap<u64, Said>,
+    last: Said,
+}
+
+/// What one stream said.
+#[derive(Clone, Debug, Default)]
+struct Said {
+    in_force: u64,
+    rejections: BTreeMap<String, String>,
+    report: Option<Report>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Report {
+    served: BTreeSet<Text>,
+    unserved: BTreeMap<Text, String>,
+}
+
+/// One stream's place; given back on drop.
+#[derive(Debug)]
+pub(super) struct Place {
+    progress: std::sync::Arc<Progress>,
+    node: Text,
+    number: u64,
+}
+
+impl Progress {
+    /// A copy for showing.
+    pub fn by_node(&self) -> BTreeMap<Text, NodeProgress> {
+        self.nodes.lock().iter().map(|(name, node)| (name.clone(), node.shown())).collect()
+    }
+
+    /// What enrolment is judged by.
+    pub fn views(&self) -> BTreeMap<Text, NodeView> {
+        let view = |node: &Node| {
+            let NodeProgress { in_force, served, unserved, .. } = node.shown();
+            NodeView { served, unserved, in_force }
+        };
+        self.nodes.lock().iter().map(|(name, node)| (name.clone(), view(node))).collect()
+    }
+
+    /// Told of every acknowledgement and report.
+    pub fn changes(&self) -> watch::Receiver<Changes> {
+        self.changes.subscribe()
+    }
+
+    /// Forgets nodes whose proxies are gone and that no pod is bound to any more.
+    pub fn retain(&self, has_pods: impl Fn(&str) -> bool) {
+        self.nodes.lock().retain(|name, node| !node.streams.is_empty() || has_pods(name));
+    }
+
+    /// A stream of a node begins.
+    pub(super) fn open(self: &std::sync::Arc<Self>, node: Text) -> Place {
+        let mut nodes = self.nodes.lock();
+        let known = nodes.entry(node.clone()).or_default();
+        let number = known.next;
+        known.next += 1;
+        known.streams.insert(number, Said::default());
+        drop(nodes);
+        Place { progress: self.clone(), node, number }
+    }
+
+    fn reported(&self) {
+        self.changes.send_modify(|changes| changes.reports = changes.reports.wrapping_add(1));
+    }
+
+    fn acked(&self) {
+        self.changes.send_modify(|changes| changes.acks = changes.acks.wrapping_add(1));
+    }
+}
+
+impl Node {
+    fn shown(&self) -> NodeProgress {
+        let said = || self.streams.values();
+        let last = &self.last;
+        let in_force = said().map(|said| said.in_force).min().unwrap_or(last.in_force);
+        let mut reports: Vec<&Report> = said().filter_map(|said| said.report.as_ref()).collect();
+        if reports.is_empty() {
+            reports.extend(&last.report);
+        }
+        let served = reports.iter().flat_map(|report| report.served.iter().cloned()).collect();
+        let unserved: BTreeMap<_, _> = reports.iter().flat_map(|report| report.unserved.clone()).collect();
+        NodeProgress {
+            streams: self.streams.len(),
+            in_force,
+            rejections: said().flat_map(|said| said.rejections.clone()).collect(),
+            unserved,
+            served: (!reports.is_empty()).then_some(served),
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn node(&self) -> &Text {
+        &self.node
+    }
+
+    /// A version is wholly in force.
+    pub(super) fn in_force(&self, version: u64) {
+        let changed = self.update(|said| std::mem::replace(&mut said.in_force, version) != version);
+        if changed == Some(true) {
+            self.progress.acked();
+        }
+    }
+
+    /// What the proxy refuses for; returns whether that is news.
+    pub(super) fn rejects(&self, rejections: &BTreeMap<String, String>) -> bool {
+        let changed = self.update(|said| {
+            let changed = said.rejections != *rejections;
+            said.rejections.clone_from(rejections);
+            changed
+        });
+        changed == Some(true)
+    }
+
+    /// What the proxy serves.
+    pub(super) fn serves(&self, served: proto::Served) {
+        let unserved = served.unserved.into_iter().map(|one| (one.pod_uid.into(), shortened(one.why)));
+        let report = Report {
+            unserved: unserved.collect(),
+            served: served.pod_uids.into_iter().map(Text::from).collect(),
+        };
+        let changed = self.update(|said| {
+            let changed = said.report.as_ref() != Some(&report);
+            said.report = Some(report);
+            changed
+        });
+        if changed == Some(true) {
+            self.progress.reported();
+        }
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Said) -> T) -> Option<T> {
+        let mut nodes = self.progress.nodes.lock();
+        nodes.get_mut(&self.node)?.streams.get_mut(&self.number).map(change)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut nodes = self.progress.nodes.lock();
+        if let Some(node) = nodes.get_mut(&self.node)
+            && let Some(said) = node.streams.remove(&self.number)
+        {
+            let report = said.report.or_else(|| node.last.report.take());
+            // What was in force in a proxy stays in force there, or the proxy is gone and serves nobody.
+            node.last = Said { in_force: said.in_force, rejections: said.rejections, report };
+        }
+        drop(nodes);
+        self.progress.reported();
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_WHY {
+        let end = (0..=LONGEST_WHY).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn serves(uids: &[&str]) -> proto::Served {
+        proto::Served { pod_uids: uids.iter().map(ToString::to_string).collect(), unserved: Vec::new() }
+    }
+
+    #[test]
+    fn what_a_node_said_stays_when_its_stream_is_gone_and_until_the_next_says_more() {
+        let progress = Arc::new(Progress::default());
+        let shown = || progress.by_node()["n"].clone();
+        let first = progress.open("n".into());
+        assert_eq!(shown().served, None);
+        first.in_force(7);
+        first.serves(serves(&["a"]));
+        drop(first);
+        assert_eq!((shown().streams, shown().in_force), (0, 7));
+        assert!(shown().served.unwrap().contains("a"));
+        let second = progress.open("n".into());
+        assert_eq!(shown().in_force, 0, "what is in force in a new process has to be heard");
+        assert!(shown().served.unwrap().contains("a"));
+        second.serves(serves(&["b"]));
+        assert_eq!(shown().served.unwrap(), BTreeSet::from(["b".into()]));
+    }
+
+    #[test]
+    fn of_two_proxies_the_slower_one_counts_and_both_serve() {
+        let progress = Arc::new(Progress::default());
+        let (old, new) = (progress.open("n".into()), progress.open("n".into()));
+        old.in_force(3);
+        new.in_force(9);
+        old.serves(serves(&["a"]));
+        new.serves(serves(&["b"]));
+        let shown = progress.by_node()["n"].clone();
+        assert_eq!((shown.in_force, shown.served.unwrap().len()), (3, 2));
+    }
+}
