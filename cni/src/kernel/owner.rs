@@ -1,8 +1,28 @@
 //! Whose a socket is: the processes that have it open, and their cgroups (data-plane rule 14).
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use nix::sched::{CloneFlags, setns};
 
 use super::find::processes;
+
+/// Enters the cgroup namespace of the node's first process if this process has one of its own, as containers may:
+/// paths of cgroups outside of it would be cut. Enters with the calling thread, so call it before there are others.
+///
+/// # Errors
+/// When the namespace cannot be entered (missing `SYS_ADMIN`).
+pub fn enter_cgroup_namespace_of_node() -> io::Result<()> {
+    let namespace =
+        |process: &str| fs::metadata(format!("/proc/{process}/ns/cgroup")).map(|found| found.ino());
+    // A kernel without such namespaces, or no access: then there is nothing to enter.
+    let (Ok(own), Ok(first)) = (namespace("self"), namespace("1")) else { return Ok(()) };
+    if own != first {
+        setns(File::open("/proc/1/ns/cgroup")?, CloneFlags::CLONE_NEWCGROUP)?;
+    }
+    Ok(())
+}
 
 /// A process that has a socket open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -94,6 +94,8 @@ fn agent(config: &LabConfig, node: Node) -> Daemon {
     for range in config.cluster_ranges() {
         argv.extend(strings(&["--cluster-range", range]));
     }
+    // The lab makes no cgroups for pods, and may run in a pod itself.
+    argv.extend(strings(&["--pod-cgroup", "weft-lab-pods"]));
     on_node(config, node, "agent", argv, None)
 }
 

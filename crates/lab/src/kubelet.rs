@@ -6,6 +6,7 @@ mod container;
 mod environment;
 mod leftovers;
 mod probe;
+mod prober;
 mod volumes;
 
 use std::collections::BTreeMap;

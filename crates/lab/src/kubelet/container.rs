@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::probe::{Check, probe_network};
+use super::prober::{Probed, Prober, next};
 use super::{Kubelet, Order, PodSpec, PodState, Reporter, environment, leftovers, volumes};
 use crate::files;
 use crate::launch::Launch;
@@ -195,9 +195,24 @@ impl ContainerTask {
         self.report.exit_code = None;
         self.report.message.clear();
         let mut maps = self.kubelet.config_maps.clone();
-        let mut probe = Prober::new(self, pid);
-        self.report.ready = probe.is_none();
+        let probed = Probed {
+            kubelet: &self.kubelet,
+            spec: &self.spec,
+            container: &self.container,
+            env: &self.env,
+            pid,
+            ip: self.addresses.first().copied(),
+        };
+        let mut startup =
+            Prober::new(&probed, self.container.startup_probe.as_ref(), false).map(Prober::patient);
+        let mut liveness = Prober::new(&probed, self.container.liveness_probe.as_ref(), true);
+        let mut readiness = Prober::new(&probed, self.container.readiness_probe.as_ref(), false);
+        let mut started = startup.is_none();
+        self.report.ready = started && readiness.is_none();
         self.tell();
+        let grace =
+            self.spec.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
+        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
         let status = loop {
             tokio::select! {
                 status = child.wait() => break status,
@@ -215,7 +230,27 @@ impl ContainerTask {
                         tracing::warn!(pod = %self.spec.name, %error, "volumes stay as they were");
                     }
                 }
-                outcome = next(&mut probe) => self.probed(outcome),
+                outcome = next(&mut startup), if !started => match outcome {
+                    Ok(()) => {
+                        started = true;
+                        if readiness.is_none() {
+                            self.probed(Ok(()));
+                        }
+                    }
+                    Err(error) => {
+                        self.probed(Err(format!("startup {error}")));
+                        if startup.as_ref().is_some_and(Prober::is_exhausted) {
+                            break stop(&mut child, pid, grace).await;
+                        }
+                    }
+                },
+                outcome = next(&mut liveness), if started => if let Err(error) = outcome {
+                    self.probed(Err(format!("liveness {error}")));
+                    break stop(&mut child, pid, grace).await;
+                },
+                outcome = next(&mut readiness), if started => {
+                    self.probed(outcome.map_err(|error| format!("readiness {error}")));
+                }
             }
         };
         leftovers::end(&self.spec, pid);
@@ -242,13 +277,6 @@ impl ContainerTask {
     }
 }
 
-async fn next(probe: &mut Option<Prober>) -> Result<(), String> {
-    match probe {
-        Some(probe) => probe.next().await,
-        None => std::future::pending().await,
-    }
-}
-
 /// SIGTERM, then after the grace period SIGKILL.
 async fn stop(
     child: &mut Child,
@@ -268,101 +296,4 @@ async fn stop(
 fn exit_code(status: std::process::ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().or_else(|| status.signal().map(|s| s.saturating_add(128))).unwrap_or(-1)
-}
-
-/// The schedule of a readiness probe (thresholds as in Kubernetes).
-struct Prober {
-    check: Arc<Result<Check, String>>,
-    netns: PathBuf,
-    kubelet: Arc<Kubelet>,
-    join: Launch,
-    period: Duration,
-    timeout: Duration,
-    delay: Duration,
-    succeed_after: i32,
-    fail_after: i32,
-    successes: i32,
-    failures: i32,
-    ready: bool,
-}
-
-impl Prober {
-    fn new(task: &ContainerTask, pid: Option<i32>) -> Option<Self> {
-        let probe = task.container.readiness_probe.as_ref()?;
-        let seconds = |value: Option<i32>, default: u64| {
-            Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
-        };
-        Some(Self {
-            check: Arc::new(Check::of(&task.container, probe)),
-            netns: task.spec.netns(),
-            kubelet: Arc::clone(&task.kubelet),
-            join: Launch { join: pid, env: task.env.clone(), ..Launch::default() },
-            period: seconds(probe.period_seconds.filter(|p| *p > 0), 10),
-            timeout: seconds(probe.timeout_seconds.filter(|t| *t > 0), 1),
-            delay: seconds(probe.initial_delay_seconds, 0),
-            succeed_after: probe.success_threshold.unwrap_or(1).max(1),
-            fail_after: probe.failure_threshold.unwrap_or(3).max(1),
-            successes: 0,
-            failures: 0,
-            ready: false,
-        })
-    }
-
-    /// Waits for the next probe and says what the container's readiness is after it. Until the
-    /// first success a failed probe is repeated quickly, as the kubelet does on start.
-    async fn next(&mut self) -> Result<(), String> {
-        sleep(self.delay).await;
-        let outcome = self.once().await;
-        match &outcome {
-            Ok(()) => {
-                self.failures = 0;
-                self.successes = self.successes.saturating_add(1);
-                self.ready |= self.successes >= self.succeed_after;
-            }
-            Err(_) => {
-                self.successes = 0;
-                self.failures = self.failures.saturating_add(1);
-                self.ready &= self.failures < self.fail_after;
-            }
-        }
-        self.delay = if self.ready { self.period } else { self.period.min(Duration::from_millis(250)) };
-        match (self.ready, outcome) {
-            (true, _) => Ok(()),
-            (false, Err(error)) => Err(format!("readiness probe failed: {error}")),
-            (false, Ok(())) => Err("readiness probe has not succeeded often enough".to_owned()),
-        }
-    }
-
-    async fn once(&self) -> Result<(), String> {
-        let check = Arc::clone(&self.check);
-        match check.as_ref() {
-            Err(error) => Err(error.clone()),
-            Ok(Check::Exec(argv)) => self.exec(argv.clone()).await,
-            Ok(_) => {
-                let (netns, timeout) = (self.netns.clone(), self.timeout);
-                let work = move || match check.as_ref() {
-                    Ok(check) => probe_network(&netns, check, timeout),
-                    Err(error) => Err(error.clone()),
-                };
-                tokio::task::spawn_blocking(work).await.map_err(|e| e.to_string())?
-            }
-        }
-    }
-
-    async fn exec(&self, argv: Vec<String>) -> Result<(), String> {
-        let launch = Launch { argv, ..self.join.clone() };
-        let mut command = self.kubelet.command(&launch).map_err(|e| e.to_string())?;
-        let run = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .status();
-        match tokio::time::timeout(self.timeout, run).await {
-            Ok(Ok(status)) if status.success() => Ok(()),
-            Ok(Ok(status)) => Err(format!("exec: {status}")),
-            Ok(Err(error)) => Err(format!("exec: {error}")),
-            Err(_) => Err("exec: timed out".to_owned()),
-        }
-    }
 }
