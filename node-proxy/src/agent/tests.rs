@@ -307,7 +307,7 @@ fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
         node: "node-a".into(),
         addresses: vec![],
         identity: "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap(),
-        protocol: weft_model::workload::WorkloadProtocol::Tunnel,
+        protocol: WorkloadProtocol::Tunnel,
         mtls: weft_model::workload::MtlsMode::Strict,
         plaintext_ports: ports.iter().copied().collect(),
         transition: None,
