@@ -49,7 +49,9 @@ pub(super) async fn stop_controller(cluster: &Cluster, deadline: Instant, ask_ev
 pub(super) async fn everything(cluster: &Cluster, keep_root: bool) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for definition in definitions(cluster).await? {
-        let Some(kind) = resource(&definition) else { continue };
+        // Grants bear no status.
+        let kind = resource(&definition).filter(|kind| kind.kind != "ReferenceGrant");
+        let Some(kind) = kind else { continue };
         let objects = cluster.dynamic(&kind).await?;
         if definition.spec.group == EXPERIMENTAL_GROUP {
             lines.extend(meshes(cluster, &kind, objects).await?);
