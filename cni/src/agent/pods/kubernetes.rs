@@ -47,6 +47,8 @@ struct Known {
     namespaces: Mirror<Option<Text>>,
     /// Of the agents' DaemonSet, whether it is being uninstalled.
     leaving: Mirror<bool>,
+    /// What it said last: when it is deleted the agent is about to end, and must not begin to enrol anew.
+    last: bool,
 }
 
 impl Known {
@@ -56,13 +58,15 @@ impl Known {
             pods: Mirror::new("pods"),
             namespaces: Mirror::new("namespaces"),
             leaving: Mirror::new("DaemonSet weft-agent"),
+            last: false,
         }
     }
 
     /// `None` until all lists have been received: a pod must not be judged by a part of what decides about it.
-    fn table(&self) -> Option<Table> {
+    fn table(&mut self) -> Option<Table> {
+        let leaving = self.leaving.objects()?.values().next().copied().unwrap_or(self.last);
+        self.last = leaving;
         let (pods, namespaces) = (self.pods.objects()?, self.namespaces.objects()?);
-        let leaving = self.leaving.objects()?.values().any(|leaving| *leaving);
         // Asked for by field, and looked at nevertheless.
         let here = pods.iter().filter(|(_, (pod, _))| pod.node.as_ref() == Some(&self.node));
         let mut table = Table { leaving, ..Table::default() };
