@@ -430,6 +430,26 @@ async fn gc_ends_the_pods_that_the_runtime_no_longer_has_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pod_that_vanished_without_del_is_ended_when_its_last_program_has() {
+    let node = Node::new("enabled");
+    let _alone = FINDABLE.lock().await;
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    let program = node.wire.pod.run_in(|| Command::new("sleep").arg("300").spawn().unwrap()).unwrap();
+    let program = Kill(program);
+    std::fs::remove_file(node.folder.path().join("Pod/shop/cart.json")).unwrap();
+    // Several comparisons long.
+    let silence = tokio::time::timeout(Duration::from_secs(2), proxy.packets.receive()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    assert_alive(&mut client, &mut accept(proxy.listener(1)).0);
+    drop(program);
+    let ended = proxy.next().await;
+    assert!(matches!(ended, ToProxy::Remove { cause: RemoveCause::PodEnd, .. }), "{ended:?}");
+    eventually("it is forgotten", || node.status()["pods"]["u1"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn pod_whose_namespace_has_vanished_is_refused_and_its_end_is_no_error() {
     let node = Node::new("enabled");
     let _proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;

@@ -75,7 +75,7 @@ impl Member {
     }
 }
 
-type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
+pub(super) type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
 
 /// The proxy connection that is in use and its number.
 pub(super) type CurrentLink = Option<(u64, Arc<Link>)>;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use weft_api::node::Intent;
 use weft_runtime::netns::NetNamespace;
 
-use super::members::{MemberError, Members, blocking};
+use super::members::{MemberError, Members, Slot, blocking};
 use super::pods::{Decision, Pod, Table};
 use crate::kernel::{find, nft};
 
@@ -49,8 +49,13 @@ pub(super) async fn run(members: Arc<Members>) {
 async fn existing(members: &Members, table: &Table, verify: bool) {
     for (uid, slot) in members.slots() {
         let Some(name) = slot.lock().await.as_ref().map(|member| member.pod.pod.clone()) else { continue };
-        let pod = table.pods.get(&name).filter(|pod| pod.uid == uid && !pod.terminal);
+        let pod = table.pods.get(&name).filter(|pod| pod.uid == uid);
+        let vanished = pod.is_none();
+        let pod = pod.filter(|pod| !pod.terminal);
         match pod.map(|pod| table.decide(pod)) {
+            // Its object is gone before its programs: it was deleted by force, or its end was never told. Nothing is
+            // taken from programs that still run; that they have ended is looked for at intervals.
+            None if vanished && (!verify || is_inhabited(&slot).await) => {}
             None => {
                 members.end(&uid, |_| true).await;
             }
@@ -65,6 +70,13 @@ async fn existing(members: &Members, table: &Table, verify: bool) {
             }
         }
     }
+}
+
+async fn is_inhabited(slot: &Slot) -> bool {
+    let namespace = slot.lock().await.as_ref().map(|member| member.capture.namespace.clone());
+    let Some(namespace) = namespace else { return false };
+    // When it cannot be told: nothing is ended.
+    blocking(move || find::is_inhabited(&namespace)).await.unwrap_or(true)
 }
 
 /// Running pods that are to be enrolled and are not. Pods without an address have not been through the CNI yet.

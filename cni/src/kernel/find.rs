@@ -68,6 +68,13 @@ impl Interfaces {
     }
 }
 
+/// Does some process run in the namespace?
+#[must_use]
+pub fn is_inhabited(namespace: &NetNamespace) -> bool {
+    let inside = |pid| NetNamespace::of_process(pid).is_ok_and(|its| its.id() == namespace.id());
+    processes().any(inside)
+}
+
 /// The namespace, other than this process's own, in which some process runs and which owns all of a pod's addresses.
 /// `None`: there is none, or more than one, which cannot be told apart.
 #[must_use]
