@@ -2,6 +2,7 @@
 //! proxy. This file builds the parts; `agent/members.rs` has what happens to one pod.
 
 mod admin;
+mod bootstrap;
 mod callers;
 mod census;
 mod condition;
@@ -143,6 +144,7 @@ async fn cluster(client: Option<Client>, members: &Members, health: &Health) {
         () = condition::run(&client, members) => {}
         () = taint::run(&client, &config.node, health) => {}
         () = event::run(client.clone(), &config.node, &members.refusals) => {}
+        () = bootstrap::run(&client, members) => {}
         () = uninstall::run(&client, members, health) => {}
     }
 }

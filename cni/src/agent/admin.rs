@@ -53,6 +53,7 @@ fn shown(members: &Members, health: &Health) -> Value {
             "repairs": status.repairs,
             "resetConnections": status.reset_connections,
             "strayNamespaces": status.stray_namespaces,
+            "foundUnmeshed": status.found_unmeshed,
             "pods": pods,
         })
     })
@@ -86,6 +87,11 @@ impl Collector for Board {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.0.board.read(Status::clone);
         for (name, help, counter) in [
+            (
+                "found_unmeshed_pods",
+                "Pods that ran outside the mesh when the agent started, although they are to be in it",
+                status.found_unmeshed,
+            ),
             ("repairs", "How often a pod's rules, routes, settings or sockets were put back", status.repairs),
             (
                 "reset_connections",

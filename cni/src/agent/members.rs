@@ -14,6 +14,7 @@ use weft_api::probe::Probe;
 use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
 
+use super::bootstrap::Bootstrap;
 use super::callers::Callers;
 use super::config::Config;
 use super::event::Refusals;
@@ -52,6 +53,9 @@ pub(super) enum MemberError {
     /// Capturing the running pod now would break connections.
     #[error("not yet: {0}")]
     Waits(String),
+    /// It started outside the mesh, and its controller makes another one.
+    #[error("it started outside the mesh and is being evicted")]
+    Evicted,
 }
 
 /// An enrolled, or released but not yet finished, pod.
@@ -89,6 +93,7 @@ pub(super) struct Members {
     pub(super) callers: Arc<Callers>,
     pub(super) admitted: Admitted,
     pub(super) refusals: Refusals,
+    pub(super) bootstrap: Bootstrap,
     pub(super) link: watch::Sender<CurrentLink>,
     pub(super) board: StatusBoard,
     /// Asks for a reconciliation at once.
@@ -110,6 +115,7 @@ impl Members {
             node_addresses,
             admitted: Admitted::default(),
             refusals: Refusals::default(),
+            bootstrap: Bootstrap::default(),
             link,
             board,
             wanted: Notify::new(),

@@ -15,6 +15,7 @@ impl MemberError {
             Self::NoNamespace => "NoNamespace",
             Self::Interrupted => "Interrupted",
             Self::Waits(_) => "Waiting",
+            Self::Evicted => "Evicted",
             Self::Kernel(error) => error.reason(),
         }
     }

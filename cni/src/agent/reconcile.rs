@@ -95,15 +95,25 @@ async fn missing(members: &Members, table: &Table) {
             continue;
         };
         // The outcome is in the status.
-        let _ = enrol_running(members, pod, namespace).await;
+        let _ = enrol_running(members, table, pod, namespace).await;
     }
+    members.bootstrap.first_look_is_done();
 }
 
 /// A pod that has been without rules until now is captured only when the proxy knows what to do with its connections:
 /// one that is captured too early would have them refused.
-async fn enrol_running(members: &Members, pod: &Pod, namespace: NetNamespace) -> Result<(), MemberError> {
+async fn enrol_running(
+    members: &Members,
+    table: &Table,
+    pod: &Pod,
+    namespace: NetNamespace,
+) -> Result<(), MemberError> {
     let inside = namespace.clone();
     let captured = blocking(move || crate::kernel::inside(&inside, || Ok(nft::is_installed()))).await??;
+    if !captured && members.bootstrap.meets(pod, table, members) {
+        members.board.enrolment(&pod.name, &pod.uid, None, Some(&MemberError::Evicted));
+        return Err(MemberError::Evicted);
+    }
     if !captured && let Err(why) = members.may(&pod.uid, Intent::Capture).await {
         let waits = MemberError::Waits(why);
         members.board.enrolment(&pod.name, &pod.uid, None, Some(&waits));

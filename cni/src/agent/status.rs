@@ -30,6 +30,8 @@ pub(super) struct Status {
     pub(super) carried_probes: u64,
     /// How often a pod's rules, routes, settings or sockets had to be put back.
     pub(super) repairs: u64,
+    /// Pods that ran outside the mesh when this agent started, although they are to be in it.
+    pub(super) found_unmeshed: u64,
     /// Network namespaces that agent or proxy hold open although no pod that is served has them.
     pub(super) stray_namespaces: u64,
     /// By UID.
