@@ -130,7 +130,7 @@ mod tests {
         let facts = Facts { owner: Some(owner), ..Facts::default() };
         let mut table = Table::default();
         table.facts.extend([("a".into(), facts.clone()), ("b".into(), facts)]);
-        let mut told = |pod, port, at| {
+        let told = |pod, port, at| {
             refusals.note(refusal(pod, port), Some(&table), at);
             refusals.receiver.try_lock().unwrap().try_recv().is_ok()
         };

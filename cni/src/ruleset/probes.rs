@@ -25,7 +25,7 @@ pub struct TcpProbes {
 
 impl TcpProbes {
     fn any(&self) -> bool {
-        !self.node.is_empty() && !(self.bare.is_empty() && self.shared.is_empty())
+        !(self.node.is_empty() || self.bare.is_empty() && self.shared.is_empty())
     }
 }
 

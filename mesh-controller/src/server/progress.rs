@@ -14,7 +14,7 @@ use crate::enrolment::NodeView;
 const LONGEST_WHY: usize = 1024;
 
 /// Every node's progress, and word of changes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Progress {
     nodes: Mutex<BTreeMap<Text, Node>>,
     changes: watch::Sender<Changes>,
@@ -27,12 +27,6 @@ pub struct Changes {
     pub reports: u64,
     /// Versions that came into force in a proxy.
     pub acks: u64,
-}
-
-impl Default for Progress {
-    fn default() -> Self {
-        Self { nodes: Mutex::default(), changes: watch::Sender::default() }
-    }
 }
 
 /// What a node's proxy has taken in.

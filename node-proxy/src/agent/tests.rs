@@ -389,7 +389,7 @@ async fn a_running_pod_is_captured_only_with_configuration_and_certificate_and_r
     assert_eq!(may(Intent::Release).await, "");
     told(WorkloadProtocol::Plaintext, Some(Transition::Enrolling));
     assert!(may(Intent::Capture).await.contains("no certificate"));
-    assert_eq!(shared.certificates.expected(Instant::now()), [identity.clone()]);
+    assert_eq!(shared.certificates.expected(Instant::now()), std::slice::from_ref(&identity));
     testing::certify(&shared, &identity);
     assert_eq!(may(Intent::Capture).await, "");
     told(WorkloadProtocol::Tunnel, None);

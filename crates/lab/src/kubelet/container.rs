@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::prober::{Probed, Prober, next};
+use super::prober::{Probed, Probes, Verdict};
 use super::{Kubelet, Order, PodSpec, PodState, Reporter, environment, leftovers, volumes};
 use crate::files;
 use crate::launch::Launch;
@@ -203,12 +203,8 @@ impl ContainerTask {
             pid,
             ip: self.addresses.first().copied(),
         };
-        let mut startup =
-            Prober::new(&probed, self.container.startup_probe.as_ref(), false).map(Prober::patient);
-        let mut liveness = Prober::new(&probed, self.container.liveness_probe.as_ref(), true);
-        let mut readiness = Prober::new(&probed, self.container.readiness_probe.as_ref(), false);
-        let mut started = startup.is_none();
-        self.report.ready = started && readiness.is_none();
+        let mut probes = Probes::new(&probed);
+        self.report.ready = probes.ready_at_once();
         self.tell();
         let grace =
             self.spec.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds).unwrap_or(30);
@@ -230,27 +226,13 @@ impl ContainerTask {
                         tracing::warn!(pod = %self.spec.name, %error, "volumes stay as they were");
                     }
                 }
-                outcome = next(&mut startup), if !started => match outcome {
-                    Ok(()) => {
-                        started = true;
-                        if readiness.is_none() {
-                            self.probed(Ok(()));
-                        }
-                    }
-                    Err(error) => {
-                        self.probed(Err(format!("startup {error}")));
-                        if startup.as_ref().is_some_and(Prober::is_exhausted) {
-                            break stop(&mut child, pid, grace).await;
-                        }
+                verdict = probes.next() => match verdict {
+                    Verdict::Ready(outcome) => self.probed(outcome),
+                    Verdict::Stop(why) => {
+                        self.probed(Err(why));
+                        break stop(&mut child, pid, grace).await;
                     }
                 },
-                outcome = next(&mut liveness), if started => if let Err(error) = outcome {
-                    self.probed(Err(format!("liveness {error}")));
-                    break stop(&mut child, pid, grace).await;
-                },
-                outcome = next(&mut readiness), if started => {
-                    self.probed(outcome.map_err(|error| format!("readiness {error}")));
-                }
             }
         };
         leftovers::end(&self.spec, pid);

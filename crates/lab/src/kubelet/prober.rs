@@ -19,7 +19,7 @@ use crate::launch::Launch;
 const QUICK: Duration = Duration::from_millis(250);
 
 /// One of a container's probes.
-pub(super) struct Prober {
+struct Prober {
     check: Arc<Result<Check, String>>,
     netns: PathBuf,
     ip: Option<IpAddr>,
@@ -49,7 +49,7 @@ pub(super) struct Probed<'a> {
 
 impl Prober {
     /// A probe that is good at first (`liveness`), or has to succeed first.
-    pub(super) fn new(probed: &Probed<'_>, probe: Option<&Probe>, good: bool) -> Option<Self> {
+    fn new(probed: &Probed<'_>, probe: Option<&Probe>, good: bool) -> Option<Self> {
         let probe = probe?;
         let seconds = |value: Option<i32>, default: u64| {
             Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
@@ -73,7 +73,7 @@ impl Prober {
     }
 
     /// Waits for the next probe and says how the container stands after it.
-    pub(super) async fn next(&mut self) -> Result<(), String> {
+    async fn next(&mut self) -> Result<(), String> {
         sleep_until(self.due).await;
         let outcome = self.once().await;
         match &outcome {
@@ -98,12 +98,12 @@ impl Prober {
     }
 
     /// It has failed as often as it may.
-    pub(super) const fn is_exhausted(&self) -> bool {
+    const fn is_exhausted(&self) -> bool {
         self.failures >= self.fail_after
     }
 
     /// A container that is to be watched for its start may take all its periods, not the quick ones.
-    pub(super) const fn patient(mut self) -> Self {
+    const fn patient(mut self) -> Self {
         self.quick = false;
         self
     }
@@ -164,8 +164,71 @@ impl Prober {
     }
 }
 
+/// What an outcome means for the container.
+pub(super) enum Verdict {
+    /// It is ready, or why it is not.
+    Ready(Result<(), String>),
+    /// It is to be stopped, and why.
+    Stop(String),
+}
+
+/// All probes of a container.
+pub(super) struct Probes {
+    startup: Option<Prober>,
+    liveness: Option<Prober>,
+    readiness: Option<Prober>,
+    started: bool,
+}
+
+impl Probes {
+    /// The probes that the container declares.
+    pub(super) fn new(probed: &Probed<'_>) -> Self {
+        let container = probed.container;
+        let startup = Prober::new(probed, container.startup_probe.as_ref(), false).map(Prober::patient);
+        Self {
+            started: startup.is_none(),
+            startup,
+            liveness: Prober::new(probed, container.liveness_probe.as_ref(), true),
+            readiness: Prober::new(probed, container.readiness_probe.as_ref(), false),
+        }
+    }
+
+    /// The container is ready before anything has been probed.
+    pub(super) const fn ready_at_once(&self) -> bool {
+        self.started && self.readiness.is_none()
+    }
+
+    /// Probes until an outcome means something for the container. Dropped half-way, the probe is made again.
+    pub(super) async fn next(&mut self) -> Verdict {
+        while !self.started {
+            match next(&mut self.startup).await {
+                Ok(()) if self.readiness.is_none() => {
+                    self.started = true;
+                    return Verdict::Ready(Ok(()));
+                }
+                Ok(()) => self.started = true,
+                Err(error) => {
+                    let error = format!("startup {error}");
+                    let exhausted = self.startup.as_ref().is_some_and(Prober::is_exhausted);
+                    return if exhausted { Verdict::Stop(error) } else { Verdict::Ready(Err(error)) };
+                }
+            }
+        }
+        loop {
+            tokio::select! {
+                outcome = next(&mut self.liveness) => if let Err(error) = outcome {
+                    return Verdict::Stop(format!("liveness {error}"));
+                },
+                outcome = next(&mut self.readiness) => {
+                    return Verdict::Ready(outcome.map_err(|error| format!("readiness {error}")));
+                }
+            }
+        }
+    }
+}
+
 /// The next outcome of a probe, if there is one.
-pub(super) async fn next(probe: &mut Option<Prober>) -> Result<(), String> {
+async fn next(probe: &mut Option<Prober>) -> Result<(), String> {
     match probe {
         Some(probe) => probe.next().await,
         None => std::future::pending().await,
