@@ -14,6 +14,7 @@ mod install;
 mod kubernetes;
 mod link;
 mod members;
+mod old;
 mod peer;
 mod plaintext;
 mod plugin_socket;

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod find;
 pub mod listen;
 pub mod nft;
+pub mod old;
 pub mod owner;
 pub mod route;
 pub mod sock_diag;

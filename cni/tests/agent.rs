@@ -109,6 +109,10 @@ impl Node {
 }
 
 fn start_agent(folder: &Path) -> Child {
+    start_agent_with(folder, &[])
+}
+
+fn start_agent_with(folder: &Path, more: &[&str]) -> Child {
     let socket = folder.join("run/agent.sock");
     let _ = std::fs::remove_file(&socket);
     let ranges: Vec<String> = cluster().iter().map(ToString::to_string).collect();
@@ -119,6 +123,7 @@ fn start_agent(folder: &Path) -> Child {
         .arg(folder)
         .arg("--runtime-dir")
         .arg(folder.join("run"))
+        .args(more)
         .spawn()
         .unwrap();
     eventually("the agent listens", || socket.exists());
@@ -354,7 +359,7 @@ async fn restarted_agent_gets_the_sockets_back_from_the_proxy() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
-    let node = Node::new("disabled");
+    let mut node = Node::new("disabled");
     let _alone = FINDABLE.lock().await;
     let program = node.wire.pod.run_in(|| Command::new("sleep").arg("300").spawn().unwrap()).unwrap();
     let _program = Kill(program);
@@ -377,6 +382,8 @@ async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     assert!(matches!(proxy.next().await, ToProxy::Add { .. }));
     let mut captured = dial(&node.wire.pod, service()).unwrap();
     let (mut captured_served, _) = accept(proxy.listener(1));
+    eventually("the old one is counted", || node.status()["pods"]["u1"]["oldConnections"] == 1);
+    assert!(node.status()["pods"]["u1"]["oldConnectionsEnd"].is_string(), "{}", node.status());
     proxy.missing = Some("peers call it by tunnel".to_owned());
     label(node.folder.path(), "disabled");
     while !matches!(proxy.take().await, ToProxy::May { intent: Intent::Release, .. }) {}
@@ -395,8 +402,23 @@ async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     drop((captured, captured_served));
     eventually("the rules are gone", || node.tables().is_empty());
     assert_alive(&mut old, &mut old_served);
+    assert_eq!(node.status()["oldConnectionsEnded"], 0);
     label(node.folder.path(), "enabled");
     assert!(matches!(proxy.next().await, ToProxy::Add { .. }));
+    eventually("both are counted", || node.status()["pods"]["u1"]["oldConnections"] == 2);
+    drop(direct);
+    eventually("an ended one is not", || node.status()["pods"]["u1"]["oldConnections"] == 1);
+    let mut captured = dial(&node.wire.pod, service()).unwrap();
+    let (mut captured_served, _) = accept(proxy.listener(1));
+    assert_alive(&mut old, &mut old_served);
+    // An agent that starts again finds them again; this one lets them no time.
+    node.kill_agent();
+    node.agent = start_agent_with(node.folder.path(), &["--enrol-grace", "0s"]);
+    let _proxy = Proxy::connect(node.folder.path(), proxy.pods).await;
+    assert_eq!(old.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionAborted);
+    eventually("it is counted", || node.status()["oldConnectionsEnded"] == 1);
+    assert_eq!(node.status()["pods"]["u1"]["oldConnections"], 0);
+    assert_alive(&mut captured, &mut captured_served);
 }
 
 #[tokio::test(flavor = "multi_thread")]

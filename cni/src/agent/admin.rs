@@ -52,6 +52,7 @@ fn shown(members: &Members, health: &Health) -> Value {
             "proxyConnected": status.proxy_connected,
             "repairs": status.repairs,
             "resetConnections": status.reset_connections,
+            "oldConnectionsEnded": status.old_connections_ended,
             "strayNamespaces": status.stray_namespaces,
             "foundUnmeshed": status.found_unmeshed,
             "pods": pods,
@@ -69,6 +70,8 @@ fn shown_pod(uid: &str, pod: &PodStatus, away: bool) -> Value {
         "state": pod.state,
         "reason": pod.reason,
         "error": pod.error,
+        "oldConnections": pod.old_connections,
+        "oldConnectionsEnd": pod.old_connections_end,
         "kernel": pod.captured && pod.verified,
         "proxy": pod.state == PodState::Enrolled && pod.error.is_none() && !away,
     })
@@ -91,6 +94,11 @@ impl Collector for Board {
                 "found_unmeshed_pods",
                 "Pods that ran outside the mesh when the agent started, although they are to be in it",
                 status.found_unmeshed,
+            ),
+            (
+                "old_connections_ended",
+                "Connections older than their pod's enrolment that were reset",
+                status.old_connections_ended,
             ),
             ("repairs", "How often a pod's rules, routes, settings or sockets were put back", status.repairs),
             (

@@ -62,6 +62,9 @@ pub struct Config {
     /// How long a pod that is no longer to be in the mesh is kept in it, for the proxies of other nodes to be told.
     #[arg(long, env = "WEFT_RELEASE_WAIT", default_value = "2m", value_parser = duration)]
     pub release_wait: Duration,
+    /// How long connections that a running pod had before it was enrolled may live on; then they are reset.
+    #[arg(long, env = "WEFT_ENROL_GRACE", default_value = "5m", value_parser = duration)]
+    pub enrol_grace: Duration,
     /// How often every enrolled pod's rules are read back and compared.
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub verify_every: Duration,

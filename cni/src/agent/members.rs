@@ -20,6 +20,7 @@ use super::config::Config;
 use super::event::Refusals;
 use super::host::NodeAddresses;
 use super::link::{Link, LinkError};
+use super::old::OldConnections;
 use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
 use super::release::Stage;
@@ -68,6 +69,8 @@ pub(super) struct Member {
     /// The proxy that confirmed the pod, by connection number.
     pub(super) confirmed_by: Option<u64>,
     pub(super) stage: Stage,
+    /// Those that are older than its capture.
+    pub(super) old: OldConnections,
     /// Probes that are carried to its application without a proxy; they end with the member.
     pub(super) carried: JoinSet<()>,
 }
@@ -250,6 +253,8 @@ impl Members {
         let cluster = self.config.cluster_ranges.clone();
         let probes = self.tcp_probes(&pod.uid, &pod.probes);
         let pod = pod.clone();
+        // A pod that is being made has no connections yet.
+        let grace = container.is_none().then_some(self.config.enrol_grace);
         let work = move || {
             // Connections of before carry the old marks, so they stay.
             let kept = before.map(|member| {
@@ -277,7 +282,9 @@ impl Members {
                 probes: pod.probes,
             };
             let carried = JoinSet::new();
-            Ok(Member { pod, capture, container, confirmed_by: None, stage: Stage::Captured, carried })
+            let old = grace.map_or_else(OldConnections::default, |grace| OldConnections::of(&capture, grace));
+            let stage = Stage::Captured;
+            Ok(Member { pod, capture, container, confirmed_by: None, stage, old, carried })
         };
         blocking(work).await?
     }

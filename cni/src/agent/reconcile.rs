@@ -64,6 +64,7 @@ async fn existing(members: &Members, table: &Table, verify: bool) {
             Some(Decision::Enrol | Decision::Unknown) => {
                 members.follow_probes(&uid).await;
                 members.stay(&uid).await;
+                members.follow_old_connections(&uid, Instant::now(), verify).await;
                 if verify {
                     members.repair(&uid).await;
                 }

@@ -8,6 +8,7 @@ use weft_api::node::{Intent, RemoveCause};
 use weft_model::Text;
 
 use super::members::{Members, blocking, remove};
+use super::old::OldConnections;
 use super::status::PodState;
 
 /// Between the last packet that can have been redirected and the closing of the listeners: handshakes end meanwhile,
@@ -92,6 +93,7 @@ impl Members {
         match outcome {
             Ok(()) => {
                 member.stage = Stage::Uncaptured(now);
+                member.old = OldConnections::default();
                 tracing::info!(pod = %member.pod.pod, "released: new connections are no longer captured");
                 self.board.state(uid, PodState::Released);
             }

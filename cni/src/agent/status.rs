@@ -13,6 +13,7 @@ use weft_model::{ObjectName, Text};
 
 use super::config::Config;
 use super::members::{Member, MemberError, Members};
+use super::old::OldConnections;
 
 /// The most pods, and the longest reason in bytes, that the proxy is told of: one message has to hold them.
 const MOST_TOLD: usize = 100;
@@ -30,6 +31,8 @@ pub(super) struct Status {
     pub(super) carried_probes: u64,
     /// How often a pod's rules, routes, settings or sockets had to be put back.
     pub(super) repairs: u64,
+    /// Connections older than a pod's enrolment that were reset when their grace was over.
+    pub(super) old_connections_ended: u64,
     /// Pods that ran outside the mesh when this agent started, although they are to be in it.
     pub(super) found_unmeshed: u64,
     /// Network namespaces that agent or proxy hold open although no pod that is served has them.
@@ -62,6 +65,11 @@ pub(super) struct PodStatus {
     pub(super) captured: bool,
     /// The last comparison with the kernel found everything as installed.
     pub(super) verified: bool,
+    /// Open connections that are older than the enrolment and pass beside the mesh.
+    pub(super) old_connections: usize,
+    /// When they will be reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) old_connections_end: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<String>,
 }
@@ -71,7 +79,21 @@ impl PodStatus {
         let reason = error.map_or_else(|| state.reason(), MemberError::reason);
         // A proxy that failed says nothing about the rules.
         let verified = !matches!(error, Some(MemberError::Kernel(_) | MemberError::NoNamespace));
-        Self { pod, state, reason, captured: false, verified, error: error.map(ToString::to_string) }
+        Self {
+            pod,
+            state,
+            reason,
+            captured: false,
+            verified,
+            old_connections: 0,
+            old_connections_end: None,
+            error: error.map(ToString::to_string),
+        }
+    }
+
+    /// Shows the connections that are older than the enrolment.
+    fn set_old(&mut self, old: &OldConnections) {
+        (self.old_connections, self.old_connections_end) = (old.count(), old.end());
     }
 }
 
@@ -150,7 +172,10 @@ impl StatusBoard {
             _ => PodState::NotEnrolled,
         };
         let captured = member.is_some_and(|member| !member.is_released());
-        let fresh = PodStatus { captured, ..PodStatus::new(name.clone(), state, error) };
+        let mut fresh = PodStatus { captured, ..PodStatus::new(name.clone(), state, error) };
+        if let Some(member) = member {
+            fresh.set_old(&member.old);
+        }
         let before = self.update(|status| status.pods.insert(uid.clone(), fresh.clone()));
         let same = before.is_some_and(|old| old.state == fresh.state && old.error == fresh.error);
         match &fresh.error {
@@ -170,6 +195,17 @@ impl StatusBoard {
         self.update(|status| {
             if let Some(pod) = status.pods.get_mut(uid) {
                 (pod.state, pod.error, pod.reason) = (state, None, state.reason());
+                pod.set_old(&OldConnections::default());
+            }
+        });
+    }
+
+    /// Shows what became of the connections that are older than a pod's enrolment.
+    pub(super) fn old_connections(&self, uid: &Text, old: &OldConnections, ended: u64) {
+        self.update(|status| {
+            status.old_connections_ended += ended;
+            if let Some(pod) = status.pods.get_mut(uid) {
+                pod.set_old(old);
             }
         });
     }

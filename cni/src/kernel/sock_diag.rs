@@ -9,6 +9,7 @@ use std::time::Duration;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
+use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
@@ -34,6 +35,8 @@ pub struct TcpSocket {
     pub uid: u32,
     /// The number in `socket:[…]` of the descriptors that are it; 0 when no process has it any more.
     pub inode: u32,
+    /// Its `SO_MARK`; 0: none, or this process lacks `NET_ADMIN` and is not told.
+    pub mark: u32,
     family: u8,
     id: SocketId,
 }
@@ -219,8 +222,16 @@ impl SockDiag {
 }
 
 impl TcpSocket {
+    /// What tells it from every other socket since the machine started, also from a later one with its addresses.
+    #[must_use]
+    pub const fn cookie(&self) -> [u8; 8] {
+        self.id.cookie
+    }
+
     fn of(response: InetResponse) -> Self {
         let header = response.header;
+        let mark =
+            response.nlas.iter().find_map(|one| if let Nla::Mark(mark) = one { Some(*mark) } else { None });
         let id = &header.socket_id;
         Self {
             local: canonical(SocketAddr::new(id.source_address, id.source_port)),
@@ -228,6 +239,7 @@ impl TcpSocket {
             state: TcpState::of(header.state),
             uid: header.uid,
             inode: header.inode,
+            mark: mark.unwrap_or(0),
             family: header.family,
             id: header.socket_id,
         }
