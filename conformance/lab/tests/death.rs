@@ -34,10 +34,10 @@ fn cluster() -> String {
 struct Steady(Child);
 
 impl Steady {
-    /// A new connection every 20 ms or so, for the time.
+    /// A new connection every 20 ms or so, for the time, and on a slow machine until there have been enough.
     fn start(lab: &Lab, url: &str, seconds: u32) -> Self {
         let script = format!(
-            "end=$(($(date +%s) + {seconds})); while [ $(date +%s) -lt $end ]; do
+            "end=$(($(date +%s) + {seconds})); n=0; while [ $n -lt 25 ] || [ $(date +%s) -lt $end ]; do n=$((n + 1))
                curl -s -o /dev/null -m 9 -w '%{{http_code}} %{{exitcode}} %{{time_total}}\\n' {url}; sleep 0.02
              done"
         );

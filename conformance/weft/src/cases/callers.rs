@@ -40,7 +40,7 @@ pub fn topology() -> String {
     yaml += &tls_server(
         "tls",
         "node1",
-        "exec openssl s_server -quiet -6 -accept '[::]:8443' -cert cert.pem -key key.pem -www",
+        "exec openssl s_server -quiet -accept 8443 -cert cert.pem -key key.pem -www",
     );
     yaml
 }

@@ -55,7 +55,7 @@ fn servers() -> String {
     yaml += &tls_server(
         "tls2",
         "node2",
-        "exec openssl s_server -quiet -6 -accept '[::]:8443' -cert cert.pem -key key.pem -www",
+        "exec openssl s_server -quiet -accept 8443 -cert cert.pem -key key.pem -www",
     );
     yaml += &(pod("a", "ssh", "node2", "ssh", Some(9000), &["bash", "-c", sshd])
         + &service("a", "ssh", "ssh", TCP));
