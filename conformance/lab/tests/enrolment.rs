@@ -11,7 +11,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use weft_conformance::objects::{namespace, nginx, shell};
-use weft_conformance::{Checks, Lab, address, curl};
+use weft_conformance::{Checks, Lab, Options, address, curl};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 const ENABLED: &str = "weft-mesh.dev/mesh: enabled";
@@ -62,6 +62,40 @@ fn pods_enter_and_leave_the_mesh_without_losing_a_connection() {
     moves(&lab, &mut checks);
     waiting(&lab, &mut checks);
     checks.finish();
+}
+
+#[test]
+fn connections_older_than_the_enrolment_are_reset_after_the_grace() {
+    let environment = vec![("WEFT_ENROL_GRACE".to_owned(), "10s".to_owned())];
+    let lab = Lab::up_with(&cluster(""), &Options { environment, ..Options::default() }).unwrap();
+    let mut checks = Checks::default();
+    let url = format!("http://{}/slow", address(&lab, "late", "server", false));
+    let mut old = download(&lab, "late/client", &url);
+    lab.wait_until("the download", PATIENCE, |l| peers(l, "late/client").contains(":80")).unwrap();
+    lab.apply("main", &cluster(ENABLED)).unwrap();
+    checks.check("they are counted and live on at first", || {
+        for node in ["node1", "node2"] {
+            let counted = |l: &Lab| agent_status(l, node).contains("\"oldConnections\": 1");
+            lab.wait_until(&format!("counted at {node}"), PATIENCE, counted).unwrap();
+        }
+    });
+    let mut captured = download(&lab, "late/client", "http://server.late/slow");
+    checks.check("then they are reset, and captured ones are not", || {
+        let ended = |l: &Lab, node| !agent_status(l, node).contains("\"oldConnectionsEnded\": 0");
+        lab.wait_until("reset", PATIENCE, |l| ended(l, "node1") || ended(l, "node2")).unwrap();
+        assert!(!old.wait().unwrap().success());
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(lives(&mut captured));
+    });
+    for child in [&mut old, &mut captured] {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    checks.finish();
+}
+
+fn peers(lab: &Lab, pod: &str) -> String {
+    lab.exec(pod, &["ss", "-Htn", "state", "established"]).unwrap().ok()
 }
 
 fn labels(lab: &Lab, checks: &mut Checks) {
