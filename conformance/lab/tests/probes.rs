@@ -135,7 +135,8 @@ fn another_process(lab: &Lab, checks: &mut Checks) {
         assert_eq!(get("/admin", DECLARED), "403");
         assert_eq!(get("/healthz?x=1", ""), "403");
         assert_eq!(get("/healthz?x=1", &format!("{DECLARED} -X POST")), "403");
-        assert!(refused_for(lab, "probe_refused") >= 3);
+        lab.wait_until("three refusals in the log", PATIENCE, |l| refused_for(l, "probe_refused") >= 3)
+            .unwrap();
     });
     checks.check("a port that is probed by TCP takes no byte", || {
         let ip = address(lab, "strict", "tcp", false);
@@ -159,7 +160,9 @@ fn masqueraded(lab: &Lab, checks: &mut Checks) {
         let script = format!("curl -sS -m 3 {DECLARED} '{}'", url(lab, "http", "/healthz?x=1"));
         let out = lab.exec("plain/stranger", &["bash", "-c", &script]).unwrap();
         assert!(out.code != 0 && out.stderr.contains("reset"), "{out:?}");
-        assert!(refused_for(lab, "plaintext_refused") > before);
+        // The line is written when the connection has ended, which may be after its caller has heard.
+        lab.wait_until("the refusal in the log", PATIENCE, |l| refused_for(l, "plaintext_refused") > before)
+            .unwrap();
     });
     on_node(lab, "nft delete table ip nodeport");
 }
