@@ -4,13 +4,22 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use http::{HeaderValue, Response, StatusCode, header};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weft_api::node::{EnrolledPod, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use weft_model::{Identity, Text};
 use weft_runtime::netns::NetNamespace;
+
+use crate::body::Body;
+use crate::http_server::HttpVersion;
+
+/// How long the next request is waited for on an HTTP/1 connection of a pod that has left the mesh.
+/// Short: soon after, this proxy may know no destinations any more.
+const LAST_REQUEST: Duration = Duration::from_millis(250);
 
 /// Whether `port` is one of those that Weft itself uses in a pod: never dialled as a destination (rules 6 and 17).
 pub fn is_own_port(port: u16) -> bool {
@@ -27,6 +36,9 @@ pub struct LocalPod {
     /// Cancelled when the pod's connections shall end well: HTTP/2 gets GOAWAY, HTTP/1 `Connection: close`, pooled
     /// and idle connections are closed, nothing new begins. Also cancelled when the process drains.
     pub closing: CancellationToken,
+    /// Cancelled when that shall be soon, for the pod ends or the process drains: idle connections are closed at once.
+    /// `closing` follows.
+    pub(crate) hurry: CancellationToken,
     /// Cancelled when whatever still has a socket in the pod's namespace must drop it at once. [`Self::until_ended`]
     /// does that for a future; also cancelled when the process's drain has run out.
     pub ended: CancellationToken,
@@ -46,12 +58,14 @@ impl LocalPod {
         closing: &CancellationToken,
         ended: &CancellationToken,
     ) -> Self {
-        let closing = closing.child_token();
+        let hurry = closing.child_token();
+        let closing = hurry.child_token();
         Self {
             enrolled,
             identity,
             accepting: closing.child_token(),
             closing,
+            hurry,
             ended: ended.child_token(),
             netns: ArcSwapOption::from_pointee(netns),
             connections: AtomicUsize::new(0),
@@ -129,6 +143,24 @@ impl LocalPod {
     /// Runs `future` until it is done or the pod has ended; then it is dropped with all its sockets.
     pub async fn until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
         self.ended.run_until_cancelled(future).await
+    }
+
+    /// Completes when an HTTP connection of an application is to be shut down. Over HTTP/1 nothing but a response can
+    /// announce that, and a request that meets the closing of an idle connection is lost: while the pod merely leaves
+    /// the mesh, there is time for a last response ([`Self::say_goodbye`]).
+    pub(crate) async fn parted(&self, version: HttpVersion) {
+        self.closing.cancelled().await;
+        if version == HttpVersion::Http1 {
+            let _ = tokio::time::timeout(LAST_REQUEST, self.hurry.cancelled()).await;
+        }
+    }
+
+    /// Makes a response the last one of its connection, if the pod's connections are to end.
+    pub(crate) fn say_goodbye(&self, version: HttpVersion, response: &mut Response<Body>) {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if version == HttpVersion::Http1 && !switches && self.closing.is_cancelled() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
 
     /// Counts one more connection of the pod, unless there are `limit` already.

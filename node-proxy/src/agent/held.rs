@@ -115,7 +115,7 @@ impl Held {
 /// The error says how many holders are left.
 pub(super) async fn end(pods: Vec<Arc<LocalPod>>) -> Result<(), String> {
     for pod in &pods {
-        pod.closing.cancel();
+        pod.hurry.cancel();
     }
     let held_elsewhere = || pods.iter().map(|pod| Arc::strong_count(pod) - 1).sum::<usize>();
     let mut left = wait_until_zero(held_elsewhere, GRACE).await;

@@ -96,10 +96,12 @@ impl Destination<'_> {
             async move {
                 let version = HttpVersion::of(request.version());
                 let response = handle_http(&worker, &pod, to, &caller, version, request).await;
-                response.unwrap_or_else(|error| refusal(&error))
+                let mut response = response.unwrap_or_else(|error| refusal(&error));
+                pod.say_goodbye(version, &mut response);
+                response
             }
         };
-        let closing = self.pod.closing.cancelled();
+        let closing = self.pod.parted(version);
         if let Err(ended) = http_server::serve(client, version, &Limits::default(), closing, handler).await {
             self.record().refuse(ended.reason, &ended.message);
         }

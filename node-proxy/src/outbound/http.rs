@@ -43,7 +43,7 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
     let Captured { source, peer, original, stream, .. } = captured;
     let limits = Limits::default();
     let mut io = Prefixed::new(prefix, stream);
-    let closing = source.closing.clone();
+    let pod = Arc::clone(&source);
     let connection =
         Rc::new(Connection { worker: Rc::clone(worker), source, peer, original, claims: Claims::default() });
     let Ok(Ok(version)) = tokio::time::timeout(limits.header_timeout, io.http_version()).await else {
@@ -52,9 +52,13 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
     let of_requests = Rc::clone(&connection);
     let handler = move |request| {
         let connection = Rc::clone(&of_requests);
-        async move { connection.handle(request).await }
+        async move {
+            let mut response = connection.handle(request).await;
+            connection.source.say_goodbye(version, &mut response);
+            response
+        }
     };
-    if let Err(ended) = http_server::serve(io, version, &limits, closing.cancelled(), handler).await {
+    if let Err(ended) = http_server::serve(io, version, &limits, pod.parted(version), handler).await {
         connection.tell_end(ended);
     }
 }
