@@ -240,6 +240,7 @@ fn killed_while_enrolling(lab: &Lab) {
     assert_eq!(told(lab, "odd")["phase"], "enrolling");
     assert_eq!(since(lab), before);
     assert!(stranger_gets_through(lab, "web.odd"));
+    std::thread::sleep(Duration::from_secs(2));
     none_failed(steady.into(), false);
 }
 
