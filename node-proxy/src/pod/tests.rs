@@ -55,7 +55,7 @@ async fn peer_seen(
     source: SocketAddr,
 ) -> SocketAddr {
     let connect = pod.connect_application(to, source);
-    let _stream = tokio::time::timeout(std::time::Duration::from_secs(5), connect).await.unwrap().unwrap();
+    let _stream = tokio::time::timeout(Duration::from_secs(5), connect).await.unwrap().unwrap();
     application.accept().unwrap().1
 }
 
