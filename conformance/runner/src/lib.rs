@@ -13,6 +13,7 @@ pub mod placement;
 pub mod programs;
 pub mod report;
 pub mod suite;
+pub mod ways;
 
 use std::path::PathBuf;
 

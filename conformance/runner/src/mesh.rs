@@ -14,6 +14,7 @@ use crate::listing::Listing;
 use crate::outcome::{self, Outcome};
 use crate::place::{NODES, Scheduler};
 use crate::placement::Placement;
+use crate::ways::Ways;
 use crate::{Common, programs, report, suite};
 
 /// One way of running the suite.
@@ -39,6 +40,15 @@ impl Run {
         match self {
             Self::Tunnel => "tunnel",
             Self::Together | Self::Apart => "direct",
+        }
+    }
+
+    /// Whether calls travel by mutual TLS, and whether some stay inside the proxy.
+    const fn ways(self) -> (bool, bool) {
+        match self {
+            Self::Together => (false, true),
+            Self::Apart => (true, true),
+            Self::Tunnel => (true, false),
         }
     }
 
@@ -69,6 +79,8 @@ pub fn run(common: &Common, runs: &[Run], update: bool) -> Result<()> {
     let cluster = common.cluster();
     cluster.up(&[])?;
     cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
+    // A run that was killed has left them cordoned.
+    cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;
     let chart = Chart::new(&common.workspace, &common.images)?;
     let mut results = Vec::new();
     for run in runs {
@@ -122,6 +134,7 @@ fn once(
     expectations: &Expectations,
 ) -> Result<Judged> {
     let scheduler = Scheduler::start(cluster, run.placement())?;
+    let before = Ways::count(cluster)?;
     let start = Instant::now();
     let ran = suite::run(cluster, program, mesh, folder)?;
     let seconds = start.elapsed().as_secs();
@@ -133,6 +146,10 @@ fn once(
     let record = scheduler.finish()?;
     println!("== {}: where the pods ran, read back from the API server:\n{record}", run.name());
     failures.extend(record.judge(run.placement(), NODES).err().map(|error| error.to_string()));
+    let ways = Ways::count(cluster)?.since(&before);
+    println!("== {}: how its calls travelled: {ways}", run.name());
+    let (mtls, same_node) = run.ways();
+    failures.extend(ways.judge(mtls, same_node).err().map(|error| error.to_string()));
     Ok(Judged { run, outcomes, seconds, failures })
 }
 
