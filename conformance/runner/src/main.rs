@@ -35,9 +35,12 @@ enum Task {
         /// The folder with the programs built from this tree.
         #[arg(long)]
         bin_dir: PathBuf,
-        /// Only these cases.
-        #[arg(long = "case", value_name = "NAME")]
-        only: Vec<String>,
+        /// Another mesh is on the cluster, or none: do not install Weft.
+        #[arg(long)]
+        no_install: bool,
+        /// Arguments of the cases' program.
+        #[arg(last = true)]
+        arguments: Vec<String>,
     },
     /// Write down the words that only the official suite may use.
     List {
@@ -53,7 +56,7 @@ fn main() -> Result<()> {
             let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
             mesh::run(&common, if runs.is_empty() { &all } else { &runs }, update)
         }
-        Task::Weft { common, bin_dir, only } => own::run(&common, &bin_dir, &only),
+        Task::Weft { common, bin_dir, no_install, arguments } => own::run(&common, &bin_dir, !no_install, &arguments),
         Task::List { workspace } => {
             let (_, listing) = programs::suite()?;
             for test in &listing.tests {

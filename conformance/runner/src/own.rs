@@ -12,7 +12,7 @@ use crate::install::Chart;
 /// The image that the cases' pods run.
 const TOOLS: &str = "weft/conformance-tools:1";
 /// Programs that nobody here wrote, as they lie on a Debian machine.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 18] = [
     "/usr/bin/bash",
     "/usr/bin/dash",
     "/usr/bin/sleep",
@@ -21,6 +21,10 @@ const PROGRAMS: [&str; 14] = [
     "/usr/bin/wc",
     "/usr/bin/head",
     "/usr/bin/seq",
+    "/usr/bin/grep",
+    "/usr/bin/rm",
+    "/usr/bin/touch",
+    "/usr/bin/tcpdump",
     "/usr/bin/curl",
     "/usr/bin/openssl",
     "/usr/bin/socat",
@@ -31,22 +35,23 @@ const PROGRAMS: [&str; 14] = [
 /// The one Python package that the cases use, where Debian puts it.
 const GRPC: &str = "/usr/lib/python3/dist-packages/grpc";
 
-/// Runs the cases (`only`: these) with the program `cases`, whose pods run `bin_dir`'s echo server.
+/// Runs the cases with programs from `bin_dir`, on Weft or (unless `install`) on what is there; `arguments` are for the cases'
+/// own program.
 ///
 /// # Errors
 /// If they cannot be run, or a check does not hold; that has then been printed.
-pub fn run(common: &Common, bin_dir: &Path, only: &[String]) -> Result<()> {
+pub fn run(common: &Common, bin_dir: &Path, install: bool, arguments: &[String]) -> Result<()> {
     let cluster = common.cluster();
     cluster.up(&["--dual-stack"])?;
     let tools = tools(common, bin_dir)?;
-    cluster.load_images(&[&tools, &common.images])?;
-    Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
+    cluster.load_images(&[&tools])?;
+    if install {
+        cluster.load_images(&[&common.images])?;
+        Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
+    }
     let mut command = Command::new(bin_dir.join("weft-conformance-cases"));
     let kubectl = format!("{} kubectl --name {} --", common.cluster_program.display(), common.name);
-    command.args(["--kubectl", &kubectl, "--image", TOOLS]);
-    for case in only {
-        command.args(["--case", case]);
-    }
+    command.args(["--kubectl", &kubectl, "--image", TOOLS]).args(arguments);
     let status = command.status().context("cannot start weft-conformance-cases")?;
     ensure!(status.success(), "not every check holds; see above");
     Ok(())

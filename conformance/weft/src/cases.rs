@@ -1,11 +1,15 @@
-//! The cases: each module has a `topology` and a `run` with the sentences that must hold in it.
+//! The cases: each module has a `topology` and a `run` with the sentences that must hold in it. The last three need a cluster;
+//! the others run in the lab too.
 
 pub mod callers;
 pub mod gamma;
 pub mod grpcroute;
 pub mod httproute;
+pub mod lifecycle;
+pub mod shared;
 pub mod status;
 pub mod streams;
+pub mod wire;
 
 use crate::mesh::Checks;
 
@@ -59,5 +63,23 @@ pub const ALL: &[Case] = &[
         about: "TLSRoutes, TCPRoutes and byte streams",
         topology: streams::topology,
         run: streams::run,
+    },
+    Case {
+        name: "wire",
+        about: "what who taps a node sees",
+        topology: wire::topology,
+        run: wire::run,
+    },
+    Case {
+        name: "shared",
+        about: "statuses that two controllers write, and manifests as the lab reads them",
+        topology: shared::topology,
+        run: shared::run,
+    },
+    Case {
+        name: "lifecycle",
+        about: "namespaces that enter and leave the mesh under load, many pods at once, deletion",
+        topology: lifecycle::topology,
+        run: lifecycle::run,
     },
 ];

@@ -59,25 +59,6 @@ impl Cluster {
         command
     }
 
-    /// `kubectl` with these arguments and this standard input.
-    ///
-    /// # Errors
-    /// When it fails, with what it says.
-    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
-        let mut command = self.command();
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("cannot start kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl has no input")?;
-        let text = input.to_owned();
-        let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
-        let out = child.wait_with_output()?;
-        // Who ends before reading everything says why in its own output.
-        let _ = feeder.join();
-        let complaint = String::from_utf8_lossy(&out.stderr);
-        ensure!(out.status.success(), "kubectl {}: {}", arguments.join(" "), complaint.trim());
-        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
-    }
-
     /// What `kubectl get` with these arguments answers.
     ///
     /// # Errors
@@ -180,6 +161,9 @@ impl Place for Cluster {
                 Self::until(Duration::from_secs(30), || self.get(&account).map(drop))?;
             }
         }
+        if rest.iter().all(|document| document.trim().is_empty()) {
+            return Ok(());
+        }
         self.submit(&rest.join("\n---"))
     }
 
@@ -227,6 +211,22 @@ impl Place for Cluster {
         restored["spec"] = old["spec"].clone();
         self.kubectl(&["replace", "--filename=-"], &restored.to_string())?;
         edited
+    }
+
+    /// `kubectl` with these arguments and this standard input.
+    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut command = self.command();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().context("cannot start kubectl")?;
+        let mut stdin = child.stdin.take().context("kubectl has no input")?;
+        let text = input.to_owned();
+        let feeder = std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+        let out = child.wait_with_output()?;
+        // Who ends before reading everything says why in its own output.
+        let _ = feeder.join();
+        let complaint = String::from_utf8_lossy(&out.stderr);
+        ensure!(out.status.success(), "kubectl {}: {}", arguments.join(" "), complaint.trim());
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
     }
 
     fn settle(&self) -> Result<()> {

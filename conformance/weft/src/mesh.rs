@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-pub use checks::{Checks, soon};
+pub use checks::{Checks, patiently, soon};
 pub use objects::{
     ECHO, HTTP_PORTS, IMAGE, LABEL, Port, echo, http_route, namespace, pod, route, rule, service, sleeper,
 };
@@ -50,6 +50,12 @@ pub trait Place: Debug {
     /// # Errors
     /// When that fails.
     fn make_undecodable(&self, kind: &str, namespace: &str, name: &str) -> Result<()>;
+
+    /// `kubectl` with these arguments and this standard input, where there is one.
+    ///
+    /// # Errors
+    /// When it fails, or in a lab.
+    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String>;
 
     /// Waits until the mesh carries out what was applied.
     ///
@@ -225,6 +231,14 @@ impl Mesh {
     /// When something remains.
     pub fn clear(&self) -> Result<()> {
         self.place.clear()
+    }
+
+    /// `kubectl` with these arguments and this standard input.
+    ///
+    /// # Errors
+    /// When it fails, or in a lab.
+    pub fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String> {
+        self.place.kubectl(arguments, input)
     }
 
     /// An object with its status.

@@ -80,9 +80,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.weft {
         setup::for_tests()?;
-        let mut more: Vec<String> = pairs("--case", &options.cases);
         let bin_dir = run::target_dir().join("debug").display().to_string();
-        more.extend(["--bin-dir".to_owned(), bin_dir]);
+        let mut more = vec!["--bin-dir".to_owned(), bin_dir, "--".to_owned()];
+        more.extend::<Vec<String>>(pairs("--case", &options.cases));
         task("weft", "conformance-dual", &more)?;
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::Cluster;
+use crate::mesh::Place;
 
 /// Where Weft runs.
 const NAMESPACE: &str = "weft-system";

@@ -61,12 +61,24 @@ impl<'a> Checks<'a> {
 ///
 /// # Errors
 /// The last answer's.
-pub fn soon(mut ask: impl FnMut() -> Result<()>) -> Result<()> {
+pub fn soon(ask: impl FnMut() -> Result<()>) -> Result<()> {
+    again(Duration::from_secs(5), ask)
+}
+
+/// Asks again for up to two minutes: for pods that start and namespaces that enter the mesh.
+///
+/// # Errors
+/// The last answer's.
+pub fn patiently(ask: impl FnMut() -> Result<()>) -> Result<()> {
+    again(Duration::from_secs(120), ask)
+}
+
+fn again(patience: Duration, mut ask: impl FnMut() -> Result<()>) -> Result<()> {
     #[allow(clippy::disallowed_methods, reason = "tests wait for real programs")]
     let start = Instant::now();
     loop {
         match ask() {
-            Err(_) if start.elapsed() < Duration::from_secs(5) => {
+            Err(_) if start.elapsed() < patience => {
                 std::thread::sleep(Duration::from_millis(50));
             }
             outcome => return outcome,

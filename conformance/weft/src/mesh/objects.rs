@@ -36,6 +36,7 @@ kind: Pod
 metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}, all: \"yes\"}}}}
 spec:
   nodeName: {node}
+  terminationGracePeriodSeconds: 1
   containers: [{{name: c, {IMAGE}, command: {command}{probe}}}]
 ---
 "
