@@ -46,7 +46,7 @@ pub(super) async fn run(client: &Client, members: &Members) {
 /// The condition that each pod should have; `None`: it should have none. Pods that are left as they are are not there.
 fn wanted(table: &Table, status: &Status, away: bool) -> BTreeMap<Text, Option<Condition>> {
     let mut all = BTreeMap::new();
-    for pod in table.pods.values().filter(|pod| !pod.terminal) {
+    for pod in table.pods.values() {
         let said = status.pods.get(&pod.uid).map(|said| condition(said, away));
         // Not tried yet: nothing is known. No longer to be enrolled, and finished: nothing is left to say.
         if said.is_some() || table.decide(pod) == Decision::Leave {

@@ -72,6 +72,13 @@ fn pods_that_are_to_have_no_condition_lose_it_and_untried_ones_are_left_alone() 
 }
 
 #[test]
+fn pod_that_has_ended_loses_its_condition() {
+    let mut table = table(&[("a", Some(meshed()))]);
+    table.pods.values_mut().for_each(|pod| pod.terminal = true);
+    assert_eq!(wanted(&table, &Status::default(), false)["a"], None);
+}
+
+#[test]
 fn a_condition_is_written_once_and_again_only_when_it_differs() {
     let (mut writer, start) = (Writer::default(), Instant::now());
     let all = |condition: Condition| BTreeMap::from([(Text::from("a"), Some(condition))]);
