@@ -2,7 +2,9 @@
 //! (see [`inside`]): sysctls, routes, listening sockets, nft rules, the list of sockets, and finding a pod's namespace.
 
 pub mod capture;
+pub mod cgroup;
 pub mod find;
+pub mod foreign;
 pub mod listen;
 pub mod nft;
 pub mod old;
@@ -55,6 +57,27 @@ pub enum KernelError {
         port: u16,
         /// The program, or a text that says it was not found.
         by: String,
+    },
+    /// Another mesh's rules are in the pod.
+    #[error(
+        "the pod's traffic is already redirected by {by}; two meshes cannot share a pod: take that sidecar out of the \
+         pod (for Istio the label sidecar.istio.io/inject: \"false\", for Linkerd the annotation linkerd.io/inject: disabled) \
+         or label the pod weft-mesh.dev/mesh: disabled"
+    )]
+    Sidecar {
+        /// Whose rules, and in which table.
+        by: String,
+    },
+    /// Programs that may rewrite what `connect()` dials.
+    #[error(
+        "an eBPF program at connect() is attached to {cgroup}: a socket-level load balancer would hide Services \
+         from Weft, and no route would apply. Confine it to the host's namespace (Cilium: \
+         socketLB.hostNamespaceOnly=true) and then start weft-agent with --allow-socket-load-balancer, or label the \
+         pod weft-mesh.dev/mesh: disabled"
+    )]
+    SocketLoadBalancer {
+        /// The cgroup that was asked, as a path of the node.
+        cgroup: String,
     },
     /// What was read back is not what was installed.
     #[error("{what} in the pod's namespace differ from what was installed")]

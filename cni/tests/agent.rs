@@ -303,6 +303,20 @@ async fn pod_that_the_proxy_refuses_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pod_with_another_meshs_rules_does_not_start_and_is_told_why() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    node.pod(false);
+    let rules = "table ip other {\nchain base {\ntype nat hook output priority -100;\nmeta l4proto tcp redirect to :15001\n}\n}\n";
+    run(&node.wire.pod, "nft", &["-f", "-"], rules);
+    let (success, printed) = node.plugin("ADD");
+    assert!(!success && printed["msg"].as_str().unwrap().contains("redirected by Istio"), "{printed}");
+    eventually("the status says so", || node.status()["pods"]["u1"]["reason"] == "ForeignSidecar");
+    run(&node.wire.pod, "nft", &["delete", "table", "ip", "other"], "");
+    added(&node, &mut proxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connection_made_while_the_proxy_is_away_is_served_by_the_next() {
     let node = Node::new("enabled");
     let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;

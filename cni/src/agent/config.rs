@@ -71,6 +71,10 @@ pub struct Config {
     /// Part of a cgroup's path that marks the processes of pods; repeat it or separate by commas.
     #[arg(long = "pod-cgroup", value_delimiter = ',', default_values_t = POD_CGROUPS.map(str::to_owned))]
     pub pod_cgroups: Vec<String>,
+    /// Enrol pods although eBPF programs at connect() are attached to their cgroups. Only where those leave the sockets
+    /// of pods alone, as Cilium's do with `socketLB.hostNamespaceOnly=true`: otherwise no route applies to what pods call.
+    #[arg(long, env = "WEFT_ALLOW_SOCKET_LOAD_BALANCER")]
+    pub allow_socket_load_balancer: bool,
     /// What is logged, such as `info` or `weft_cni=debug`.
     #[arg(long, default_value = "info")]
     pub log: String,
@@ -127,6 +131,8 @@ mod tests {
         assert_eq!(with(&["--folder", "f"]).unwrap().admin_address(), None);
         let config = with(&["--kubernetes"]).unwrap();
         assert_eq!(config.admin_address(), Some(([127, 0, 0, 1], 15020).into()));
+        assert!(!config.allow_socket_load_balancer);
+        assert!(with(&["--kubernetes", "--allow-socket-load-balancer"]).unwrap().allow_socket_load_balancer);
         assert!(with(&["--kubernetes", "--cni-bin-dir", "b"]).is_err());
         assert!(with(&["--kubernetes", "--cni-bin-dir", "b", "--cni-conf-dir", "c"]).is_ok());
     }

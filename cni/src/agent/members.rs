@@ -25,7 +25,7 @@ use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
 use super::release::Stage;
 use super::status::StatusBoard;
-use crate::kernel::KernelError;
+use crate::kernel::{KernelError, cgroup};
 use crate::kernel::capture::{Capture, random_marks};
 use crate::kernel::listen::Listeners;
 use crate::ruleset::TcpProbes;
@@ -226,6 +226,7 @@ impl Members {
             host_network: false,
             terminal: false,
             label: None,
+            sidecar: None,
             probes: pod.probes.clone(),
         };
         let marks = (pod.bypass_mark, pod.inbound_mark);
@@ -255,7 +256,9 @@ impl Members {
         let pod = pod.clone();
         // A pod that is being made has no connections yet.
         let grace = container.is_none().then_some(self.config.enrol_grace);
+        let ask = held.is_none() && !self.config.allow_socket_load_balancer;
         let work = move || {
+            refuse_foreign(&pod, &namespace, ask)?;
             // Connections of before carry the old marks, so they stay.
             let kept = before.map(|member| {
                 let Capture { ruleset, listeners, .. } = member.capture;
@@ -430,6 +433,14 @@ impl Members {
         let (name, uid) = (member.pod.pod.clone(), member.pod.uid.clone());
         self.board.enrolment(&name, &uid, Some(guard.insert(member)), outcome.as_ref().err());
     }
+}
+
+/// Fails for a pod that has another mesh's sidecar or, where that is to be asked, a socket-level load balancer.
+fn refuse_foreign(pod: &Pod, namespace: &NetNamespace, ask: bool) -> Result<(), KernelError> {
+    if let Some(name) = &pod.sidecar {
+        return Err(KernelError::Sidecar { by: format!("the container {name}") });
+    }
+    if ask { cgroup::refuse_socket_load_balancer(namespace, &pod.uid) } else { Ok(()) }
 }
 
 /// Runs kernel steps away from the async threads.

@@ -47,6 +47,8 @@ pub struct Pod {
     pub terminal: bool,
     /// Its value of [`MESH_LABEL`].
     pub label: Option<Text>,
+    /// The container that brings another mesh's sidecar, if one has such a name.
+    pub sidecar: Option<Text>,
     /// What the kubelet may ask of it.
     pub probes: Vec<Probe>,
 }
@@ -68,9 +70,22 @@ impl Pod {
             host_network: object.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false),
             terminal: matches!(text("/status/phase"), Some("Succeeded" | "Failed")),
             label: label(object),
+            sidecar: sidecar(object),
             probes: probes::declared(object),
         })
     }
+}
+
+/// The containers, by their usual names, that redirect a pod's traffic for another mesh.
+const SIDECARS: [&str; 4] = ["istio-proxy", "istio-init", "linkerd-proxy", "linkerd-init"];
+
+/// The first container or init container with such a name.
+fn sidecar(object: &Value) -> Option<Text> {
+    let list = |pointer: &str| object.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    let mut names = list("/spec/containers")
+        .chain(list("/spec/initContainers"))
+        .filter_map(|container| container.get("name")?.as_str());
+    names.find(|name| SIDECARS.contains(name)).map(Into::into)
 }
 
 /// An object's value of [`MESH_LABEL`].
@@ -213,6 +228,15 @@ mod tests {
     #[test]
     fn pod_of_an_unknown_namespace_is_undecided() {
         assert_eq!(Table::default().decide(&pod(None, json!({}))), Decision::Unknown);
+    }
+
+    #[test]
+    fn sidecar_of_another_mesh_is_told_by_its_containers_name() {
+        let named = |place: &str, name: &str| pod(None, json!({"/spec": {place: [{"name": "a"}, {"name": name}]}}));
+        for (place, name) in [("containers", "istio-proxy"), ("initContainers", "linkerd-init")] {
+            assert_eq!(named(place, name).sidecar.as_deref(), Some(name));
+        }
+        assert_eq!(named("containers", "my-istio-proxy").sidecar, None);
     }
 
     #[test]

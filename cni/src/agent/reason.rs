@@ -26,6 +26,8 @@ impl KernelError {
         match self {
             Self::MissingProgram { .. } => "ProgramMissing",
             Self::PortTaken { .. } => "PortTaken",
+            Self::Sidecar { .. } => "ForeignSidecar",
+            Self::SocketLoadBalancer { .. } => "SocketLoadBalancer",
             Self::Differs { .. } => "RulesDiffer",
             Self::Program { .. } | Self::System { .. } => "CaptureFailed",
         }

@@ -9,7 +9,7 @@ use weft_runtime::netns::NetNamespace;
 use super::find::{self, Interfaces};
 use super::listen::{self, Listeners};
 use super::sysctl::Before;
-use super::{KernelError, inside, nft, route, sysctl};
+use super::{KernelError, foreign, inside, nft, route, sysctl};
 use crate::ruleset::{Mode, Ruleset, TcpProbes};
 
 /// What is in force in one pod's namespace.
@@ -83,6 +83,9 @@ impl Capture {
         inside(&entered, || {
             let ruleset = Ruleset::for_namespace(addresses, cluster, marks, probes)?;
             let printed = nft::printed(&ruleset)?;
+            if held.is_none() {
+                foreign::refuse_sidecar(&ruleset.outer)?;
+            }
             let listeners = held.map_or_else(listen::open, Ok)?;
             let before = sysctl::install(ruleset.ipv6)?;
             let installed =

@@ -1,7 +1,9 @@
 //! Descriptors and socket options that the safe libraries leave out: the one module of the workspace with `unsafe`.
 //! Messages with descriptors (`SCM_RIGHTS`) over sequenced-packet Unix sockets are in [`SeqPacket`];
 //! the free functions are socket options under names that say what they are for.
+//! [`effective_programs`] asks which eBPF programs a cgroup has.
 
+mod bpf;
 mod seqpacket;
 
 use std::io;
@@ -13,6 +15,7 @@ use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 
+pub use bpf::{AttachPoint, effective_programs};
 pub use seqpacket::{SeqPacket, SeqPacketListener, bind_seqpacket};
 
 /// The longest message that is sent or accepted, in bytes.

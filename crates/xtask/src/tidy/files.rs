@@ -11,7 +11,7 @@ use crate::run;
 const MAX_LINES: usize = 500;
 /// Lines of tests that may stand at the end of a source file; longer ones go to a sibling file.
 const MAX_TEST_LINES: usize = 100;
-/// The one file that may hold `unsafe`.
+/// The one module that may hold `unsafe`: this file and its children.
 const UNSAFE_MODULE: &str = "crates/runtime/src/fd.rs";
 
 /// Checks every Rust file that git knows or would add.
