@@ -25,9 +25,9 @@ use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
 use super::release::Stage;
 use super::status::StatusBoard;
-use crate::kernel::{KernelError, cgroup};
 use crate::kernel::capture::{Capture, random_marks};
 use crate::kernel::listen::Listeners;
+use crate::kernel::{KernelError, cgroup};
 use crate::ruleset::TcpProbes;
 
 /// How long the proxy may take to flush and close an ending pod's connections (data-plane rule 26).

@@ -232,7 +232,8 @@ mod tests {
 
     #[test]
     fn sidecar_of_another_mesh_is_told_by_its_containers_name() {
-        let named = |place: &str, name: &str| pod(None, json!({"/spec": {place: [{"name": "a"}, {"name": name}]}}));
+        let named =
+            |place: &str, name: &str| pod(None, json!({"/spec": {place: [{"name": "a"}, {"name": name}]}}));
         for (place, name) in [("containers", "istio-proxy"), ("initContainers", "linkerd-init")] {
             assert_eq!(named(place, name).sidecar.as_deref(), Some(name));
         }

@@ -18,7 +18,7 @@ pub fn refuse_sidecar(outer: &[String]) -> Result<(), KernelError> {
     let listing = run("nft", "nftables", &["-j", "list", "ruleset"], "")?;
     let listing: Value = serde_json::from_str(&listing)
         .map_err(|error| KernelError::system("reading what nft -j printed")(error.into()))?;
-    for (family, table) in redirecting(&listing, outer) {
+    if let Some((family, table)) = redirecting(&listing, outer).into_iter().next() {
         // As text too: in JSON, nft leaves out the ports of rules that were made by iptables.
         let text = run("nft", "nftables", &["list", "table", &family, &table], "").unwrap_or_default();
         return Err(KernelError::Sidecar { by: named(&text, &format!("the nft table {family} {table}")) });
@@ -36,7 +36,9 @@ fn legacy(outer: &[String]) -> Result<(), KernelError> {
         for table in tables.lines().filter(|table| ["nat", "mangle"].contains(table)) {
             let Ok(text) = run(program, "iptables", &["-t", table], "") else { continue };
             if text.lines().any(|line| is_legacy_redirect(line, outer)) {
-                return Err(KernelError::Sidecar { by: named(&text, &format!("the iptables table {table}")) });
+                return Err(KernelError::Sidecar {
+                    by: named(&text, &format!("the iptables table {table}")),
+                });
             }
         }
     }
@@ -92,15 +94,13 @@ fn hands_over(statement: &Value) -> bool {
     statement.get("redirect").is_some()
         || statement.get("tproxy").is_some()
         || statement.get("dnat").is_some_and(local)
-        || matches!(
-            statement.pointer("/xt/name").and_then(Value::as_str),
-            Some("REDIRECT" | "TPROXY")
-        )
+        || matches!(statement.pointer("/xt/name").and_then(Value::as_str), Some("REDIRECT" | "TPROXY"))
 }
 
 /// Does a statement confine its rule to an inner interface, or to UDP?
 fn spares(statement: &Value, outer: &[String]) -> bool {
-    let Some(found) = statement.get("match").filter(|found| found.get("op").is_some_and(|op| op == "==")) else {
+    let Some(found) = statement.get("match").filter(|found| found.get("op").is_some_and(|op| op == "=="))
+    else {
         return false;
     };
     let right = found.get("right").and_then(Value::as_str);

@@ -56,7 +56,9 @@ fn main() -> Result<()> {
             let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
             mesh::run(&common, if runs.is_empty() { &all } else { &runs }, update)
         }
-        Task::Weft { common, bin_dir, no_install, arguments } => own::run(&common, &bin_dir, !no_install, &arguments),
+        Task::Weft { common, bin_dir, no_install, arguments } => {
+            own::run(&common, &bin_dir, !no_install, &arguments)
+        }
         Task::List { workspace } => {
             let (_, listing) = programs::suite()?;
             for test in &listing.tests {

@@ -17,16 +17,18 @@ impl Ways {
     /// # Errors
     /// If the logs cannot be read.
     pub fn count(cluster: &Cluster) -> Result<Self> {
-        let logs = ["logs", "--namespace=weft-system", "--selector=app.kubernetes.io/name=weft-proxy", "--tail=-1"];
+        let logs =
+            ["logs", "--namespace=weft-system", "--selector=app.kubernetes.io/name=weft-proxy", "--tail=-1"];
         Ok(Self::read(&cluster.kubectl(&logs)?))
     }
 
     fn read(log: &str) -> Self {
         let mut counts = BTreeMap::new();
         for line in log.lines().filter(|line| line.contains("\"reporter\":\"source\"")) {
-            let line: Value = line.find('{').and_then(|at| line.get(at..)).map_or(Value::Null, |json| {
-                serde_json::from_str(json).unwrap_or_default()
-            });
+            let line: Value = line
+                .find('{')
+                .and_then(|at| line.get(at..))
+                .map_or(Value::Null, |json| serde_json::from_str(json).unwrap_or_default());
             if let Some(way) = line.get("security").and_then(Value::as_str) {
                 *counts.entry(way.to_owned()).or_default() += 1;
             }
@@ -59,7 +61,9 @@ impl Ways {
         for (way, wanted) in [("mtls", mtls), ("same_node", same_node)] {
             match (self.of(way), wanted) {
                 (0, true) => bail!("no call travelled by {way}"),
-                (count, false) if count > 0 => bail!("{count} calls travelled by {way}, and none should have"),
+                (count, false) if count > 0 => {
+                    bail!("{count} calls travelled by {way}, and none should have")
+                }
                 _ => {}
             }
         }
@@ -88,6 +92,8 @@ mod tests {
         assert!(ways.judge(true, true).is_err());
         assert!(ways.judge(false, false).is_err());
         assert!(ways.since(&ways).judge(true, false).is_err());
-        assert!(Ways::read("{\"reporter\":\"source\",\"security\":\"plaintext\"}").judge(false, false).is_err());
+        assert!(
+            Ways::read("{\"reporter\":\"source\",\"security\":\"plaintext\"}").judge(false, false).is_err()
+        );
     }
 }

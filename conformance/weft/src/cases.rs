@@ -64,12 +64,7 @@ pub const ALL: &[Case] = &[
         topology: streams::topology,
         run: streams::run,
     },
-    Case {
-        name: "wire",
-        about: "what who taps a node sees",
-        topology: wire::topology,
-        run: wire::run,
-    },
+    Case { name: "wire", about: "what who taps a node sees", topology: wire::topology, run: wire::run },
     Case {
         name: "shared",
         about: "statuses that two controllers write, and manifests as the lab reads them",

@@ -70,7 +70,8 @@ fn is_meshed(mesh: &Mesh, name: &str) -> Result<bool> {
 }
 
 fn stranger_gets_in(mesh: &Mesh) -> Result<bool> {
-    let told = mesh.shell("out/stranger", "curl -sS -m 5 -o /dev/null -w '%{http_code}' http://server.late/; true")?;
+    let told =
+        mesh.shell("out/stranger", "curl -sS -m 5 -o /dev/null -w '%{http_code}' http://server.late/; true")?;
     Ok(told.contains("200"))
 }
 
@@ -142,7 +143,16 @@ fn crowd(checks: &mut Checks<'_>) {
         m.apply("many", &(namespace("many", true) + &sleeper("many", "caller", "node1") + &replicas(CROWD)))?;
         m.settle()?;
         patiently(|| {
-            let pods = m.kubectl(&["get", "deployment", "crowd", "--namespace=many", "--output=jsonpath={.status.readyReplicas}"], "")?;
+            let pods = m.kubectl(
+                &[
+                    "get",
+                    "deployment",
+                    "crowd",
+                    "--namespace=many",
+                    "--output=jsonpath={.status.readyReplicas}",
+                ],
+                "",
+            )?;
             ensure!(pods == CROWD.to_string(), "{pods} are Ready");
             let counts = m.many("many/caller", CROWD * 6, "http://crowd/", &[])?;
             ensure!(counts.keys().all(|answer| answer.starts_with("200 ")), "{counts:?}");

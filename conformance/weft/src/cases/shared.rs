@@ -14,7 +14,9 @@ const OTHER: &str = "other.example/controller";
 const PARENT: &str = "[{group: \"\", kind: Service, name: web}]";
 
 fn web_route(path: &str) -> String {
-    let rules = format!("rules: [{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]");
+    let rules = format!(
+        "rules: [{{matches: [{{path: {{value: {path}}}}}], backendRefs: [{{name: web, port: 80}}]}}]"
+    );
     route("HTTPRoute", "a", "shared", PARENT, &rules)
 }
 
@@ -61,21 +63,38 @@ fn two_controllers(checks: &mut Checks<'_>) {
         ensure!(of(&all, m.place().controller_name()).len() == 1, "{all:?}");
         all.push(foreign());
         let patch = format!("--patch={}", json!({"status": {"parents": all}}));
-        m.kubectl(&["patch", "httproute", "shared", "--namespace=a", "--subresource=status", "--type=merge", &patch], "")?;
+        m.kubectl(
+            &[
+                "patch",
+                "httproute",
+                "shared",
+                "--namespace=a",
+                "--subresource=status",
+                "--type=merge",
+                &patch,
+            ],
+            "",
+        )?;
         Ok(())
     });
-    checks.check("after an edit this mesh's entry is of the new generation and the other is as it was, in every field", |m| {
-        m.apply("topology-edit", &web_route("/two"))?;
-        let generation = m.object("HTTPRoute", "a", "shared")?["metadata"]["generation"].clone();
-        ensure!(generation == 2, "generation {generation}");
-        soon(|| {
-            let all = parents(m)?;
-            let own = of(&all, m.place().controller_name());
-            ensure!(own.len() == 1 && own[0]["conditions"][0]["observedGeneration"] == generation, "{all:?}");
-            ensure!(of(&all, OTHER) == [&foreign()], "{all:?}");
-            Ok(())
-        })
-    });
+    checks.check(
+        "after an edit this mesh's entry is of the new generation and the other is as it was, in every field",
+        |m| {
+            m.apply("topology-edit", &web_route("/two"))?;
+            let generation = m.object("HTTPRoute", "a", "shared")?["metadata"]["generation"].clone();
+            ensure!(generation == 2, "generation {generation}");
+            soon(|| {
+                let all = parents(m)?;
+                let own = of(&all, m.place().controller_name());
+                ensure!(
+                    own.len() == 1 && own[0]["conditions"][0]["observedGeneration"] == generation,
+                    "{all:?}"
+                );
+                ensure!(of(&all, OTHER) == [&foreign()], "{all:?}");
+                Ok(())
+            })
+        },
+    );
     checks.check("the same parent under another controller's name is not this mesh's entry", |m| {
         let mut all = parents(m)?;
         let mut twin = foreign();
@@ -83,7 +102,18 @@ fn two_controllers(checks: &mut Checks<'_>) {
         all.retain(|entry| entry["controllerName"] != OTHER);
         all.push(twin.clone());
         let patch = format!("--patch={}", json!({"status": {"parents": all}}));
-        m.kubectl(&["patch", "httproute", "shared", "--namespace=a", "--subresource=status", "--type=merge", &patch], "")?;
+        m.kubectl(
+            &[
+                "patch",
+                "httproute",
+                "shared",
+                "--namespace=a",
+                "--subresource=status",
+                "--type=merge",
+                &patch,
+            ],
+            "",
+        )?;
         m.apply("topology-edit", &web_route("/three"))?;
         soon(|| {
             let all = parents(m)?;
@@ -94,7 +124,18 @@ fn two_controllers(checks: &mut Checks<'_>) {
         })
     });
     checks.check("a status that somebody has emptied is written again", |m| {
-        m.kubectl(&["patch", "httproute", "shared", "--namespace=a", "--subresource=status", "--type=merge", "--patch={\"status\":{\"parents\":[]}}"], "")?;
+        m.kubectl(
+            &[
+                "patch",
+                "httproute",
+                "shared",
+                "--namespace=a",
+                "--subresource=status",
+                "--type=merge",
+                "--patch={\"status\":{\"parents\":[]}}",
+            ],
+            "",
+        )?;
         soon(|| {
             let all = parents(m)?;
             ensure!(of(&all, m.place().controller_name()).len() == 1, "{all:?}");
@@ -133,8 +174,14 @@ fn manifests(checks: &mut Checks<'_>) {
             ensure!(read.len() == routes.len(), "{} of {} came back", read.len(), routes.len());
             for (mut route, read) in routes.into_iter().zip(read) {
                 route["metadata"]["name"] = "read".into();
-                let admitted = weft_manifest::admit(route, None).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
-                ensure!(admitted["spec"] == read["spec"], "lab: {}\nAPI server: {}", admitted["spec"], read["spec"]);
+                let admitted =
+                    weft_manifest::admit(route, None).map_err(|errors| anyhow::anyhow!("{errors:?}"))?;
+                ensure!(
+                    admitted["spec"] == read["spec"],
+                    "lab: {}\nAPI server: {}",
+                    admitted["spec"],
+                    read["spec"]
+                );
             }
             Ok(())
         });

@@ -50,7 +50,9 @@ fn tapped(mesh: &Mesh, calls: impl FnOnce() -> Result<()>) -> Result<(u32, u32)>
     let outcome = calls();
     for node in ["tap/node1", "tap/node2"] {
         // A moment for what is still on its way to the file.
-        let end = format!("sleep 0.5; kill -INT $(cat /tmp/pid); sleep 0.5; grep -a -c {SECRET} /tmp/cap; tcpdump -Z root -r /tmp/cap 'tcp port 15008' 2>/dev/null | wc -l");
+        let end = format!(
+            "sleep 0.5; kill -INT $(cat /tmp/pid); sleep 0.5; grep -a -c {SECRET} /tmp/cap; tcpdump -Z root -r /tmp/cap 'tcp port 15008' 2>/dev/null | wc -l"
+        );
         let told = mesh.shell(node, &end)?;
         let mut numbers = told.lines().filter_map(|line| line.trim().parse::<u32>().ok());
         secrets += numbers.next().unwrap_or(0);
@@ -66,7 +68,16 @@ fn calls(mesh: &Mesh) -> Result<()> {
         mesh.curl("a/near", &["-H", &header, "-d", SECRET, url])?.expect(200, "")?;
     }
     let metadata = format!("x-secret={SECRET}");
-    let client = [PYTHON, "-c", include_str!("programs/grpc_client.py"), "rpc:7070", "unary", "/shop.Orders/Get", "1", &metadata];
+    let client = [
+        PYTHON,
+        "-c",
+        include_str!("programs/grpc_client.py"),
+        "rpc:7070",
+        "unary",
+        "/shop.Orders/Get",
+        "1",
+        &metadata,
+    ];
     let told = mesh.run("a/near", &client)?;
     ensure!(told.contains(SECRET), "{told}");
     let told = mesh.shell("a/near", &format!("echo {SECRET} | socat -t5 - TCP:bytes:90"))?;
@@ -77,16 +88,18 @@ fn calls(mesh: &Mesh) -> Result<()> {
 /// The sentences.
 pub fn run(checks: &mut Checks<'_>) {
     checks.check("the tap sees what is not encrypted", |m| {
-        let (secrets, _) = tapped(m, || {
-            m.curl("plain/client", &["-d", SECRET, "http://open/"])?.expect(200, "open")
-        })?;
+        let (secrets, _) =
+            tapped(m, || m.curl("plain/client", &["-d", SECRET, "http://open/"])?.expect(200, "open"))?;
         ensure!(secrets > 0, "the tap is deaf");
         Ok(())
     });
-    checks.check("nothing that pods in the mesh say is to be seen, in any protocol, in a node or between nodes", |m| {
-        let (secrets, tunnelled) = tapped(m, || calls(m))?;
-        ensure!(secrets == 0, "seen {secrets} times");
-        ensure!(!m.is_weft() || tunnelled > 0, "no packet to port 15008");
-        Ok(())
-    });
+    checks.check(
+        "nothing that pods in the mesh say is to be seen, in any protocol, in a node or between nodes",
+        |m| {
+            let (secrets, tunnelled) = tapped(m, || calls(m))?;
+            ensure!(secrets == 0, "seen {secrets} times");
+            ensure!(!m.is_weft() || tunnelled > 0, "no packet to port 15008");
+            Ok(())
+        },
+    );
 }
