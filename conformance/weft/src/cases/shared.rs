@@ -57,25 +57,20 @@ fn foreign() -> Value {
     })
 }
 
+/// Writes the list as whoever has the right to may.
+fn write_parents(mesh: &Mesh, parents: &[Value]) -> Result<()> {
+    let patch = format!("--patch={}", json!({"status": {"parents": parents}}));
+    let route = ["patch", "httproute", "shared", "--namespace=a", "--subresource=status", "--type=merge"];
+    mesh.kubectl(&[&route[..], &[&patch]].concat(), "")?;
+    Ok(())
+}
+
 fn two_controllers(checks: &mut Checks<'_>) {
     checks.check("another controller's entry is written", |m| {
         let mut all = parents(m)?;
         ensure!(of(&all, m.place().controller_name()).len() == 1, "{all:?}");
         all.push(foreign());
-        let patch = format!("--patch={}", json!({"status": {"parents": all}}));
-        m.kubectl(
-            &[
-                "patch",
-                "httproute",
-                "shared",
-                "--namespace=a",
-                "--subresource=status",
-                "--type=merge",
-                &patch,
-            ],
-            "",
-        )?;
-        Ok(())
+        write_parents(m, &all)
     });
     checks.check(
         "after an edit this mesh's entry is of the new generation and the other is as it was, in every field",
@@ -101,19 +96,7 @@ fn two_controllers(checks: &mut Checks<'_>) {
         twin["parentRef"] = of(&all, m.place().controller_name())[0]["parentRef"].clone();
         all.retain(|entry| entry["controllerName"] != OTHER);
         all.push(twin.clone());
-        let patch = format!("--patch={}", json!({"status": {"parents": all}}));
-        m.kubectl(
-            &[
-                "patch",
-                "httproute",
-                "shared",
-                "--namespace=a",
-                "--subresource=status",
-                "--type=merge",
-                &patch,
-            ],
-            "",
-        )?;
+        write_parents(m, &all)?;
         m.apply("topology-edit", &web_route("/three"))?;
         soon(|| {
             let all = parents(m)?;
@@ -124,18 +107,7 @@ fn two_controllers(checks: &mut Checks<'_>) {
         })
     });
     checks.check("a status that somebody has emptied is written again", |m| {
-        m.kubectl(
-            &[
-                "patch",
-                "httproute",
-                "shared",
-                "--namespace=a",
-                "--subresource=status",
-                "--type=merge",
-                "--patch={\"status\":{\"parents\":[]}}",
-            ],
-            "",
-        )?;
+        write_parents(m, &[])?;
         soon(|| {
             let all = parents(m)?;
             ensure!(of(&all, m.place().controller_name()).len() == 1, "{all:?}");
