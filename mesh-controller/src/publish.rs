@@ -35,12 +35,16 @@ enum Audience {
     Mesh,
     /// Proxies with enrolled pods in a namespace: a consumer route holds for no others.
     Namespace(Text),
+    /// No node's proxy: only those of Gateways that name it.
+    Gateways,
 }
 
 impl Audience {
     fn of(resource: &Resource) -> Self {
         match resource {
             Resource::MeshConfig(_) => Self::All,
+            Resource::Gateway(_) | Resource::Certificate(_) | Resource::BackendTls(_) => Self::Gateways,
+            Resource::Route(route) if route.parents.is_empty() => Self::Gateways,
             Resource::Route(route) if route.parents.iter().all(|p| route.is_consumer_of(&p.service)) => {
                 Self::Namespace(route.id.name.namespace.clone())
             }
@@ -61,6 +65,7 @@ impl Needs {
             Audience::All => true,
             Audience::Mesh => !self.namespaces.is_empty(),
             Audience::Namespace(namespace) => self.namespaces.contains(namespace),
+            Audience::Gateways => false,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! (`weft-api`) and the text of the golden tests, so that the two cannot differ.
 #![forbid(unsafe_code)]
 
+pub mod gateway;
 pub mod identity;
 pub mod name;
 pub mod reason;

@@ -5,6 +5,7 @@ use std::fmt;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::{BackendTls, Certificate, Gateway};
 use crate::identity::TrustDomain;
 use crate::name::Text;
 use crate::route::Route;
@@ -23,8 +24,14 @@ pub enum Resource {
     Endpoints(Endpoints),
     /// One per live pod.
     Workload(Workload),
-    /// One per route that has a Service parent.
+    /// One per route that is in force anywhere: on a Service port or at a listener.
     Route(Route),
+    /// One per Gateway, for its own proxies.
+    Gateway(Gateway),
+    /// One per Secret that a Gateway's listener or backend TLS names; for proxies of Gateways that name it.
+    Certificate(Certificate),
+    /// One per Service port with a BackendTLSPolicy, for Gateways' proxies.
+    BackendTls(BackendTls),
 }
 
 /// A resource's key, unique over all kinds, for example `Route/HTTPRoute/shop/cart`.
@@ -47,6 +54,9 @@ impl Resource {
             Self::Endpoints(endpoints) => format!("Endpoints/{}", endpoints.service),
             Self::Workload(workload) => format!("Workload/{}", workload.uid),
             Self::Route(route) => format!("Route/{}", route.id),
+            Self::Gateway(gateway) => format!("Gateway/{}", gateway.name),
+            Self::Certificate(certificate) => format!("Certificate/{}", certificate.name),
+            Self::BackendTls(tls) => format!("BackendTls/{}/{}", tls.service, tls.port),
         };
         ResourceName(text.into())
     }

@@ -1,4 +1,4 @@
-//! Routes attached to Services, in the form that proxies decide by. Every field names the Gateway API field it
+//! Routes, in the form that proxies decide by. Every field names the Gateway API field it
 //! came from; references are resolved, defaults applied, and what cannot be carried out is a [`Refusal`].
 
 use std::fmt;
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gateway::Attachment;
 use crate::name::{ObjectName, Text};
 use crate::service::AppProtocol;
 
@@ -82,7 +83,7 @@ impl fmt::Display for RouteId {
     }
 }
 
-/// A route object with the Service ports it is in force on.
+/// A route object with the Service ports and listeners it is in force on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The object.
@@ -94,6 +95,9 @@ pub struct Route {
     /// The Service ports that the route is in force on, as the controller resolved its parentRefs:
     /// conflicts with other kinds are already decided.
     pub parents: Vec<Parent>,
+    /// The listeners that it is attached to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Attachment>,
     /// The rules, in the order of the object.
     pub rules: Rules,
 }

@@ -37,6 +37,7 @@ fn route(namespace: &str, name: &str, parents: &[&str]) -> Resource {
         generation: 1,
         created: 0,
         parents: parents.iter().map(parent).collect(),
+        listeners: Vec::new(),
         rules: Rules::Tcp(Vec::new()),
     })
 }

@@ -27,8 +27,14 @@ pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated
         let published = route.name.kind.model().zip(rules).map(|(kind, rules)| {
             let id = RouteId { kind, name: route.name.name.clone() };
             let parents = holders.won(route, &attachments);
-            let mut published =
-                Route { id, generation: route.generation, created: route.created, parents, rules };
+            let mut published = Route {
+                id,
+                generation: route.generation,
+                created: route.created,
+                parents,
+                listeners: Vec::new(),
+                rules,
+            };
             refuse_what_proxies_would(&mut published, &mut findings);
             published
         });

@@ -122,6 +122,7 @@ fn route(kind: RouteKind, explicit_port: bool, rules: Rules) -> Change {
         generation: 1,
         created: 1,
         parents: vec![Parent { service: ObjectName::new("shop", "db"), port: SERVICE.port(), explicit_port }],
+        listeners: Vec::new(),
         rules,
     }))
 }

@@ -81,6 +81,8 @@ impl Snapshot {
                     self.workloads_by_address.insert(address.to_canonical(), workload.clone());
                 }
             }
+            // Only a Gateway's own proxies are sent these.
+            Resource::Gateway(_) | Resource::Certificate(_) | Resource::BackendTls(_) => {}
             Resource::Route(route) => {
                 let route = Arc::new(route);
                 ports.extend(ports_of(&route));

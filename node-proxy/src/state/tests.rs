@@ -68,6 +68,7 @@ fn tcp_route(name: &str, ports: &[u16], backend: &str) -> Change {
             .iter()
             .map(|port| Parent { service: service.clone(), port: *port, explicit_port: true })
             .collect(),
+        listeners: Vec::new(),
         rules: Rules::Tcp(vec![TcpRule { name: None, backends, refusal: None }]),
     }))
 }

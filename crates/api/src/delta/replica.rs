@@ -224,5 +224,13 @@ fn refusing_route(name: &ResourceName, parents: Vec<proto::Parent>, error: &str)
         RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
     };
     // The oldest of all: it must win a tie.
-    Some(Resource::Route(Route { id, generation: 0, created: i64::MIN, parents: parents.collect(), rules }))
+    let parents = parents.collect();
+    Some(Resource::Route(Route {
+        id,
+        generation: 0,
+        created: i64::MIN,
+        parents,
+        listeners: Vec::new(),
+        rules,
+    }))
 }

@@ -24,6 +24,7 @@ fn route(kind: RouteKind, name: &str) -> Route {
         generation: 1,
         created: 7,
         parents: vec![Parent { service: ObjectName::new("shop", "cart"), port: 80, explicit_port: true }],
+        listeners: Vec::new(),
         rules: Rules::Tcp(vec![TcpRule { name: None, backends: vec![], refusal: None }]),
     }
 }

@@ -131,6 +131,7 @@ impl World {
             generation: 1,
             created: 0,
             parents: vec![Parent { service, port: 80, explicit_port: true }],
+            listeners: Vec::new(),
             rules: Rules::Http(rules),
         }));
     }
@@ -143,6 +144,7 @@ impl World {
             generation: 1,
             created: 0,
             parents: vec![Parent { service, port: 80, explicit_port: true }],
+            listeners: Vec::new(),
             rules: Rules::Tcp(vec![rule]),
         }));
     }
