@@ -17,7 +17,8 @@ use crate::enrolment::Enrolment;
 
 pub use kind::Kind;
 pub(crate) use object::VERSIONS;
-pub use object::{Object, ParentRef, Route, RouteKind, RouteName, RouteSpec, Undecodable};
+pub use object::{Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
+pub use weft_model::route::RouteKind;
 
 /// One consistent set of objects. The values are shared with the source, so that a change costs what changed.
 #[derive(Clone, Debug)]

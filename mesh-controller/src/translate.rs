@@ -4,6 +4,7 @@
 
 mod backend;
 mod duration;
+mod endpoint;
 mod fault;
 mod filter;
 mod grpc;

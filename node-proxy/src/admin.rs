@@ -64,7 +64,7 @@ mod tests {
 
     fn service(name: &str) -> Change {
         let name = ObjectName::new("shop", name);
-        let resource = Resource::Service(Service { name, addresses: vec![], ports: vec![] });
+        let resource = Resource::Service(Service::new(name));
         Change::Set(resource.name(), resource.into())
     }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use weft_model::route::{Route, RouteId};
-use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service};
+use weft_model::service::{AppProtocol, Endpoint, Endpoints, PortProtocol, Service};
 use weft_model::workload::{Workload, WorkloadProtocol};
 use weft_model::{MeshConfig, ObjectName, ResourceName, Text};
 use weft_routing::ServicePortRoutes;
@@ -97,7 +97,7 @@ pub struct Snapshot {
     workloads: Sharded<Text, Arc<Workload>>,
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
     routes: Sharded<RouteId, Arc<Route>>,
-    routes_by_port: Sharded<(ObjectName, u16), index::PortRoutes>,
+    routes_by_port: Sharded<index::PortKey, index::PortRoutes>,
     /// What could not be read, and why.
     rejected: Arc<BTreeMap<ResourceName, String>>,
     /// The pods served here: always the present ones, since they come and go by the agent's word.
@@ -171,9 +171,9 @@ impl Snapshot {
         known.map_or(&[], Vec::as_slice)
     }
 
-    /// The routes in force on a Service port; `None`: plain forwarding.
+    /// The routes in force on a TCP port of a Service; `None`: plain forwarding.
     pub fn routes(&self, service: &ObjectName, port: u16) -> Option<&Arc<ServicePortRoutes>> {
-        self.routes_by_port.get(&(service.clone(), port))?.compiled.as_ref()
+        self.routes_by_port.get(&(service.clone(), PortProtocol::Tcp, port))?.compiled.as_ref()
     }
 
     /// The pod with this UID.

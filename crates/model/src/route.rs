@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::gateway::Attachment;
 use crate::name::{ObjectName, Text};
-use crate::service::AppProtocol;
+use crate::service::{AppProtocol, PortProtocol};
 
 /// The kinds of route that a Service can have, from the one that wins to the one that loses when several
-/// kinds cover one Service port (GEP-1294: GRPCRoute > HTTPRoute > TLSRoute > TCPRoute).
+/// kinds cover one Service port (GEP-1294: GRPCRoute > HTTPRoute > TLSRoute > TCPRoute). UDPRoute is on ports of its
+/// own, those of UDP, and meets none of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum RouteKind {
     /// GRPCRoute.
@@ -27,11 +28,14 @@ pub enum RouteKind {
     /// TCPRoute.
     #[serde(rename = "TCPRoute")]
     Tcp,
+    /// UDPRoute.
+    #[serde(rename = "UDPRoute")]
+    Udp,
 }
 
 impl RouteKind {
     /// All of them, the winner first.
-    pub const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp];
+    pub const ALL: [Self; 5] = [Self::Grpc, Self::Http, Self::Tls, Self::Tcp, Self::Udp];
 
     /// The Kubernetes kind.
     pub const fn as_str(self) -> &'static str {
@@ -40,6 +44,15 @@ impl RouteKind {
             Self::Http => "HTTPRoute",
             Self::Tls => "TLSRoute",
             Self::Tcp => "TCPRoute",
+            Self::Udp => "UDPRoute",
+        }
+    }
+
+    /// Whose ports routes of this kind are attached to. A Service may have both with one number.
+    pub const fn port_protocol(self) -> PortProtocol {
+        match self {
+            Self::Grpc | Self::Http | Self::Tls | Self::Tcp => PortProtocol::Tcp,
+            Self::Udp => PortProtocol::Udp,
         }
     }
 }
@@ -59,7 +72,7 @@ pub struct RouteId {
     pub name: ObjectName,
 }
 
-/// A text that is not `kind/namespace/name` with one of the four kinds.
+/// A text that is not `kind/namespace/name` with one of the kinds above.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not of the form kind/namespace/name")]
 pub struct NotARouteId(String);
@@ -107,7 +120,8 @@ pub struct Route {
 pub struct Parent {
     /// The Service.
     pub service: ObjectName,
-    /// The Service port number. A parentRef without port is one `Parent` per port.
+    /// The Service port number, of the protocol that the route's kind has ([`RouteKind::port_protocol`]). A parentRef
+    /// without port is one `Parent` per port.
     pub port: u16,
     /// The port was named by `port` or `sectionName`. If not, and the port declares no protocol,
     /// the proxy looks at the first bytes before it decides that this is HTTP (`docs/dataplane.md`, Protocols).
@@ -132,6 +146,8 @@ pub enum Rules {
     Tls(Vec<TlsRule>),
     /// TCPRoute: backends.
     Tcp(Vec<TcpRule>),
+    /// UDPRoute: backends, for each flow.
+    Udp(Vec<TcpRule>),
 }
 
 /// A rule of an HTTPRoute or GRPCRoute.
@@ -385,7 +401,7 @@ pub struct TlsRule {
     pub refusal: Option<Refusal>,
 }
 
-/// A TCPRoute's rule.
+/// A TCPRoute's or UDPRoute's rule.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TcpRule {
     /// `rules[].name`.

@@ -16,6 +16,66 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// The TCP ports, by port number.
     pub ports: Vec<ServicePort>,
+    /// The numbers of the UDP ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub udp_ports: Vec<u16>,
+    /// `internalTrafficPolicy`.
+    #[serde(default, skip_serializing_if = "TrafficPolicy::is_cluster")]
+    pub internal_traffic_policy: TrafficPolicy,
+    /// `sessionAffinity: ClientIP`: for so many seconds after its last use a client keeps its endpoint. `None`: no affinity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ip_affinity: Option<u32>,
+}
+
+impl Service {
+    /// A Service without addresses and ports, and with Kubernetes' defaults.
+    pub const fn new(name: ObjectName) -> Self {
+        Self {
+            name,
+            addresses: Vec::new(),
+            ports: Vec::new(),
+            udp_ports: Vec::new(),
+            internal_traffic_policy: TrafficPolicy::Cluster,
+            client_ip_affinity: None,
+        }
+    }
+}
+
+/// Which endpoints callers inside the cluster may be sent to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TrafficPolicy {
+    /// All of them.
+    #[default]
+    Cluster,
+    /// Those of the caller's node only.
+    Local,
+}
+
+impl TrafficPolicy {
+    /// Whether it is the default.
+    pub const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster)
+    }
+}
+
+/// The `protocol` of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PortProtocol {
+    /// `TCP`.
+    Tcp,
+    /// `UDP`.
+    Udp,
+}
+
+impl PortProtocol {
+    /// Kubernetes' word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
 }
 
 /// One TCP port of a Service.
@@ -52,9 +112,12 @@ pub enum AppProtocol {
 pub struct Endpoints {
     /// The Service.
     pub service: ObjectName,
-    /// Endpoints by Service port number.
+    /// Endpoints by number of the Service's TCP port.
     #[serde(deserialize_with = "by_port")]
     pub ports: BTreeMap<u16, Vec<Endpoint>>,
+    /// Endpoints by number of the Service's UDP port.
+    #[serde(default, deserialize_with = "by_port", skip_serializing_if = "BTreeMap::is_empty")]
+    pub udp_ports: BTreeMap<u16, Vec<Endpoint>>,
 }
 
 /// One address behind a Service port.
@@ -64,13 +127,62 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The pod behind the address, by UID. `None`: an address that is no pod of this cluster.
     pub workload: Option<Text>,
-    /// May be chosen: `serving`, and not `terminating` unless nothing else is left (as kube-proxy judges).
+    /// May be chosen: `serving`, and not `terminating` unless nothing else is left (as kube-proxy judges). What a
+    /// controller says of the whole cluster, a proxy narrows to its own node.
     pub ready: bool,
-    /// The endpoint's zone, for topology preference.
+    /// It ends and serves still: chosen only where no other is left.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub terminating: bool,
+    /// The endpoint's zone, for people: `hints` are what preference goes by.
     pub zone: Option<Text>,
+    /// The node that it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Text>,
+    /// Whom it is meant for, as whoever wrote its EndpointSlice decided by `trafficDistribution`.
+    #[serde(default, skip_serializing_if = "Hints::is_empty")]
+    pub hints: Hints,
     /// Why it is not to be chosen although it is listed: several live pods claim its address. Names them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict: Option<Text>,
+}
+
+impl Endpoint {
+    /// An endpoint that may be chosen and of which nothing else is known.
+    pub const fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            workload: None,
+            ready: true,
+            terminating: false,
+            zone: None,
+            node: None,
+            hints: Hints { zones: Vec::new(), nodes: Vec::new() },
+            conflict: None,
+        }
+    }
+}
+
+/// `hints` of an EndpointSlice's endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hints {
+    /// `forZones`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub zones: Vec<Text>,
+    /// `forNodes`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Text>,
+}
+
+impl Hints {
+    /// Whether it is meant for everybody.
+    pub const fn is_empty(&self) -> bool {
+        self.zones.is_empty() && self.nodes.is_empty()
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(it: &bool) -> bool {
+    !*it
 }
 
 /// JSON's keys are text. Inside a tagged enum ([`crate::Resource`]) serde does not turn them into numbers by itself.
@@ -88,15 +200,10 @@ mod tests {
 
     #[test]
     fn endpoints_are_read_back_from_the_resource_they_travel_in() {
-        let endpoint = Endpoint {
-            address: ([10, 0, 0, 1], 8080).into(),
-            workload: None,
-            ready: true,
-            zone: None,
-            conflict: None,
-        };
-        let ports = [(80, vec![endpoint])].into();
-        let resource = Resource::Endpoints(Endpoints { service: ObjectName::new("shop", "cart"), ports });
+        let endpoint = Endpoint::at(([10, 0, 0, 1], 8080).into());
+        let ports: BTreeMap<_, _> = [(80, vec![endpoint])].into();
+        let service = ObjectName::new("shop", "cart");
+        let resource = Resource::Endpoints(Endpoints { service, udp_ports: ports.clone(), ports });
         let text = serde_json::to_string(&resource).unwrap();
         assert_eq!(serde_json::from_str::<Resource>(&text).unwrap(), resource);
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use weft_model::route::{Route, RouteKind};
+use weft_model::service::PortProtocol;
 use weft_model::{ObjectName, Text};
 
 use crate::stream::{TcpTable, TlsTable};
@@ -37,16 +38,23 @@ pub enum Table {
     Http(HttpTable),
     /// TLSRoutes.
     Tls(TlsTable),
-    /// TCPRoutes.
+    /// TCPRoutes, or UDPRoutes on a UDP port.
     Tcp(TcpTable),
 }
 
 impl ServicePortRoutes {
-    /// Prepares those of `routes` that are in force on `port` of `service`; `None` if there is none.
-    pub fn compile(service: &ObjectName, port: u16, routes: &[Arc<Route>]) -> Option<Self> {
+    /// Prepares those of `routes` that are in force on `port` of `service`, a TCP port or a UDP port as `protocol`
+    /// says; `None` if there is none.
+    pub fn compile(
+        service: &ObjectName,
+        protocol: PortProtocol,
+        port: u16,
+        routes: &[Arc<Route>],
+    ) -> Option<Self> {
         let mut producer = Vec::new();
         let mut consumer: AHashMap<Text, Vec<Arc<Route>>> = AHashMap::new();
-        for route in routes.iter().filter(|route| explicit(route, service, port).is_some()) {
+        let routes = routes.iter().filter(|route| route.id.kind.port_protocol() == protocol);
+        for route in routes.filter(|route| explicit(route, service, port).is_some()) {
             if route.is_consumer_of(service) {
                 consumer.entry(route.id.name.namespace.clone()).or_default().push(Arc::clone(route));
             } else {
@@ -77,7 +85,7 @@ impl PortRoutes {
         let table = match kind {
             RouteKind::Grpc | RouteKind::Http => Table::Http(HttpTable::compile(&routes)),
             RouteKind::Tls => Table::Tls(TlsTable::compile(&routes)),
-            RouteKind::Tcp => Table::Tcp(TcpTable::compile(&routes)?),
+            RouteKind::Tcp | RouteKind::Udp => Table::Tcp(TcpTable::compile(&routes)?),
         };
         let explicit_port = routes.iter().any(|route| explicit(route, service, port) == Some(true));
         Some(Self { explicit_port, kind, table })

@@ -1,4 +1,4 @@
-//! TLSRoutes and TCPRoutes: rules that choose a backend per connection.
+//! TLSRoutes, TCPRoutes and UDPRoutes: rules that choose a backend per connection or flow.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use weft_model::route::{Backend, Refusal, Route, Rules};
 use crate::rule::schedule_of;
 use crate::schedule::WeightSchedule;
 
-/// A rule of a TLSRoute or TCPRoute as part of one Service port's table.
+/// A rule of a TLSRoute, TCPRoute or UDPRoute as part of one Service port's table.
 #[derive(Debug)]
 pub struct StreamRule {
     /// The route it is from.
@@ -130,23 +130,23 @@ impl TlsTable {
     }
 }
 
-/// TCPRoutes of one Service port. Only one rule can be in force: the oldest route's first.
+/// TCPRoutes of one TCP port, or UDPRoutes of one UDP port, of a Service. Only one rule can be in force: the oldest route's first.
 #[derive(Debug)]
 pub struct TcpTable {
     rule: Arc<StreamRule>,
 }
 
 impl TcpTable {
-    /// The table of these TCPRoutes; `None` if none of them has a rule.
+    /// The table of these TCPRoutes or UDPRoutes; `None` if none of them has a rule.
     pub fn compile(routes: &[Arc<Route>]) -> Option<Self> {
         by_age(routes).into_iter().find_map(|route| {
-            let Rules::Tcp(rules) = &route.rules else { return None };
+            let (Rules::Tcp(rules) | Rules::Udp(rules)) = &route.rules else { return None };
             let rule = rules.first()?;
             Some(Self { rule: StreamRule::new(route, 0, &rule.name, &rule.backends, &rule.refusal) })
         })
     }
 
-    /// The rule for every connection.
+    /// The rule for every connection or flow.
     pub fn rule(&self) -> &Arc<StreamRule> {
         &self.rule
     }

@@ -14,6 +14,7 @@ use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_gateway_api::tcproutes::TcpRouteSpec;
 use weft_gateway_api::tlsroutes::TlsRouteSpec;
 use weft_gateway_api::udproutes::UdpRouteSpec;
+use weft_model::route::RouteKind;
 use weft_model::{ObjectName, Text};
 
 use super::Kind;
@@ -47,51 +48,6 @@ pub struct Undecodable {
     kind: String,
     name: String,
     message: String,
-}
-
-/// The kinds of route that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RouteKind {
-    /// GRPCRoute.
-    Grpc,
-    /// HTTPRoute.
-    Http,
-    /// TLSRoute.
-    Tls,
-    /// TCPRoute.
-    Tcp,
-    /// UDPRoute.
-    Udp,
-}
-
-impl RouteKind {
-    /// The Kubernetes kind.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Grpc => "GRPCRoute",
-            Self::Http => "HTTPRoute",
-            Self::Tls => "TLSRoute",
-            Self::Tcp => "TCPRoute",
-            Self::Udp => "UDPRoute",
-        }
-    }
-
-    /// The kind as proxies know it; `None` for UDPRoute, which is not carried.
-    pub const fn model(self) -> Option<weft_model::route::RouteKind> {
-        match self {
-            Self::Grpc => Some(weft_model::route::RouteKind::Grpc),
-            Self::Http => Some(weft_model::route::RouteKind::Http),
-            Self::Tls => Some(weft_model::route::RouteKind::Tls),
-            Self::Tcp => Some(weft_model::route::RouteKind::Tcp),
-            Self::Udp => None,
-        }
-    }
-}
-
-impl fmt::Display for RouteKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 /// Which route object, written `HTTPRoute/shop/cart`.

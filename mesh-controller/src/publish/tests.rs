@@ -19,11 +19,7 @@ fn mesh() -> Resource {
 }
 
 fn service(name: &str) -> Resource {
-    Resource::Service(Service {
-        name: ObjectName::new("shop", name),
-        addresses: Vec::new(),
-        ports: Vec::new(),
-    })
+    Resource::Service(Service::new(ObjectName::new("shop", name)))
 }
 
 fn route(namespace: &str, name: &str, parents: &[&str]) -> Resource {

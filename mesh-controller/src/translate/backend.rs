@@ -87,10 +87,9 @@ impl Backends<'_> {
         let number = reference
             .port
             .ok_or_else(|| not_found(format!("backend Service {service} is named without a port")))?;
-        let udp = self.kind == RouteKind::Udp;
-        let port = facts.port(i64::from(number), udp).ok_or_else(|| {
-            let transport = if udp { "UDP" } else { "TCP" };
-            not_found(format!("backend Service {service} has no {transport} port {number}"))
+        let transport = self.kind.port_protocol();
+        let port = facts.port(i64::from(number), transport).ok_or_else(|| {
+            not_found(format!("backend Service {service} has no {} port {number}", transport.as_str()))
         })?;
         let protocol = self.protocol(port).ok_or_else(|| Unresolved {
             reason: UnresolvedReason::UnsupportedProtocol,
@@ -117,7 +116,8 @@ impl Backends<'_> {
             (RouteKind::Http, Tls | Tcp) => (!declared).then_some(Unspecified),
             (RouteKind::Tls, Tls | Tcp | Unspecified) => Some(Tcp),
             (RouteKind::Tls, Http | H2c | WebSocket) => (!declared).then_some(Tcp),
-            (RouteKind::Tcp | RouteKind::Udp, _) => Some(Tcp),
+            (RouteKind::Tcp, _) => Some(Tcp),
+            (RouteKind::Udp, _) => Some(Unspecified),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::route::Parent;
+use weft_model::service::PortProtocol;
 use weft_model::{ObjectName, Text};
 
 use super::service::{Form, Port, ServiceFacts, Services};
@@ -39,7 +40,7 @@ pub(crate) fn resolve<'a>(route: &'a Route, services: &Services) -> Vec<Attachme
             let own = &*route.name.name.namespace;
             let namespace = parent_ref.namespace.as_deref().unwrap_or(own);
             let service = ObjectName::new(namespace, parent_ref.name.as_str());
-            let ports = ports(parent_ref, &service, services, route.name.kind == RouteKind::Udp);
+            let ports = ports(parent_ref, &service, services, route.name.kind.port_protocol());
             Attachment { parent_ref, service, ports }
         })
         .collect()
@@ -50,7 +51,7 @@ fn ports(
     parent_ref: &ParentRef,
     service: &ObjectName,
     services: &Services,
-    udp: bool,
+    protocol: PortProtocol,
 ) -> Result<Vec<u16>, String> {
     let facts = services.get(service).ok_or_else(|| format!("Service {service} does not exist"))?;
     let unfit = match facts.form {
@@ -63,33 +64,32 @@ fn ports(
     if let Some(unfit) = unfit {
         return Err(format!("Service {service} {unfit}; attach the route to a Service with a ClusterIP"));
     }
-    let transport = if udp { "UDP" } else { "TCP" };
+    let transport = protocol.as_str();
     let named = |port: &&Port| {
-        port.udp == udp
-            && parent_ref.port.is_none_or(|number| i64::from(port.number) == number)
+        parent_ref.port.is_none_or(|number| i64::from(port.number) == number)
             && parent_ref.section_name.as_deref().is_none_or(|name| port.name.as_deref() == Some(name))
     };
-    let ports: Vec<u16> = facts.ports.iter().filter(named).map(|port| port.number).collect();
+    let ports: Vec<u16> = facts.of(protocol).filter(named).map(|port| port.number).collect();
     if !ports.is_empty() {
         return Ok(ports);
     }
     Err(match (parent_ref.port, parent_ref.section_name.as_deref()) {
         (None, None) => format!("Service {service} has no {transport} port"),
         (Some(port), None) => {
-            format!("Service {service} has no {transport} port {port}{}", those_of(facts, udp))
+            format!("Service {service} has no {transport} port {port}{}", those_of(facts, protocol))
         }
         (None, Some(name)) => {
-            format!("Service {service} has no {transport} port named {name:?}{}", those_of(facts, udp))
+            format!("Service {service} has no {transport} port named {name:?}{}", those_of(facts, protocol))
         }
         (Some(port), Some(name)) => format!(
             "Service {service} has no {transport} port {port} that is named {name:?}{}",
-            those_of(facts, udp)
+            those_of(facts, protocol)
         ),
     })
 }
 
-fn those_of(facts: &ServiceFacts, udp: bool) -> String {
-    let ports = facts.ports.iter().filter(|port| port.udp == udp).map(|port| match &port.name {
+fn those_of(facts: &ServiceFacts, protocol: PortProtocol) -> String {
+    let ports = facts.of(protocol).map(|port| match &port.name {
         Some(name) => format!("{} ({name})", port.number),
         None => port.number.to_string(),
     });

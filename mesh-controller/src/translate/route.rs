@@ -24,8 +24,8 @@ pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated
     }
     for (route, attachments) in attached {
         let (rules, mut findings) = convert_rules(route, services);
-        let published = route.name.kind.model().zip(rules).map(|(kind, rules)| {
-            let id = RouteId { kind, name: route.name.name.clone() };
+        let published = rules.map(|rules| {
+            let id = RouteId { kind: route.name.kind, name: route.name.name.clone() };
             let parents = holders.won(route, &attachments);
             let mut published = Route {
                 id,
@@ -64,7 +64,7 @@ fn refuse_what_proxies_would(route: &mut Route, findings: &mut Findings) {
     findings.refusing.sort_by_key(|rule| rule.index);
 }
 
-/// The rules, and what is to be said about them. UDPRoute has none that a proxy could carry out.
+/// The rules, and what is to be said about them.
 fn convert_rules(route: &inputs::Route, services: &Services) -> (Option<Rules>, Findings) {
     let mut findings = Findings::default();
     let backends = Backends { services, kind: route.name.kind, namespace: &route.name.name.namespace };
@@ -74,8 +74,8 @@ fn convert_rules(route: &inputs::Route, services: &Services) -> (Option<Rules>, 
         Ok(RouteSpec::Tls(spec)) => Some(tls::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Tcp(spec)) => Some(tcp::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Udp(spec)) => {
-            tcp::judge_udp(spec, &backends, &mut findings);
-            None
+            let fault = Fault::unsupported("UDPRoute on a Service is not carried yet");
+            Some(tcp::convert_udp(spec, &backends, Some(&fault), &mut findings))
         }
         Err(error) => {
             let fault = Fault::unsupported(format!(
@@ -105,6 +105,6 @@ fn refuse_all(route: &inputs::Route, refusal: Refusal) -> Option<Rules> {
             Rules::Tls(vec![TlsRule { name: None, hostnames, backends: Vec::new(), refusal }])
         }
         RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
-        RouteKind::Udp => return None,
+        RouteKind::Udp => Rules::Udp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
     })
 }

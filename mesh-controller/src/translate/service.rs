@@ -1,14 +1,17 @@
 //! Services with their ports, and the endpoints behind them.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as k8s;
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
-use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use weft_model::service::{
+    AppProtocol, Endpoint, Endpoints, PortProtocol, Service, ServicePort, TrafficPolicy,
+};
 use weft_model::{ObjectName, Resource, Text};
 
 use super::Translated;
+use super::endpoint::endpoints;
 use super::workload::Workloads;
 use crate::inputs::Inputs;
 
@@ -38,7 +41,7 @@ pub(crate) enum Form {
 pub(crate) struct Port {
     pub(crate) number: u16,
     pub(crate) name: Option<Text>,
-    pub(crate) udp: bool,
+    pub(crate) transport: PortProtocol,
     pub(crate) protocol: AppProtocol,
     /// `appProtocol` as written. The port-name convention is only a hint; this is a declaration.
     pub(crate) declared: Option<String>,
@@ -46,8 +49,13 @@ pub(crate) struct Port {
 
 impl ServiceFacts {
     /// The port with a number, of TCP or of UDP.
-    pub(crate) fn port(&self, number: i64, udp: bool) -> Option<&Port> {
-        self.ports.iter().find(|port| i64::from(port.number) == number && port.udp == udp)
+    pub(crate) fn port(&self, number: i64, transport: PortProtocol) -> Option<&Port> {
+        self.of(transport).find(|port| i64::from(port.number) == number)
+    }
+
+    /// The TCP ports, or those of UDP.
+    pub(crate) fn of(&self, transport: PortProtocol) -> impl Iterator<Item = &Port> {
+        self.ports.iter().filter(move |port| port.transport == transport)
     }
 }
 
@@ -64,16 +72,16 @@ pub(crate) fn convert(inputs: &Inputs, workloads: &Workloads, out: &mut Translat
     for (name, service) in &inputs.services {
         let facts = facts(service);
         if facts.form != Form::ExternalName {
-            out.insert(Resource::Service(Service {
-                name: name.clone(),
-                addresses: addresses(service),
-                ports: tcp(&facts).map(Port::to_model).collect(),
-            }));
+            out.insert(Resource::Service(to_model(name, service, &facts)));
             if let Some(slices) = slices.get(name) {
-                let ports = tcp(&facts)
-                    .map(|port| (port.number, endpoints(port, slices, workloads, &mut out.notices)))
-                    .collect();
-                out.insert(Resource::Endpoints(Endpoints { service: name.clone(), ports }));
+                let mut of = |transport| -> BTreeMap<u16, Vec<Endpoint>> {
+                    let ports = facts.of(transport);
+                    ports
+                        .map(|port| (port.number, endpoints(port, slices, workloads, &mut out.notices)))
+                        .collect()
+                };
+                let (ports, udp_ports) = (of(PortProtocol::Tcp), of(PortProtocol::Udp));
+                out.insert(Resource::Endpoints(Endpoints { service: name.clone(), ports, udp_ports }));
             }
         }
         services.insert(name.clone(), facts);
@@ -81,8 +89,27 @@ pub(crate) fn convert(inputs: &Inputs, workloads: &Workloads, out: &mut Translat
     services
 }
 
-fn tcp(facts: &ServiceFacts) -> impl Iterator<Item = &Port> {
-    facts.ports.iter().filter(|port| !port.udp)
+fn to_model(name: &ObjectName, service: &k8s::Service, facts: &ServiceFacts) -> Service {
+    let spec = service.spec.as_ref();
+    let is_local = |spec: &&k8s::ServiceSpec| spec.internal_traffic_policy.as_deref() == Some("Local");
+    Service {
+        name: name.clone(),
+        addresses: addresses(service),
+        ports: facts.of(PortProtocol::Tcp).map(Port::to_model).collect(),
+        udp_ports: facts.of(PortProtocol::Udp).map(|port| port.number).collect(),
+        internal_traffic_policy: match spec.filter(is_local) {
+            Some(_) => TrafficPolicy::Local,
+            None => TrafficPolicy::Cluster,
+        },
+        client_ip_affinity: spec.and_then(client_ip_affinity),
+    }
+}
+
+/// Seconds. An API server fills in the timeout; three hours are its default.
+fn client_ip_affinity(spec: &k8s::ServiceSpec) -> Option<u32> {
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(10_800);
+    (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| u32::try_from(seconds).unwrap_or(0))
 }
 
 impl Port {
@@ -103,16 +130,16 @@ fn facts(service: &k8s::Service) -> ServiceFacts {
 }
 
 fn convert_port(port: &k8s::ServicePort) -> Option<Port> {
-    let udp = match port.protocol.as_deref() {
-        None | Some("TCP") => false,
-        Some("UDP") => true,
+    let transport = match port.protocol.as_deref() {
+        None | Some("TCP") => PortProtocol::Tcp,
+        Some("UDP") => PortProtocol::Udp,
         Some(_) => return None,
     };
     let name = port.name.as_deref().filter(|name| !name.is_empty());
     Some(Port {
         number: u16::try_from(port.port).ok().filter(|number| *number > 0)?,
         name: name.map(Text::from),
-        udp,
+        transport,
         protocol: match (port.app_protocol.as_deref(), name) {
             (Some(word), _) => declared_protocol(word),
             (None, Some(name)) => named_protocol(name),
@@ -164,99 +191,4 @@ fn addresses(service: &k8s::Service) -> Vec<IpAddr> {
         }
     }
     addresses
-}
-
-/// The endpoints of one Service port: the union of its slices, each address once.
-fn endpoints(
-    port: &Port,
-    slices: &[&EndpointSlice],
-    workloads: &Workloads,
-    notices: &mut BTreeSet<String>,
-) -> Vec<Endpoint> {
-    let mut found: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
-    for slice in slices {
-        let target = slice.ports.iter().flatten().find(|target| {
-            target.name.as_deref().unwrap_or_default() == port.name.as_deref().unwrap_or_default()
-                && target.protocol.as_deref().unwrap_or("TCP") == "TCP"
-        });
-        let Some(number) = target.and_then(|t| t.port).and_then(|n| u16::try_from(n).ok()) else { continue };
-        for endpoint in slice.endpoints.iter().flatten() {
-            let Some((address, candidate)) = candidate(endpoint, number, workloads, notices) else {
-                continue;
-            };
-            // An address that moves from slice to slice is in both for a moment: the better one counts.
-            let known = found.entry(address).or_insert_with(|| candidate.clone());
-            if candidate.state > known.state {
-                *known = candidate;
-            }
-        }
-    }
-    // As kube-proxy: those that end but still serve are chosen only when no other is ready.
-    let any_ready = found.values().any(|candidate| candidate.state == State::Ready);
-    let convert = |(address, candidate): (SocketAddr, Candidate)| Endpoint {
-        address,
-        workload: candidate.workload,
-        ready: candidate.state == State::Ready
-            || (!any_ready && candidate.state == State::ServingTerminating),
-        zone: candidate.zone,
-        conflict: candidate.conflict,
-    };
-    found.into_iter().map(convert).collect()
-}
-
-#[derive(Clone, Debug)]
-struct Candidate {
-    workload: Option<Text>,
-    state: State,
-    zone: Option<Text>,
-    conflict: Option<Text>,
-}
-
-/// From the worst to the best.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum State {
-    NotReady,
-    ServingTerminating,
-    Ready,
-}
-
-fn candidate(
-    endpoint: &SliceEndpoint,
-    port: u16,
-    workloads: &Workloads,
-    notices: &mut BTreeSet<String>,
-) -> Option<(SocketAddr, Candidate)> {
-    // The API says that of several addresses only the first is used. An FQDN slice has none that parses.
-    let address: IpAddr = endpoint.addresses.first()?.parse().ok()?;
-    let conditions = endpoint.conditions.as_ref();
-    let ready = conditions.and_then(|c| c.ready).unwrap_or(true);
-    let serving = conditions.and_then(|c| c.serving).unwrap_or(ready);
-    let terminating = conditions.and_then(|c| c.terminating).unwrap_or(false);
-    let state = match (ready, serving && terminating) {
-        (true, _) => State::Ready,
-        (false, true) => State::ServingTerminating,
-        (false, false) => State::NotReady,
-    };
-    let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-    let named = target.and_then(|target| target.uid.as_deref());
-    let zone = endpoint.zone.as_deref().map(Text::from);
-    let at = SocketAddr::new(address, port);
-    let workload = match (named, workloads.at(address)) {
-        (Some(uid), Some(owner)) if **owner != *uid => {
-            if let Some((one, other)) = workloads.rivals(uid, address) {
-                // Listed, so that whoever calls it is told why it is refused. The pods' own notice tells the operator.
-                let conflict = Some(format!("pods {one} and {other} both claim {address}").into());
-                return Some((at, Candidate { workload: None, state: State::NotReady, zone, conflict }));
-            }
-            notices.insert(format!(
-                "endpoint {address} is listed for the pod with UID {uid} but belongs to another pod now: left out \
-                 until its EndpointSlice is corrected"
-            ));
-            return None;
-        }
-        (_, Some(owner)) => Some(owner.clone()),
-        (Some(uid), None) => workloads.has_uid(uid).then(|| Text::from(uid)),
-        (None, None) => None,
-    };
-    Some((at, Candidate { workload, state, zone, conflict: None }))
 }

@@ -1,4 +1,4 @@
-//! TCPRoute rules: one rule, connections shared out by weight. And UDPRoute, whose references are judged for its status.
+//! TCPRoute and UDPRoute rules: one rule, connections or flows shared out by weight.
 
 use weft_gateway_api::tcproutes::TcpRouteSpec;
 use weft_gateway_api::udproutes::UdpRouteSpec;
@@ -8,29 +8,35 @@ use weft_model::route::{Rules, TcpRule};
 use super::backend::{Backends, reference};
 use super::fault::{Fault, Findings};
 
-/// Converts the rules of a TCPRoute.
-pub(crate) fn convert(spec: &TcpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
-    let rules = spec.rules.iter().map(|rule| {
-        let unresolved = &mut findings.unresolved;
-        let refs = rule.backend_refs.iter();
-        let converted = refs.map(|of| backends.backend(reference!(of), of.weight, Vec::new(), unresolved));
-        let converted = converted.collect();
-        TcpRule {
-            name: rule.name.as_deref().map(Text::from),
-            backends: converted,
-            refusal: findings.rule(rule.name.as_deref(), None),
-        }
-    });
-    Rules::Tcp(rules.collect())
+/// Converts generated rules, which are alike for both kinds and not of one type; a fault is what keeps them from being
+/// carried out.
+macro_rules! rules {
+    ($spec:expr, $backends:expr, $fault:expr, $findings:expr) => {{
+        let convert = $spec.rules.iter().map(|rule| {
+            let backends = rule.backend_refs.iter().map(|of| {
+                $backends.backend(reference!(of), of.weight, Vec::new(), &mut $findings.unresolved)
+            });
+            TcpRule {
+                name: rule.name.as_deref().map(Text::from),
+                backends: backends.collect(),
+                refusal: $findings.rule(rule.name.as_deref(), $fault),
+            }
+        });
+        convert.collect()
+    }};
 }
 
-/// Judges a UDPRoute: its references, and that it is not carried.
-pub(crate) fn judge_udp(spec: &UdpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) {
-    for rule in &spec.rules {
-        for of in &rule.backend_refs {
-            backends.target(reference!(of), &mut findings.unresolved);
-        }
-        let fault = Fault::unsupported("UDPRoute on a Service is not carried yet");
-        findings.rule(rule.name.as_deref(), Some(fault));
-    }
+/// Converts the rules of a TCPRoute.
+pub(crate) fn convert(spec: &TcpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
+    Rules::Tcp(rules!(spec, backends, None, findings))
+}
+
+/// Converts the rules of a UDPRoute; `fault` is what keeps all of them from being carried out.
+pub(crate) fn convert_udp(
+    spec: &UdpRouteSpec,
+    backends: &Backends<'_>,
+    fault: Option<&Fault>,
+    findings: &mut Findings,
+) -> Rules {
+    Rules::Udp(rules!(spec, backends, fault.cloned(), findings))
 }

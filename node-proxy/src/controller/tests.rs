@@ -135,9 +135,8 @@ impl Fake {
             pod_ranges: Vec::new(),
         };
         let service = Service {
-            name: ObjectName::new("shop", "cart"),
             addresses: vec![service_address.parse().unwrap()],
-            ports: Vec::new(),
+            ..Service::new(ObjectName::new("shop", "cart"))
         };
         let table = vec![Resource::MeshConfig(mesh), Resource::Service(service)];
         Self {

@@ -102,7 +102,7 @@ impl<'s> Target<'s> {
     }
 
     fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
-        let only = Endpoint { address, workload, ready: true, zone: None, conflict: None };
+        let only = Endpoint { workload, ..Endpoint::at(address) };
         Self { service: None, protocol: AppProtocol::Unspecified, endpoints: Cow::Owned(vec![only]) }
     }
 

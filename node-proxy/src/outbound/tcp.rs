@@ -116,7 +116,7 @@ impl<'w> Connection<'w> {
             Destination::Workload { workload, .. } => (self.original, Some(workload.uid.clone())),
             Destination::External | Destination::Unknown => (self.original, None),
         };
-        let only = Endpoint { address, workload, ready: true, zone: None, conflict: None };
+        let only = Endpoint { workload, ..Endpoint::at(address) };
         Target { service: None, protocol: AppProtocol::Unspecified, endpoints: vec![only].into() }
     }
 

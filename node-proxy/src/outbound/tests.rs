@@ -1,6 +1,7 @@
 //! Captured connections against real peers on the loopback device: pods are this very namespace, what they dial is
 //! plaintext endpoints, and what became of each connection is read from the access log.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -96,23 +97,18 @@ fn mesh() -> Change {
 
 fn service(protocol: AppProtocol) -> Change {
     set(Resource::Service(Service {
-        name: ObjectName::new("shop", "db"),
         addresses: vec![SERVICE.ip()],
         ports: vec![ServicePort { port: SERVICE.port(), name: None, protocol }],
+        ..Service::new(ObjectName::new("shop", "db"))
     }))
 }
 
 fn endpoints(of: &str, addresses: &[SocketAddr]) -> Change {
-    let endpoint = |address: &SocketAddr| Endpoint {
-        address: *address,
-        workload: None,
-        ready: true,
-        zone: None,
-        conflict: None,
-    };
+    let endpoint = |address: &SocketAddr| Endpoint::at(*address);
     set(Resource::Endpoints(Endpoints {
         service: ObjectName::new("shop", of),
         ports: [(SERVICE.port(), addresses.iter().map(endpoint).collect())].into(),
+        udp_ports: BTreeMap::new(),
     }))
 }
 

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use ahash::HashSet;
 use weft_api::delta::Change;
 use weft_model::route::{Route, RouteId};
-use weft_model::service::Service;
+use weft_model::service::{PortProtocol, Service};
 use weft_model::workload::Workload;
 use weft_model::{ObjectName, Resource};
 use weft_routing::ServicePortRoutes;
 
 use super::Snapshot;
+
+/// A Service port: a Service may have one of TCP and one of UDP with the same number.
+pub(super) type PortKey = (ObjectName, PortProtocol, u16);
 
 /// The routes of one Service port.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +57,7 @@ impl Snapshot {
         }
     }
 
-    fn upsert(&mut self, resource: Resource, ports: &mut HashSet<(ObjectName, u16)>) {
+    fn upsert(&mut self, resource: Resource, ports: &mut HashSet<PortKey>) {
         match resource {
             Resource::MeshConfig(mesh) => self.mesh = Some(Arc::new(mesh)),
             Resource::Service(service) => {
@@ -100,7 +103,7 @@ impl Snapshot {
         }
     }
 
-    fn remove(&mut self, name: &str, ports: &mut HashSet<(ObjectName, u16)>) {
+    fn remove(&mut self, name: &str, ports: &mut HashSet<PortKey>) {
         let (kind, key) = name.split_once('/').unwrap_or((name, ""));
         match kind {
             "MeshConfig" => self.mesh = None,
@@ -156,7 +159,7 @@ impl Snapshot {
         }
     }
 
-    fn list(&mut self, port: (ObjectName, u16), route: &Arc<Route>) {
+    fn list(&mut self, port: PortKey, route: &Arc<Route>) {
         let mut listed = self.listed(&port);
         match listed.iter_mut().find(|other| other.id == route.id) {
             Some(other) => *other = route.clone(),
@@ -165,28 +168,29 @@ impl Snapshot {
         self.routes_by_port.insert(port, PortRoutes { listed, compiled: None });
     }
 
-    fn unlist(&mut self, port: &(ObjectName, u16), id: &RouteId) {
+    fn unlist(&mut self, port: &PortKey, id: &RouteId) {
         let mut listed = self.listed(port);
         listed.retain(|other| other.id != *id);
         self.routes_by_port.insert(port.clone(), PortRoutes { listed, compiled: None });
     }
 
-    fn listed(&self, port: &(ObjectName, u16)) -> Vec<Arc<Route>> {
+    fn listed(&self, port: &PortKey) -> Vec<Arc<Route>> {
         self.routes_by_port.get(port).map(|port| port.listed.clone()).unwrap_or_default()
     }
 
     /// Compiles the routes of one Service port anew.
-    fn rebuild(&mut self, port: (ObjectName, u16)) {
+    fn rebuild(&mut self, port: PortKey) {
         let listed = self.listed(&port);
-        match ServicePortRoutes::compile(&port.0, port.1, &listed).map(Arc::new) {
+        match ServicePortRoutes::compile(&port.0, port.1, port.2, &listed).map(Arc::new) {
             None => self.routes_by_port.remove(&port),
             compiled => self.routes_by_port.insert(port, PortRoutes { listed, compiled }),
         };
     }
 }
 
-fn ports_of(route: &Route) -> impl Iterator<Item = (ObjectName, u16)> {
-    route.parents.iter().map(|parent| (parent.service.clone(), parent.port))
+fn ports_of(route: &Route) -> impl Iterator<Item = PortKey> {
+    let protocol = route.id.kind.port_protocol();
+    route.parents.iter().map(move |parent| (parent.service.clone(), protocol, parent.port))
 }
 
 fn ips_of(service: &Service) -> impl Iterator<Item = IpAddr> {

@@ -31,9 +31,9 @@ fn mesh() -> Change {
 fn service(name: &str, address: &str, ports: &[u16]) -> Change {
     let port = |port: &u16| ServicePort { port: *port, name: None, protocol: AppProtocol::Http };
     set(Resource::Service(Service {
-        name: ObjectName::new("shop", name),
         addresses: vec![address.parse().unwrap()],
         ports: ports.iter().map(port).collect(),
+        ..Service::new(ObjectName::new("shop", name))
     }))
 }
 

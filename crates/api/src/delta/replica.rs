@@ -222,6 +222,7 @@ fn refusing_route(name: &ResourceName, parents: Vec<proto::Parent>, error: &str)
             Rules::Tls(vec![TlsRule { name: None, hostnames: Vec::new(), backends: Vec::new(), refusal }])
         }
         RouteKind::Tcp => Rules::Tcp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
+        RouteKind::Udp => Rules::Udp(vec![TcpRule { name: None, backends: Vec::new(), refusal }]),
     };
     // The oldest of all: it must win a tie.
     let parents = parents.collect();

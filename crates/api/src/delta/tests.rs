@@ -15,7 +15,7 @@ type Table = BTreeMap<ResourceName, Payload>;
 
 fn service(name: &str, addresses: &[&str]) -> Resource {
     let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-    Resource::Service(Service { name: ObjectName::new("shop", name), addresses, ports: vec![] })
+    Resource::Service(Service { addresses, ..Service::new(ObjectName::new("shop", name)) })
 }
 
 fn route(kind: RouteKind, name: &str) -> Route {
@@ -304,7 +304,7 @@ fn refuses_everywhere(change: &Change) -> Vec<Parent> {
     let refusals: Vec<_> = match rules {
         Rules::Http(rules) => rules.iter().map(|rule| rule.refusal.as_ref()).collect(),
         Rules::Tls(rules) => rules.iter().map(|rule| rule.refusal.as_ref()).collect(),
-        Rules::Tcp(rules) => rules.iter().map(|rule| rule.refusal.as_ref()).collect(),
+        Rules::Tcp(rules) | Rules::Udp(rules) => rules.iter().map(|rule| rule.refusal.as_ref()).collect(),
     };
     assert!(refusals.len() == 1 && refusals[0].is_some(), "{rules:?}");
     parents.clone()

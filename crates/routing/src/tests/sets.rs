@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use weft_model::ObjectName;
 use weft_model::route::{Parent, Route, RouteKind, Rules, TcpRule, TlsRule};
+use weft_model::service::PortProtocol;
 
 use super::{backend, grpc, http, prefix, route, rule, service};
 use crate::{PortRoutes, ServicePortRoutes, Table, TlsTable};
 
 fn compile(routes: &[Arc<Route>]) -> Option<ServicePortRoutes> {
-    ServicePortRoutes::compile(&service(), 80, routes)
+    ServicePortRoutes::compile(&service(), PortProtocol::Tcp, 80, routes)
 }
 
 fn simple(name: &str) -> Arc<Route> {
@@ -29,7 +30,15 @@ fn a_service_port_without_routes_is_forwarded_plainly() {
     let other_port = Parent { service: service(), port: 8080, explicit_port: true };
     let route = Arc::new(Route { parents: vec![other_port], ..(*simple("shop/a")).clone() });
     assert!(compile(&[route]).is_none());
-    assert!(ServicePortRoutes::compile(&ObjectName::new("shop", "other"), 80, &[simple("shop/a")]).is_none());
+    assert!(
+        ServicePortRoutes::compile(
+            &ObjectName::new("shop", "other"),
+            PortProtocol::Tcp,
+            80,
+            &[simple("shop/a")]
+        )
+        .is_none()
+    );
 }
 
 #[test]
@@ -75,6 +84,23 @@ fn the_strongest_kind_wins_on_a_port() {
         assert_eq!(compile(&routes).unwrap().select_set("shop").unwrap().kind, kind);
         routes.pop();
     }
+}
+
+#[test]
+fn routes_of_udp_and_of_tcp_with_one_number_know_nothing_of_each_other() {
+    let rule = TcpRule { name: Some("u".into()), backends: vec![backend(1)], refusal: None };
+    let routes =
+        [simple("shop/h"), route(RouteKind::Udp, "shop/u", 1, Rules::Udp(vec![rule])), tcp("web/t", 1)];
+    let of = |protocol, namespace| {
+        let compiled = ServicePortRoutes::compile(&service(), protocol, 80, &routes)?;
+        compiled.select_set(namespace).map(|set| set.kind)
+    };
+    assert_eq!(of(PortProtocol::Tcp, "shop"), Some(RouteKind::Http));
+    assert_eq!(of(PortProtocol::Tcp, "web"), Some(RouteKind::Tcp));
+    assert_eq!(of(PortProtocol::Udp, "web"), Some(RouteKind::Udp));
+    let compiled = ServicePortRoutes::compile(&service(), PortProtocol::Udp, 80, &routes).unwrap();
+    let Table::Tcp(table) = &compiled.select_set("shop").unwrap().table else { panic!() };
+    assert_eq!(table.rule().label(), "UDPRoute/shop/u/u");
 }
 
 #[test]

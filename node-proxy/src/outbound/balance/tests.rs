@@ -5,7 +5,7 @@ use super::*;
 const V4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 100));
 
 fn endpoint(last: u8, ready: bool) -> Endpoint {
-    Endpoint { address: ([10, 0, 0, last], 80).into(), workload: None, ready, zone: None, conflict: None }
+    Endpoint { ready, ..Endpoint::at(([10, 0, 0, last], 80).into()) }
 }
 
 fn address(last: u8) -> SocketAddr {
@@ -40,13 +40,7 @@ fn endpoints_not_ready_or_excluded_are_never_picked() {
 
 #[test]
 fn endpoints_of_the_dialled_family_go_first() {
-    let six = |last| Endpoint {
-        address: ([0xfd00, 0, 0, 0, 0, 0, 0, last], 80).into(),
-        workload: None,
-        ready: true,
-        zone: None,
-        conflict: None,
-    };
+    let six = |last| Endpoint::at(([0xfd00, 0, 0, 0, 0, 0, 0, last], 80).into());
     let endpoints = [endpoint(1, true), six(1), endpoint(2, true), six(2)];
     let balancer = Balancer::seeded(1);
     let dialled: IpAddr = ([0xfd00, 0, 0, 0, 0, 0, 0, 9]).into();
@@ -106,14 +100,7 @@ fn endpoints_of_the_past_are_forgotten() {
     for index in 0..SWEEP_AT as u32 {
         let [_, _, c, d] = index.to_be_bytes();
         let address = ([10, 1, c, d], 80).into();
-        balancer
-            .pick(
-                &[Endpoint { address, workload: None, ready: true, zone: None, conflict: None }],
-                V4,
-                &[],
-                now,
-            )
-            .unwrap();
+        balancer.pick(&[Endpoint::at(address)], V4, &[], now).unwrap();
     }
     balancer.pick(&[endpoint(1, true)], V4, &[], now + 10 * DECAY).unwrap();
     assert_eq!(balancer.loads.borrow().len(), 1);

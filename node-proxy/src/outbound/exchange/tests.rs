@@ -108,15 +108,8 @@ impl Rig {
     async fn send(&self, script: &Script, body: Body) -> (Result<u16, Reason>, u32) {
         let snapshot =
             Snapshot::empty(Arc::new(ArcSwap::from_pointee(LocalPods::default())), SameNode::Direct);
-        let endpoints = (1..=self.endpoints)
-            .map(|last| Endpoint {
-                address: ([10, 0, 0, last], 80).into(),
-                workload: None,
-                ready: true,
-                zone: None,
-                conflict: None,
-            })
-            .collect();
+        let endpoints =
+            (1..=self.endpoints).map(|last| Endpoint::at(([10, 0, 0, last], 80).into())).collect();
         let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(endpoints) };
         let exchange = Exchange {
             transmit: script,
@@ -182,8 +175,7 @@ async fn no_ready_endpoint_is_told_as_such() {
 #[tokio::test(start_paused = true)]
 async fn an_endpoint_that_several_pods_claim_is_refused_by_their_names() {
     let conflict = Some("pods shop/a and shop/b both claim 10.0.0.1".into());
-    let one =
-        Endpoint { address: ([10, 0, 0, 1], 80).into(), workload: None, ready: false, zone: None, conflict };
+    let one = Endpoint { ready: false, conflict, ..Endpoint::at(([10, 0, 0, 1], 80).into()) };
     let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(vec![one]) };
     let refused = target.refusal();
     assert_eq!(refused.reason, Reason::AddressConflict);

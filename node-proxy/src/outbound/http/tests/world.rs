@@ -1,5 +1,6 @@
 //! One worker, pods of several namespaces, applications and clients.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -110,16 +111,11 @@ impl World {
 
     /// These applications are behind port 80 of `shop/<name>`.
     pub(super) fn endpoints(&self, name: &str, apps: &[&App]) {
-        let endpoint = |app: &&App| Endpoint {
-            address: app.address,
-            workload: None,
-            ready: true,
-            zone: None,
-            conflict: None,
-        };
+        let endpoint = |app: &&App| Endpoint::at(app.address);
         self.set(Resource::Endpoints(Endpoints {
             service: ObjectName::new("shop", name),
             ports: [(80, apps.iter().map(endpoint).collect())].into(),
+            udp_ports: BTreeMap::new(),
         }));
     }
 
@@ -218,9 +214,9 @@ fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
 
 pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {
     Service {
-        name: ObjectName::new("shop", name),
         addresses: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![ServicePort { port: 80, name: None, protocol }],
+        ..Service::new(ObjectName::new("shop", name))
     }
 }
 
