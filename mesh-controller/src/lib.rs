@@ -11,6 +11,7 @@ pub mod config;
 pub mod control;
 pub mod enrolment;
 pub mod folder;
+pub mod infrastructure;
 pub mod inputs;
 pub mod kubernetes;
 pub mod leadership;
