@@ -76,7 +76,9 @@ mod tests {
     #[test]
     fn every_name_is_one_that_a_service_may_have() {
         let long = "a".repeat(253);
-        for (gateway, class) in [("shop", "weft"), ("1shop", "weft"), ("shop.example", "weft"), (&long, &long)] {
+        for (gateway, class) in
+            [("shop", "weft"), ("1shop", "weft"), ("shop.example", "weft"), (&long, &long)]
+        {
             let names = [object(gateway, class), service_for(gateway, class, "203.0.113.1")];
             assert!(names.iter().all(|name| is_service_name(name)), "{names:?}");
             assert!(label(gateway).len() <= LONGEST);
