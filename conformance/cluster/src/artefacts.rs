@@ -21,25 +21,21 @@ const KUBE: Module = Module {
               -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=35",
 };
 
-const COREDNS: Module = Module {
-    name: "coredns",
-    folder: "conformance/cluster/go/coredns",
-    what: "the cluster's DNS server",
-    usually: "1 minute",
-    programs: &[(".", "coredns")],
-    is_static: true,
-    ldflags: "-s -w",
-};
+const COREDNS: Module = Module::plain(
+    "conformance/cluster/go/coredns",
+    "coredns",
+    "the cluster's DNS server",
+    "1 minute",
+    &[(".", "coredns")],
+);
 
-const HELM: Module = Module {
-    name: "helm",
-    folder: "conformance/cluster/go/helm",
-    what: "helm",
-    usually: "2 minutes",
-    programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
-    is_static: true,
-    ldflags: "-s -w",
-};
+const HELM: Module = Module::plain(
+    "conformance/cluster/go/helm",
+    "helm",
+    "helm",
+    "2 minutes",
+    &[("helm.sh/helm/v4/cmd/helm", "helm")],
+);
 
 /// The real helm, built when somebody asks for it.
 ///

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
+use weft_runtime::process::instance_name;
 
 use crate::config::{Channel, Config, Node, State};
 use crate::report::{Phase, Report};
@@ -65,7 +66,7 @@ pub enum Stage {
 #[derive(Clone, Debug, Args)]
 pub struct Which {
     /// The cluster's name.
-    #[arg(long, default_value = "dev", value_parser = cluster_name)]
+    #[arg(long, default_value = "dev", value_parser = instance_name)]
     pub(crate) name: String,
 }
 
@@ -100,18 +101,6 @@ pub struct RestartNode {
     /// `node1`, …
     #[arg(value_parser = node_name)]
     node: u8,
-}
-
-fn cluster_name(text: &str) -> Result<String, String> {
-    let ok = !text.is_empty()
-        && text.len() <= 32
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-');
-    if ok {
-        Ok(text.to_owned())
-    } else {
-        Err("use up to 32 lower-case letters, digits and hyphens".to_owned())
-    }
 }
 
 fn node_name(text: &str) -> Result<u8, String> {

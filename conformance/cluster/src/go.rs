@@ -35,6 +35,20 @@ pub struct Module {
     pub ldflags: &'static str,
 }
 
+impl Module {
+    /// A module whose programs run anywhere: without C, without symbols.
+    #[must_use]
+    pub const fn plain(
+        folder: &'static str,
+        name: &'static str,
+        what: &'static str,
+        usually: &'static str,
+        programs: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        Self { name, folder, what, usually, programs, is_static: true, ldflags: "-s -w" }
+    }
+}
+
 /// The folder with the module's programs; builds them if nobody has yet.
 ///
 /// # Errors

@@ -2,12 +2,10 @@
 //! to pods, Services and load balancers.
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
-use weft_runtime::netns::NetNamespace;
+use anyhow::{Context, Result};
+use weft_runtime::netns::{NetNamespace, ip};
 
 use crate::config::{
     Config, HOST_V4, HOST_V6, LOAD_BALANCERS_V4, LOAD_BALANCERS_V6, Node, SERVICES_V4, SERVICES_V6,
@@ -32,18 +30,18 @@ pub(crate) fn build(config: &Config) -> Result<()> {
             routes += &format!("route add {range} via {}\n", first.v6());
         }
     }
-    ip(None, &routes)
+    Ok(ip(None, &routes)?)
 }
 
 /// Builds a node's network namespace, in place of what it had before it ended.
 pub(crate) fn add_node(config: &Config, node: Node) -> Result<()> {
     let name = node.name();
     if node.netns().exists() {
-        run(Command::new("ip").args(["netns", "delete", &name]), "")?;
+        ip(None, &format!("netns delete {name}\n"))?;
         // The kernel takes the devices away in its own time, and their names are needed again.
-        let _ = run(Command::new("ip").args(["link", "delete", &name]), "");
+        let _ = ip(None, &format!("link delete {name}\n"));
     }
-    run(Command::new("ip").args(["netns", "add", &name]), "")?;
+    ip(None, &format!("netns add {name}\n"))?;
     NetNamespace::open(node.netns())?.run_in(|| set_sysctls(config.dual_stack))??;
     ip(
         None,
@@ -60,7 +58,7 @@ pub(crate) fn add_node(config: &Config, node: Node) -> Result<()> {
     for other in config.all_nodes().filter(|other| *other != node) {
         script += &pod_routes(config, other);
     }
-    ip(Some(&name), &script)
+    Ok(ip(Some(&name), &script)?)
 }
 
 fn pod_routes(config: &Config, to: Node) -> String {
@@ -69,32 +67,6 @@ fn pod_routes(config: &Config, to: Node) -> String {
         routes += &format!("route add {} via {}\n", to.pods_v6(), to.v6());
     }
     routes
-}
-
-fn ip(netns: Option<&str>, script: &str) -> Result<()> {
-    let mut command = Command::new("ip");
-    if let Some(name) = netns {
-        command.args(["-n", name]);
-    }
-    run(command.args(["-batch", "-"]), script)
-        .with_context(|| format!("cannot set up the network of {}", netns.unwrap_or("the cluster")))
-}
-
-fn run(command: &mut Command, input: &str) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run ip: install the Debian package iproute2")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let out = child.wait_with_output()?;
-    if !out.status.success() {
-        bail!("{command:?}: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
 }
 
 /// Makes the calling thread's network namespace a router.

@@ -5,11 +5,12 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use weft_runtime::process::start_apart;
 
 use crate::config::Config;
 
@@ -25,21 +26,16 @@ pub(crate) fn start(config: &Config) -> Result<()> {
             | CloneFlags::CLONE_NEWUTS,
     )
     .context("cannot make namespaces: run as root")?;
-    let log = fs::File::create(config.state.logs().join("cluster.log"))?;
     // As many open files as this user may have, since nodes and pods inherit it: a login often begins with 1024.
-    let child = Command::new("sh")
-        .args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#])
+    let mut init = Command::new("sh");
+    init.args(["-c", r#"ulimit -n "$(ulimit -Hn)"; exec "$0" "$@""#])
         .arg(std::env::current_exe()?)
         .args(["stage", "init"])
-        .arg(config.state.config())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
+        .arg(config.state.config());
+    let pid = start_apart(&mut init, &config.state.logs().join("cluster.log"))
         .context("cannot start the cluster's first process")?;
     // The new /proc does not know this number; the starter's does.
-    println!("{}", child.id());
+    println!("{pid}");
     Ok(())
 }
 

@@ -5,6 +5,23 @@ pub fn namespace(name: &str, labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {name}, labels: {{ {labels} }} }}\n---\n")
 }
 
+/// What many tests begin with: in the enrolled namespace `app`, nginx `web1` on one node and `web2` on the other, and
+/// `caller` on the first.
+pub fn two_webs() -> String {
+    [
+        namespace("app", "weft-mesh.dev/mesh: enabled"),
+        nginx("app", "web1", "node1"),
+        nginx("app", "web2", "node2"),
+        shell("app", "caller", "node1"),
+    ]
+    .concat()
+}
+
+/// A caller outside the mesh: `plain/stranger`, on the first node.
+pub fn stranger() -> String {
+    namespace("plain", "") + &shell("plain", "stranger", "node1")
+}
+
 /// A pod in which programs of the test run; its service account has its name.
 pub fn shell(namespace: &str, name: &str, node: &str) -> String {
     pod(namespace, name, node, "[sleep, infinity]")

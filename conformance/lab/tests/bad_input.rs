@@ -12,20 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use weft_conformance::objects::{namespace, nginx, shell};
+use weft_conformance::objects::two_webs;
 use weft_conformance::{Checks, Lab, Options, address, curl, metric};
 
 const PATIENCE: Duration = Duration::from_secs(15);
-
-fn cluster() -> String {
-    [
-        namespace("app", "weft-mesh.dev/mesh: enabled"),
-        nginx("app", "web1", "node1"),
-        nginx("app", "web2", "node2"),
-        shell("app", "caller", "node1"),
-    ]
-    .concat()
-}
 
 fn served(lab: &Lab) -> String {
     curl(lab, "app/caller", &["http://web2/"]).ok()
@@ -35,7 +25,7 @@ fn served(lab: &Lab) -> String {
 fn wrong_input_is_told_and_harms_nobody() {
     let full = ("WEFT_ACCESS_LOG".to_owned(), "/dev/full".to_owned());
     let options = Options { environment: vec![full], ..Options::default() };
-    let lab = Lab::up_with(&cluster(), &options).unwrap();
+    let lab = Lab::up_with(&two_webs(), &options).unwrap();
     let mut checks = Checks::default();
     checks.check("with a full disk for the access log traffic goes on, and lost lines are counted", || {
         let before = metric(&lab, "node1", "weft_access_log_dropped_total", &[]);
@@ -200,7 +190,7 @@ fn machine(checks: &mut Checks) {
     }
     std::fs::create_dir(home.join("state")).unwrap();
     std::os::unix::fs::chown(home.join("state"), Some(65534), Some(65534)).unwrap();
-    std::fs::write(home.join("cluster.yaml"), cluster()).unwrap();
+    std::fs::write(home.join("cluster.yaml"), two_webs()).unwrap();
     let name = format!("n-{}", std::process::id());
     let up = format!("up --name {name} -f cluster.yaml");
     for (program, package) in [("nft", "nftables"), ("ip", "iproute2")] {

@@ -17,28 +17,26 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_cluster::go::{Module, build};
-use weft_conformance::objects::{namespace, nginx, shell};
+use weft_conformance::objects::{nginx, shell, stranger, two_webs};
 use weft_conformance::{Checks, Lab, Options, address, curl, host};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const DEBIAN: &str = "/usr/lib/cni";
 
 /// The newest plugins, and `cnitool`, which drives them by the reference library.
-const NEWEST: Module = Module {
-    name: "cni-plugins",
-    folder: "conformance/lab/go/cni-plugins",
-    what: "CNI plugins of specification 1.1, and the reference library's own driver",
-    usually: "1 min",
-    programs: &[
+const NEWEST: Module = Module::plain(
+    "conformance/lab/go/cni-plugins",
+    "cni-plugins",
+    "CNI plugins of specification 1.1, and the reference library's own driver",
+    "1 min",
+    &[
         ("github.com/containernetworking/plugins/plugins/main/ptp", "ptp"),
         ("github.com/containernetworking/plugins/plugins/main/bridge", "bridge"),
         ("github.com/containernetworking/plugins/plugins/ipam/host-local", "host-local"),
         ("github.com/containernetworking/plugins/plugins/meta/portmap", "portmap"),
         ("github.com/containernetworking/cni/cnitool", "cnitool"),
     ],
-    is_static: true,
-    ldflags: "",
-};
+);
 
 /// `host_port`: the plain nginx is to be had at its node's port 8088. (CHECK of Debian's portmap fails for pods of two
 /// families, whoever calls it.)
@@ -48,16 +46,7 @@ fn cluster(host_port: bool) -> String {
         let ports = "    ports: [{ containerPort: 80, hostPort: 8088 }]\n    readinessProbe";
         open = open.replace("    readinessProbe", ports);
     }
-    [
-        namespace("app", "weft-mesh.dev/mesh: enabled"),
-        namespace("plain", ""),
-        nginx("app", "web1", "node1"),
-        nginx("app", "web2", "node2"),
-        shell("app", "caller", "node1"),
-        open,
-        shell("plain", "stranger", "node1"),
-    ]
-    .concat()
+    two_webs() + &stranger() + &open
 }
 
 /// The folder of Weft's programs: above the test's own.

@@ -13,22 +13,10 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use weft_conformance::objects::{namespace, nginx, shell};
+use weft_conformance::objects::{shell, stranger, two_webs};
 use weft_conformance::{Checks, Lab, Options, admin, curl};
 
 const PATIENCE: Duration = Duration::from_secs(15);
-
-fn cluster() -> String {
-    [
-        namespace("app", "weft-mesh.dev/mesh: enabled"),
-        namespace("plain", ""),
-        nginx("app", "web1", "node1"),
-        nginx("app", "web2", "node2"),
-        shell("app", "caller", "node1"),
-        shell("plain", "stranger", "node1"),
-    ]
-    .concat()
-}
 
 /// New connections one after another until told to end; counts how they went.
 struct Steady(Child);
@@ -90,7 +78,7 @@ fn traffic_survives_the_death_of_every_process() {
     // Leaves are dated back by 60 s: with 66 s they are renewed 3 to 28 s after their issue.
     let options =
         Options { environment: vec![("WEFT_LEAF_LIFETIME".into(), "66s".into())], ..Options::default() };
-    let lab = Lab::up_with(&cluster(), &options).unwrap();
+    let lab = Lab::up_with(&(two_webs() + &stranger()), &options).unwrap();
     let mut checks = Checks::default();
     let first = serials(&lab);
     for (node, url) in [("node1", "http://web2/"), ("node2", "http://web2/"), ("node1", "http://web1/")] {

@@ -16,15 +16,13 @@ use weft_cluster::go::{Module, build};
 use weft_conformance::objects::{namespace, nginx, pod, service, shell};
 use weft_conformance::{Checks, Lab, Options, Output, access_log, address, curl, host};
 
-const ISTIO: Module = Module {
-    name: "hbone",
-    folder: "conformance/lab/go/hbone",
-    what: "Istio's HBONE client and server",
-    usually: "1 min",
-    programs: &[(".", "hbone")],
-    is_static: true,
-    ldflags: "",
-};
+const ISTIO: Module = Module::plain(
+    "conformance/lab/go/hbone",
+    "hbone",
+    "Istio's HBONE client and server",
+    "1 min",
+    &[(".", "hbone")],
+);
 
 /// Where the server listens in the pod: Weft's own listener has 15008 there.
 const ASIDE: u16 = 16008;

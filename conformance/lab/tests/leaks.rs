@@ -12,20 +12,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use weft_conformance::objects::{namespace, nginx, shell};
+use weft_conformance::objects::{namespace, nginx, shell, two_webs};
 use weft_conformance::{Checks, Lab, address, curl, host};
 
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn cluster() -> String {
-    [
-        namespace("app", "weft-mesh.dev/mesh: enabled"),
-        nginx("app", "web1", "node1"),
-        nginx("app", "web2", "node2"),
-        shell("app", "caller", "node1"),
-    ]
-    .concat()
-}
 
 const CROWD: &str = "
 apiVersion: apps/v1
@@ -61,7 +51,7 @@ fn census(lab: &Lab) -> Vec<(String, usize, usize)> {
 
 #[test]
 fn nothing_is_left_behind() {
-    let lab = Lab::up(&cluster()).unwrap();
+    let lab = Lab::up(&two_webs()).unwrap();
     let mut checks = Checks::default();
     checks.check(
         "after pods have come, called and gone, every descriptor and namespace is given back",
@@ -82,7 +72,7 @@ fn nothing_is_left_behind() {
     }
     checks.finish();
     down_leaves_nothing(lab, false);
-    down_leaves_nothing(Lab::up(&cluster()).unwrap(), true);
+    down_leaves_nothing(Lab::up(&two_webs()).unwrap(), true);
 }
 
 fn crowds(lab: &Lab) {
@@ -140,7 +130,7 @@ fn deleted_while_answering(lab: &Lab, web: &str, ipv6: bool) {
     assert!(matches!(out.status.code(), Some(18 | 52 | 56)), "{:?} {told}", out.status);
     // The pod has a second of its own to end, then DEL has two.
     assert!(took < Duration::from_secs(5), "{took:?}");
-    lab.apply("main", &cluster()).unwrap();
+    lab.apply("main", &two_webs()).unwrap();
     lab.wait_until("the pod is back", PATIENCE, |l| {
         l.pods("app", web).unwrap().iter().any(|p| p["ready"] == true)
             && curl(l, "app/caller", &[&format!("http://{web}/")]).code == 0

@@ -10,30 +10,26 @@ use weft_cluster::image::{self, Image};
 use crate::listing::Listing;
 
 /// The official suite as one test program.
-const SUITE: Module = Module {
-    name: "conformance-suite",
-    folder: "conformance/suite",
-    what: "the official conformance suite",
-    usually: "2 minutes",
-    programs: &[("..test", "conformance.test")],
-    is_static: true,
-    ldflags: "-s -w",
-};
+const SUITE: Module = Module::plain(
+    "conformance/suite",
+    "conformance-suite",
+    "the official conformance suite",
+    "2 minutes",
+    &[("..test", "conformance.test")],
+);
 
 /// What the suite's pods run.
-const ECHO: Module = Module {
-    name: "conformance-echo",
-    folder: "conformance/echo",
-    what: "the programs in the suite's pods",
-    usually: "1 minute",
-    programs: &[
+const ECHO: Module = Module::plain(
+    "conformance/echo",
+    "conformance-echo",
+    "the programs in the suite's pods",
+    "1 minute",
+    &[
         ("istio.io/istio/pkg/test/echo/cmd/client", "client"),
         ("istio.io/istio/pkg/test/echo/cmd/server", "server"),
         ("sigs.k8s.io/gateway-api-conformance-images/echo-basic", "echo-basic"),
     ],
-    is_static: true,
-    ldflags: "-s -w",
-};
+);
 
 /// The suite's test program, and what it says that it holds.
 ///

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use weft_runtime::process::instance_name;
 
 use crate::config::{LabConfig, State};
 use crate::kubelet::LAUNCH_FAILED;
@@ -64,7 +65,7 @@ pub enum LabCommand {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Which {
     /// The lab's name.
-    #[arg(long, default_value = "default", value_parser = lab_name)]
+    #[arg(long, default_value = "default", value_parser = instance_name)]
     name: String,
     /// Folder that labs keep their state in [default: /run/weft-lab for root, else below $XDG_RUNTIME_DIR or /tmp].
     #[arg(long, env = "WEFT_LAB_STATE_DIR", value_name = "DIR")]
@@ -94,18 +95,6 @@ impl Which {
     /// ` --name NAME`, when it is not the default.
     fn flag(&self) -> String {
         if self.name == "default" { String::new() } else { format!(" --name {}", self.name) }
-    }
-}
-
-fn lab_name(text: &str) -> Result<String, String> {
-    let ok = !text.is_empty()
-        && text.len() <= 32
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-        && !text.starts_with('-');
-    if ok {
-        Ok(text.to_owned())
-    } else {
-        Err("use up to 32 lower-case letters, digits and hyphens".to_owned())
     }
 }
 

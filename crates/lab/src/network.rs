@@ -2,12 +2,11 @@
 //! namespace per node on it, routes between the nodes' pod ranges, and a namespace per pod.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::sched::{CloneFlags, setns};
+use weft_runtime::netns::ip;
 
 use crate::config::{LAB_V4, LAB_V6, LabConfig, Node, SERVICE_RANGE_V4, SERVICE_RANGE_V6};
 
@@ -27,7 +26,7 @@ pub(crate) fn build(config: &LabConfig) -> Result<()> {
     for node in config.all_nodes() {
         routes += &pod_routes(config, node);
     }
-    ip(None, &routes)
+    Ok(ip(None, &routes)?)
 }
 
 fn add_node(config: &LabConfig, node: Node) -> Result<()> {
@@ -52,7 +51,7 @@ fn add_node(config: &LabConfig, node: Node) -> Result<()> {
     for other in config.all_nodes().filter(|o| *o != node) {
         script += &pod_routes(config, other);
     }
-    ip(Some(&name), &script)
+    Ok(ip(Some(&name), &script)?)
 }
 
 fn pod_routes(config: &LabConfig, to: Node) -> String {
@@ -67,53 +66,16 @@ fn pod_routes(config: &LabConfig, to: Node) -> String {
 pub(crate) fn add_pod(name: &str, ipv6: bool) -> Result<()> {
     add_netns(name)?;
     in_netns(&Path::new("/run/netns").join(name), move || set_sysctls(ipv6, false))??;
-    ip(Some(name), "link set lo up\n")
+    Ok(ip(Some(name), "link set lo up\n")?)
 }
 
 fn add_netns(name: &str) -> Result<()> {
-    let out = Command::new("ip").args(["netns", "add", name]).output().context(MISSING_IP)?;
-    if !out.status.success() {
-        bail!("ip netns add {name}: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
+    Ok(ip(None, &format!("netns add {name}\n"))?)
 }
 
 /// Removes a namespace; its devices go with it.
 pub(crate) fn delete_netns(name: &str) -> Result<()> {
-    let out = Command::new("ip").args(["netns", "del", name]).output().context(MISSING_IP)?;
-    if !out.status.success() {
-        bail!("ip netns del {name}: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
-}
-
-const MISSING_IP: &str = "cannot run ip: install the Debian package iproute2";
-
-fn ip(netns: Option<&str>, script: &str) -> Result<()> {
-    let mut command = Command::new("ip");
-    if let Some(name) = netns {
-        command.args(["-n", name]);
-    }
-    feed(command.args(["-batch", "-"]), script)
-        .with_context(|| format!("cannot set up the network of {}", netns.unwrap_or("the lab")))
-}
-
-/// Runs a command with `input` on its standard input.
-fn feed(command: &mut Command, input: &str) -> Result<()> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context(MISSING_IP)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input.as_bytes())?;
-    }
-    let out = child.wait_with_output()?;
-    if !out.status.success() {
-        bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
+    Ok(ip(None, &format!("netns delete {name}\n"))?)
 }
 
 /// Runs `work` on a thread of its own inside a network namespace.

@@ -5,11 +5,12 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use weft_runtime::process::start_apart;
 
 use crate::config::LabConfig;
 
@@ -32,18 +33,12 @@ pub(crate) fn start(config: &LabConfig) -> Result<()> {
         fs::write("/proc/self/uid_map", format!("0 {} 1", config.uid))?;
         fs::write("/proc/self/gid_map", format!("0 {} 1", config.gid))?;
     }
-    let log = fs::File::create(config.state.logs().join("lab.log"))?;
-    let child = Command::new(std::env::current_exe()?)
-        .args(["lab", "init"])
-        .arg(config.state.config())
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
+    let mut init = Command::new(std::env::current_exe()?);
+    init.args(["lab", "init"]).arg(config.state.config());
+    let pid = start_apart(&mut init, &config.state.logs().join("lab.log"))
         .context("cannot start the lab's first process")?;
     // The new /proc does not know this number; the starter's does.
-    println!("{}", child.id());
+    println!("{pid}");
     Ok(())
 }
 

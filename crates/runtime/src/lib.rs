@@ -7,9 +7,9 @@
 //! * [`init`]: being process 1 of a PID namespace.
 //! * [`logging`]: how a process logs.
 //! * [`metrics`]: the metrics registry.
-//! * [`netns`]: doing something inside another network namespace.
+//! * [`netns`]: doing something inside another network namespace, and setting one up.
 //! * [`panic`]: what happens on a panic.
-//! * [`process`]: remembering a process in a file.
+//! * [`process`]: starting and remembering other processes.
 //! * [`shutdown`]: signals that end a process.
 #![deny(unsafe_code)]
 

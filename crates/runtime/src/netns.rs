@@ -1,9 +1,11 @@
 //! Doing something inside another network namespace: a guarded `setns` of the current thread and back.
-//! Meant for opening sockets; a socket stays in the namespace where it was made.
+//! Meant for opening sockets; a socket stays in the namespace where it was made. Devices, addresses and routes are set
+//! up by the program `ip`.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
@@ -119,6 +121,34 @@ impl Drop for Return<'_> {
 /// What kind of namespace a descriptor is (`NS_GET_NSTYPE`); an error for anything that is no namespace.
 fn nsfs_kind(descriptor: BorrowedFd<'_>) -> io::Result<CloneFlags> {
     crate::fd::namespace_kind(descriptor).map(CloneFlags::from_bits_truncate)
+}
+
+/// Runs the lines of `script` as commands of `ip`, in the network namespace of this name or in the caller's; stops at the
+/// first that fails.
+///
+/// # Errors
+/// In words for the user: `ip` is missing, or what it said.
+pub fn ip(netns: Option<&str>, script: &str) -> io::Result<()> {
+    let mut command = Command::new("ip");
+    if let Some(name) = netns {
+        command.args(["-n", name]);
+    }
+    let command =
+        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot run ip: install the Debian package iproute2 ({error})"))
+    })?;
+    // What it says on refusing a line is worth more than the broken pipe.
+    let written = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(script.as_bytes()));
+    let out = child.wait_with_output()?;
+    if !out.status.success() {
+        let said = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+        return Err(io::Error::other(format!(
+            "ip, {}: {said}",
+            netns.unwrap_or("in this network namespace")
+        )));
+    }
+    written
 }
 
 #[cfg(test)]

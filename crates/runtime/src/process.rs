@@ -1,8 +1,10 @@
-//! Remembering a process in a file, so that another program can tell later whether it still runs.
+//! Other processes: remembering one in a file, so that another program can tell later whether it still runs; starting
+//! one that stays when this one leaves; naming the sets of processes that a user starts.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 /// When the process started, in the kernel's ticks: tells a reused pid from the same process.
 #[must_use]
@@ -49,6 +51,33 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
+/// Starts a program that stays when this process leaves: in `/`, with no input, and `log` (made anew) for all it says.
+/// Returns its number.
+///
+/// # Errors
+/// When the log cannot be made or the program not be started.
+pub fn start_apart(program: &mut Command, log: &Path) -> io::Result<u32> {
+    let log = fs::File::create(log)?;
+    let program = program.current_dir("/").stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    Ok(program.spawn()?.id())
+}
+
+/// Whether `text` can name a lab or a cluster: it becomes part of file, device and host names.
+///
+/// # Errors
+/// In words for the user.
+pub fn instance_name(text: &str) -> Result<String, String> {
+    let ok = !text.is_empty()
+        && text.len() <= 32
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !text.starts_with('-');
+    if ok {
+        Ok(text.to_owned())
+    } else {
+        Err("use up to 32 lower-case letters, digits and hyphens".to_owned())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +91,15 @@ mod tests {
         assert_eq!(running(&file), Some(me));
         fs::write(&file, format!("{me} {}\n", started(me).unwrap() + 1)).unwrap();
         assert_eq!(running(&file), None);
+    }
+
+    #[test]
+    fn names_of_instances_are_fit_for_devices_and_hosts() {
+        for (name, good) in
+            [("a", true), ("my-lab2", true), ("", false), ("-a", false), ("A", false), ("a b", false)]
+        {
+            assert_eq!(instance_name(name).is_ok(), good, "{name:?}");
+        }
+        assert!(instance_name(&"a".repeat(33)).is_err());
     }
 }
