@@ -16,7 +16,7 @@ use weft_model::{MeshConfig, ObjectName, Text};
 use crate::enrolment::Enrolment;
 
 pub use kind::Kind;
-pub(crate) use object::VERSIONS;
+pub(crate) use object::{VERSIONS, unknown_field};
 pub use object::{Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
 pub use weft_model::route::RouteKind;
 

@@ -295,7 +295,7 @@ fn decode_spec(kind: RouteKind, spec: &Value) -> Result<RouteSpec, String> {
 
 /// The first field of `raw` that decoding dropped. A field that a newer CRD added may narrow what a rule matches, so a
 /// route that has one must not be carried out as if it had not.
-fn unknown_field(raw: &Value, known: &Value, path: String) -> Option<String> {
+pub(crate) fn unknown_field(raw: &Value, known: &Value, path: String) -> Option<String> {
     match (raw, known) {
         (Value::Object(raw), Value::Object(known)) => raw.iter().find_map(|(key, value)| {
             let path = format!("{path}.{key}");
