@@ -16,8 +16,8 @@ use weft_model::{MeshConfig, ObjectName, Text};
 use crate::enrolment::Enrolment;
 
 pub use kind::Kind;
-pub(crate) use object::{VERSIONS, unknown_field};
 pub use object::{Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
+pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 
 /// One consistent set of objects. The values are shared with the source, so that a change costs what changed.

@@ -202,9 +202,7 @@ impl Objects<'_> {
     fn container(&self) -> Value {
         let Settings { image, pull_policy, .. } = self.settings;
         let from = |field: &str| json!({"fieldRef": {"fieldPath": field}});
-        let probe = |path: &str, period: u32| {
-            json!({"httpGet": {"path": path, "port": "admin"}, "periodSeconds": period, "timeoutSeconds": 5})
-        };
+        let probe = |path: &str, period: u32| json!({"httpGet": {"path": path, "port": "admin"}, "periodSeconds": period, "timeoutSeconds": 5});
         let mut liveness = probe("/healthz", 10);
         if let Some(liveness) = liveness.as_object_mut() {
             liveness.insert("failureThreshold".to_owned(), 6.into());

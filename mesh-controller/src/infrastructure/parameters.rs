@@ -169,8 +169,7 @@ impl Parameters {
     pub(super) fn flags(&self) -> impl Iterator<Item = String> {
         let log = self.log.as_ref().map(|log| format!("--log={log}"));
         let workers = self.workers.map(|workers| format!("--workers={workers}"));
-        let access =
-            self.access_log.map(|on| format!("--access-log={}", if on { "-" } else { "off" }));
+        let access = self.access_log.map(|on| format!("--access-log={}", if on { "-" } else { "off" }));
         [log, workers, access].into_iter().flatten()
     }
 }
