@@ -165,7 +165,7 @@ impl Proxy {
     async fn connect(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
         let packets = SeqPacket::connect(&folder.join("run/agent.sock")).unwrap();
         let mut proxy = Self { packets, pods: held, missing: None, unserved: BTreeMap::new() };
-        proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION }).await;
+        proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }).await;
         for (pod, descriptors) in proxy.pods.values() {
             let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
             let message = serde_json::to_vec(&ToAgent::Held { pod: pod.clone() }).unwrap();
@@ -501,7 +501,8 @@ async fn pod_whose_namespace_has_vanished_is_refused_and_its_end_is_no_error() {
 async fn proxy_of_another_version_hears_the_agents_and_is_let_go() {
     let node = Node::new("enabled");
     let proxy = SeqPacket::connect(&node.folder.path().join("run/agent.sock")).unwrap();
-    let hello = serde_json::to_vec(&ToAgent::Hello { version: PROTOCOL_VERSION + 1 }).unwrap();
+    let hello = serde_json::to_vec(&ToAgent::Hello { version: PROTOCOL_VERSION + 1, may_be_succeeded: true })
+        .unwrap();
     proxy.send(&hello, &[]).await.unwrap();
     let heard = tokio::time::timeout(2 * LIMIT, proxy.receive()).await.unwrap().unwrap().unwrap().0;
     let ToProxy::Hello { version, .. } = serde_json::from_slice(&heard).unwrap() else { panic!("{heard:?}") };

@@ -84,7 +84,7 @@ impl Node {
     async fn connect(&self) -> Proxy {
         let packets = SeqPacket::connect(&self.folder.path().join("run/agent.sock")).unwrap();
         let mut proxy = Proxy { packets, addresses: BTreeSet::new(), ports_said: 0 };
-        proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION }).await;
+        proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }).await;
         let borrowed: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();
         let held = serde_json::to_vec(&ToAgent::Held { pod: self.pod.clone() }).unwrap();
         proxy.packets.send(&held, &borrowed).await.unwrap();

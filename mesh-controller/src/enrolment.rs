@@ -27,6 +27,8 @@ pub use view::{NodeView, PodView, View};
 pub struct Enrolment {
     /// UIDs of the pods that proxies serve.
     pub served: BTreeSet<Text>,
+    /// UIDs of the pods that proxies no longer serve while connections of theirs go on.
+    pub parting: BTreeSet<Text>,
     /// Namespaces that are being enrolled, and since when.
     pub enrolling: BTreeMap<Text, Timestamp>,
     /// UIDs of the pods that leave and are not to be released yet.
@@ -210,6 +212,7 @@ impl Enrolments {
             .extend(self.unserved.values().map(|since| remaining(*since, lag, now)).filter(|r| !r.is_zero()));
         step.again_in = wakes.into_iter().min();
         step.enrolment.served = view.served();
+        step.enrolment.parting = view.parting();
         let leaving = self.leaving.iter().filter_map(|(uid, leave)| Some((uid.clone(), leave.step?)));
         step.enrolment.leaving = leaving.collect();
         step

@@ -7,11 +7,11 @@ mod may;
 mod refusals;
 mod talk;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -24,20 +24,19 @@ use weft_runtime::fd::SeqPacket;
 use self::held::Held;
 use self::link::Question;
 use self::talk::Talk;
-use crate::pod::LocalPod;
 use crate::served::Report;
 use crate::worker::{Crew, Shared};
 
 /// How long a session must have lasted for the next failure to count as the first.
 const STABLE: Duration = Duration::from_secs(10);
+/// How often it is looked whether a pod that is no longer served has connections left.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// The client and the pods it holds.
 pub struct Agent {
     shared: Arc<Shared>,
     crew: Arc<Crew>,
     held: HashMap<Text, Held>,
-    /// No longer served, but perhaps not without sockets. The last of those lets go of the namespace.
-    retired: Vec<Weak<LocalPod>>,
     /// What the agent said last of pods that cannot be enrolled.
     unserved: BTreeMap<Text, String>,
     /// The home worker of the next pod.
@@ -76,8 +75,8 @@ impl Agent {
         let synced = Arc::default();
         // Only the first client of a process has anybody to answer.
         let questions = shared.agent.take_questions().unwrap_or_else(|| mpsc::channel(1).1);
-        let (held, retired, unserved) = (HashMap::new(), Vec::new(), BTreeMap::new());
-        Self { shared, crew, held, retired, unserved, next_home: 0, synced, questions }
+        let (held, unserved) = (HashMap::new(), BTreeMap::new());
+        Self { shared, crew, held, unserved, next_home: 0, synced, questions }
     }
 
     /// Becomes true with the agent's first whole list of pods.
@@ -97,6 +96,10 @@ impl Agent {
             };
             if begun.elapsed() > STABLE {
                 backoff.reset();
+            }
+            if self.shared.ends.draining.is_cancelled() {
+                // An agent that is new takes the last one that connects for the one that serves.
+                return std::future::pending().await;
             }
             if let Err(error) = result {
                 let delay = backoff.next_delay();
@@ -120,13 +123,12 @@ impl Agent {
         let mut configurations = self.shared.snapshot.changes();
         let mut talk = Talk::default();
         loop {
-            let wake = self.tell(socket, &mut talk).await?;
+            let wake = self.tell(socket, &mut talk).await?.into_iter().chain(self.report()).min();
             tokio::select! {
                 ack = finished.recv() => if let Some(ack) = ack { send(socket, &ack, &[]).await? },
                 message = socket.receive() => {
                     let (bytes, descriptors) = message?.ok_or(AgentError::Closed)?;
                     self.take(serde_json::from_slice(&bytes)?, descriptors, &acks, &mut talk)?;
-                    self.report();
                 }
                 Some(question) = self.questions.recv() => send(socket, &talk.ask(question), &[]).await?,
                 _ = configurations.changed() => {}
@@ -147,7 +149,7 @@ impl Agent {
     }
 
     async fn greet(&self, socket: &SeqPacket) -> Result<(), AgentError> {
-        send(socket, &ToAgent::Hello { version: PROTOCOL_VERSION }, &[]).await?;
+        send(socket, &ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }, &[]).await?;
         for held in self.held.values() {
             let descriptors = held.descriptors()?;
             let borrowed: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
@@ -202,16 +204,25 @@ impl Agent {
                 let _ = acks.send(ToAgent::Ack { id, error });
             }
             ToProxy::Unserved { pods } => self.unserved = pods,
+            ToProxy::Succeeded => {
+                tracing::info!("another proxy serves the node's pods from now on");
+                self.shared.ends.succeeded.cancel();
+            }
         }
         Ok(())
     }
 
-    /// Tells the controller what is served, once that is known.
-    fn report(&self) {
-        if self.synced.load(Ordering::Relaxed) {
-            let served = self.held.keys().cloned().collect();
-            self.shared.served.report(Report { served, unserved: self.unserved.clone() });
+    /// Tells the controller what is served, once that is known. Returns when to look again.
+    fn report(&self) -> Option<Instant> {
+        let served = self.held.keys().cloned().collect();
+        let pods = self.shared.pods.load();
+        let parting: BTreeSet<_> = pods.parting().map(|pod| pod.enrolled.uid.clone()).collect();
+        let again = (!parting.is_empty()).then(|| Instant::now() + PARTING);
+        let report = Report { served, parting, unserved: self.unserved.clone() };
+        if self.synced.load(Ordering::Relaxed) && self.shared.served.report(report) {
+            self.shared.certificates.pods_changed();
         }
+        again
     }
 
     fn add(&mut self, pod: weft_api::node::EnrolledPod, descriptors: Vec<OwnedFd>) -> io::Result<()> {
@@ -229,14 +240,12 @@ impl Agent {
         if let Some(before) = self.held.insert(held.pod.enrolled.uid.clone(), held) {
             // Its connections go on; they know the namespace by a descriptor of their own.
             before.pod.accepting.cancel();
-            self.retired.push(Arc::downgrade(&before.pod));
         }
         Ok(())
     }
 
     /// Takes the pod out of service at once; the future completes when its sockets are closed.
     fn remove(&mut self, uid: &str, cause: RemoveCause) -> impl Future<Output = Result<(), String>> + use<> {
-        self.retired.retain(|pod| pod.strong_count() > 0);
         let held = self.held.remove(uid);
         if let Some(held) = &held {
             tracing::info!(pod = %held.pod.enrolled.pod, ?cause, "no longer serving");
@@ -248,13 +257,12 @@ impl Agent {
         match cause {
             RemoveCause::Unenrolled => {
                 // What is in use ends well; idle tunnels would hold the pod's rules for as long as they are kept.
-                held.iter().for_each(|held| held.pod.closing.cancel());
-                self.retired.extend(held.iter().map(|held| Arc::downgrade(&held.pod)));
+                held.iter().for_each(|held| held.pod.release());
             }
             RemoveCause::PodEnd => {
-                let retired = self.retired.iter().filter_map(Weak::upgrade);
-                ending.extend(retired.filter(|pod| *pod.enrolled.uid == *uid));
-                ending.extend(held.iter().map(|held| held.pod.clone()));
+                // The one that was held is among them by now.
+                let pods = self.shared.pods.load();
+                ending.extend(pods.retired().filter(|pod| *pod.enrolled.uid == *uid));
             }
         }
         async move {

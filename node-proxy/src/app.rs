@@ -17,12 +17,14 @@ use crate::certificates::{self, Certificates};
 use crate::config::Config;
 use crate::controller::Controller;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::LocalPods;
+use crate::pod::{Ends, LocalPods};
 use crate::served::Served;
 use crate::state::{self, Snapshot, State};
 use crate::telemetry::Telemetry;
 use crate::worker::{Crew, Shared};
 
+/// How long an idle HTTP/1 connection is waited for when nobody has taken over: new connections wait meanwhile.
+const LAST_REQUEST: Duration = Duration::from_millis(250);
 /// How long what is still open gets after the drain, to be closed and told of.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -61,8 +63,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         agent: Default::default(),
         served: Served::default(),
         retries: RetryBudget::new(Instant::now()),
-        draining: CancellationToken::new(),
-        ended: CancellationToken::new(),
+        ends: Ends::default(),
         config,
     })
 }
@@ -100,26 +101,34 @@ fn admin(shared: &Arc<Shared>, metrics: Metrics, level: logging::Level, synced: 
     admin.ready_when("configuration from the controller", move || configured.snapshot.load().is_configured());
     admin.ready_when("pods from the agent", move || synced.load(Ordering::Relaxed));
     let draining = shared.clone();
-    admin.ready_when("going on (the proxy is stopping)", move || !draining.draining.is_cancelled());
+    admin.ready_when("going on (the proxy is stopping)", move || !draining.ends.draining.is_cancelled());
     admin
 }
 
 /// Stops accepting, lets open connections end, and at the deadline ends them. Configuration, certificates and agent
-/// are followed on meanwhile (rule 13).
+/// are followed on meanwhile (rule 13). Idle HTTP/1 connections are waited for only while another proxy serves.
 async fn drain(shared: &Shared, crew: &Crew) {
-    shared.draining.cancel();
-    wait_for_none(crew, shared.config.drain).await;
+    let Ends { draining, succeeded, hurry, ended } = &shared.ends;
+    draining.cancel();
+    let until = Instant::now() + shared.config.drain;
+    if tokio::time::timeout(LAST_REQUEST, succeeded.cancelled()).await.is_err() {
+        hurry.cancel();
+    }
+    wait_for_none(crew, until).await;
+    if !hurry.is_cancelled() {
+        hurry.cancel();
+        wait_for_none(crew, Instant::now() + LAST_REQUEST).await;
+    }
     let left = crew.connections();
     if left > 0 {
         tracing::warn!(connections = left, "the drain has run out: closing what is open");
     }
-    shared.ended.cancel();
-    wait_for_none(crew, LAST).await;
+    ended.cancel();
+    wait_for_none(crew, Instant::now() + LAST).await;
     tracing::info!("stopped");
 }
 
-async fn wait_for_none(crew: &Crew, patience: Duration) {
-    let until = Instant::now() + patience;
+async fn wait_for_none(crew: &Crew, until: Instant) {
     while crew.connections() > 0 && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -149,7 +149,13 @@ where
         .max_buf_size(limits.header_bytes.max(64 * 1024))
         .auto_date_header(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    // A request that has come in by then is seen before the connection is taken to be idle.
+    let closing = async {
+        closing.await;
+        tokio::task::yield_now().await;
+    };
     tokio::select! {
+        biased;
         result = &mut connection => return result,
         () = closing => connection.as_mut().graceful_shutdown(),
     }

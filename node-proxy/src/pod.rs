@@ -2,9 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -16,10 +15,6 @@ use weft_runtime::netns::NetNamespace;
 
 use crate::body::Body;
 use crate::http_server::HttpVersion;
-
-/// How long the next request is waited for on an HTTP/1 connection of a pod that has left the mesh.
-/// Short: soon after, this proxy may know no destinations any more.
-const LAST_REQUEST: Duration = Duration::from_millis(250);
 
 /// Whether `port` is one of those that Weft itself uses in a pod: never dialled as a destination (rules 6 and 17).
 pub fn is_own_port(port: u16) -> bool {
@@ -36,8 +31,10 @@ pub struct LocalPod {
     /// Cancelled when the pod's connections shall end well: HTTP/2 gets GOAWAY, HTTP/1 `Connection: close`, pooled
     /// and idle connections are closed, nothing new begins. Also cancelled when the process drains.
     pub closing: CancellationToken,
-    /// Cancelled when that shall be soon, for the pod ends or the process drains: idle connections are closed at once.
-    /// `closing` follows.
+    /// Cancelled when the pod has left the mesh; `closing` is too. Callers were told before, so that idle tunnels can go.
+    pub(crate) released: CancellationToken,
+    /// Cancelled when that shall be now, for the pod ends or the process is about to: idle HTTP/1 connections, which
+    /// wait for a last request otherwise, are closed.
     pub(crate) hurry: CancellationToken,
     /// Cancelled when whatever still has a socket in the pod's namespace must drop it at once. [`Self::until_ended`]
     /// does that for a future; also cancelled when the process's drain has run out.
@@ -50,23 +47,17 @@ pub struct LocalPod {
 }
 
 impl LocalPod {
-    /// A pod in `netns`. `closing` and `ended` are the process's own tokens; the pod gets children of them.
-    pub fn new(
-        enrolled: EnrolledPod,
-        identity: Identity,
-        netns: NetNamespace,
-        closing: &CancellationToken,
-        ended: &CancellationToken,
-    ) -> Self {
-        let hurry = closing.child_token();
-        let closing = hurry.child_token();
+    /// A pod in `netns`. The pod gets children of the process's own tokens.
+    pub fn new(enrolled: EnrolledPod, identity: Identity, netns: NetNamespace, process: &Ends) -> Self {
+        let closing = process.draining.child_token();
         Self {
             enrolled,
             identity,
             accepting: closing.child_token(),
             closing,
-            hurry,
-            ended: ended.child_token(),
+            released: CancellationToken::new(),
+            hurry: process.hurry.child_token(),
+            ended: process.ended.child_token(),
             netns: ArcSwapOption::from_pointee(netns),
             connections: AtomicUsize::new(0),
         }
@@ -145,22 +136,26 @@ impl LocalPod {
         self.ended.run_until_cancelled(future).await
     }
 
-    /// Completes when an HTTP connection of an application is to be shut down. Over HTTP/1 nothing but a response can
-    /// announce that, and a request that meets the closing of an idle connection is lost: while the pod merely leaves
-    /// the mesh, there is time for a last response ([`Self::say_goodbye`]).
-    pub(crate) async fn parted(&self, version: HttpVersion) {
-        self.closing.cancelled().await;
+    /// Completes when an HTTP connection is to be shut down, whose peer is to go elsewhere since `closing`. Over HTTP/1
+    /// nothing but a response can announce that ([`say_goodbye`]), and a request that meets the closing of an idle
+    /// connection is lost: unless there is no time, it is kept for a last request, as long as any idle connection is.
+    pub(crate) async fn parted(&self, version: HttpVersion, closing: &CancellationToken) {
+        closing.cancelled().await;
         if version == HttpVersion::Http1 {
-            let _ = tokio::time::timeout(LAST_REQUEST, self.hurry.cancelled()).await;
+            self.hurry.cancelled().await;
         }
     }
 
-    /// Makes a response the last one of its connection, if the pod's connections are to end.
-    pub(crate) fn say_goodbye(&self, version: HttpVersion, response: &mut Response<Body>) {
-        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-        if version == HttpVersion::Http1 && !switches && self.closing.is_cancelled() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
+    /// The pod has left the mesh: its connections end as they can.
+    pub(crate) fn release(&self) {
+        self.released.cancel();
+        self.closing.cancel();
+    }
+
+    /// The pod's connections end now, in order.
+    pub(crate) fn hurry(&self) {
+        self.closing.cancel();
+        self.hurry.cancel();
     }
 
     /// Counts one more connection of the pod, unless there are `limit` already.
@@ -189,6 +184,27 @@ impl LocalPod {
     }
 }
 
+/// Makes a response the last one of its HTTP/1 connection, if `closing` is cancelled.
+pub(crate) fn say_goodbye(closing: &CancellationToken, version: HttpVersion, response: &mut Response<Body>) {
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if version == HttpVersion::Http1 && !switches && closing.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+/// How the process ends; each pod has children of these.
+#[derive(Clone, Debug, Default)]
+pub struct Ends {
+    /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.
+    pub draining: CancellationToken,
+    /// Cancelled when another proxy serves the node's pods, so that there is time to drain.
+    pub succeeded: CancellationToken,
+    /// Cancelled when idle connections are not to be waited for any longer: every pod's `hurry` follows.
+    pub hurry: CancellationToken,
+    /// Cancelled when the drain has run out: every pod's `ended` follows.
+    pub ended: CancellationToken,
+}
+
 /// A connection's place in its pod's budget; given back on drop.
 #[derive(Debug)]
 pub struct Admission {
@@ -214,6 +230,8 @@ fn is_taken(error: &io::Error) -> bool {
 #[derive(Clone, Debug, Default)]
 pub struct LocalPods {
     by_uid: ahash::HashMap<Text, Arc<LocalPod>>,
+    /// No longer served, but perhaps not without sockets. The last of those lets go of the namespace.
+    retired: Vec<Weak<LocalPod>>,
 }
 
 impl LocalPods {
@@ -227,20 +245,36 @@ impl LocalPods {
         self.by_uid.values()
     }
 
+    /// What is left of pods that are no longer served, in no order.
+    pub fn retired(&self) -> impl Iterator<Item = Arc<LocalPod>> {
+        self.retired.iter().filter_map(Weak::upgrade)
+    }
+
+    /// Pods that are no longer served while connections of theirs go on.
+    pub fn parting(&self) -> impl Iterator<Item = Arc<LocalPod>> {
+        self.retired().filter(|pod| pod.connections() > 0 && !self.by_uid.contains_key(&pod.enrolled.uid))
+    }
+
     /// These pods and `pod`, which replaces one of the same UID.
     #[must_use]
     pub fn with(&self, pod: Arc<LocalPod>) -> Self {
-        let mut by_uid = self.by_uid.clone();
-        by_uid.insert(pod.enrolled.uid.clone(), pod);
-        Self { by_uid }
+        let mut next = self.clone();
+        let before = next.by_uid.insert(pod.enrolled.uid.clone(), pod);
+        next.retire(before)
     }
 
     /// These pods without the one of this UID.
     #[must_use]
     pub fn without(&self, uid: &str) -> Self {
-        let mut by_uid = self.by_uid.clone();
-        by_uid.remove(uid);
-        Self { by_uid }
+        let mut next = self.clone();
+        let gone = next.by_uid.remove(uid);
+        next.retire(gone)
+    }
+
+    fn retire(mut self, pod: Option<Arc<LocalPod>>) -> Self {
+        self.retired.retain(|pod| pod.strong_count() > 0);
+        self.retired.extend(pod.iter().map(Arc::downgrade));
+        self
     }
 }
 

@@ -18,6 +18,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 pub struct Report {
     /// UIDs of the pods whose listening sockets were adopted and whose rules are in force.
     pub served: BTreeSet<Text>,
+    /// UIDs of pods that have left the mesh, while connections of theirs go on here: what these call is still needed.
+    pub parting: BTreeSet<Text>,
     /// Pods that are to be enrolled and cannot be, by UID, with the agent's reason.
     pub unserved: BTreeMap<Text, String>,
 }
@@ -34,15 +36,15 @@ impl Default for Served {
 }
 
 impl Served {
-    /// Takes the place of the report before.
-    pub fn report(&self, report: Report) {
+    /// Takes the place of the report before; returns whether it says something else.
+    pub fn report(&self, report: Report) -> bool {
         self.0.send_if_modified(|last| {
             let changed = last.as_deref() != Some(&report);
             if changed {
                 *last = Some(Arc::new(report));
             }
             changed
-        });
+        })
     }
 
     /// The newest report, as soon as there is one, and all later ones.
@@ -88,6 +90,7 @@ impl Report {
         proto::Served {
             pod_uids: self.served.iter().map(ToString::to_string).collect(),
             unserved: self.unserved.iter().map(unserved).collect(),
+            parting_pod_uids: self.parting.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -99,7 +102,7 @@ mod tests {
     use super::*;
 
     fn report(served: &[&str]) -> Report {
-        Report { served: served.iter().map(|uid| Text::from(*uid)).collect(), unserved: BTreeMap::new() }
+        Report { served: served.iter().map(|uid| Text::from(*uid)).collect(), ..Report::default() }
     }
 
     #[tokio::test]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use clap::Parser as _;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use weft_api::node::EnrolledPod;
 use weft_model::workload::{MtlsMode, Transition, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource, TrustDomain};
@@ -13,7 +12,7 @@ use weft_model::{Identity, MeshConfig, ObjectName, Resource, TrustDomain};
 use crate::certificates::{Certificates, Certified};
 use crate::config::Config;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::LocalPods;
+use crate::pod::{Ends, LocalPods};
 use crate::state::{Snapshot, State};
 use crate::telemetry::{AccessLogTarget, Telemetry};
 use crate::worker::Shared;
@@ -40,8 +39,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         agent: Default::default(),
         served: crate::served::Served::default(),
         retries: RetryBudget::new(Instant::now()),
-        draining: CancellationToken::new(),
-        ended: CancellationToken::new(),
+        ends: Ends::default(),
         config,
     })
 }

@@ -17,7 +17,7 @@ use crate::listen::{self, Handed, PodListener};
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::LocalPods;
+use crate::pod::{Ends, LocalPods};
 use crate::send::Pools;
 use crate::served::Served;
 use crate::state::State;
@@ -46,10 +46,8 @@ pub struct Shared {
     pub served: Served,
     /// How many retries the node may make.
     pub retries: RetryBudget,
-    /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.
-    pub draining: CancellationToken,
-    /// Cancelled when the drain has run out: every pod's `ended` follows.
-    pub ended: CancellationToken,
+    /// How the process ends.
+    pub ends: Ends,
 }
 
 /// What one worker uses alone. Cloned as `Rc<Worker>` into every task of its runtime.

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_util::sync::CancellationToken;
 use weft_api::delta::Change;
 use weft_api::node::{EnrolledPod, TUNNEL_PORT};
 use weft_api::probe::{Probe, ProbeAction};
@@ -27,7 +26,7 @@ use crate::config::SameNode;
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::{LocalPod, LocalPods};
+use crate::pod::{Ends, LocalPod, LocalPods};
 use crate::send::Pools;
 use crate::state::{Snapshot, State};
 use crate::telemetry::{AccessLogTarget, Telemetry};
@@ -82,7 +81,7 @@ pub(crate) fn command(line: &str) {
 impl World {
     fn new(mode: MtlsMode) -> Self {
         let ca = TestCa::new("cluster.local");
-        let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
+        let ends = Ends::default();
         let pod = |name: &str, address: &str| {
             let enrolled = EnrolledPod {
                 uid: format!("uid-{name}").into(),
@@ -95,7 +94,7 @@ impl World {
                 probes: probes(),
             };
             let netns = NetNamespace::current().unwrap();
-            Arc::new(LocalPod::new(enrolled, ca.identity("shop", name), netns, &closing, &ended))
+            Arc::new(LocalPod::new(enrolled, ca.identity("shop", name), netns, &ends))
         };
         let (caller, callee) = (pod("caller", CALLER), pod("callee", CALLEE));
         let pods =
@@ -128,8 +127,7 @@ impl World {
             agent: Default::default(),
             served: crate::served::Served::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
-            draining: CancellationToken::new(),
-            ended: ended.clone(),
+            ends,
         };
         let second = Duration::from_secs(1);
         let deadlines = Deadlines { connect: second, tls: second, tunnel: 2 * second };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -46,11 +46,26 @@ pub(super) struct Link {
     next: AtomicU64,
     /// `None` once the connection has ended.
     pending: Mutex<Option<HashMap<u64, oneshot::Sender<Option<String>>>>>,
+    may_be_succeeded: AtomicBool,
 }
 
 impl Link {
     pub(super) fn new(packets: SeqPacket) -> Self {
-        Self { packets, next: AtomicU64::new(1), pending: Mutex::new(Some(HashMap::new())) }
+        let pending = Mutex::new(Some(HashMap::new()));
+        Self { packets, next: AtomicU64::new(1), pending, may_be_succeeded: AtomicBool::new(false) }
+    }
+
+    /// Whether the proxy understands that another has taken its place.
+    pub(super) fn set_may_be_succeeded(&self, may: bool) {
+        self.may_be_succeeded.store(may, Ordering::Relaxed);
+    }
+
+    /// Another proxy has taken this one's place.
+    pub(super) async fn succeeded(&self) -> io::Result<()> {
+        if self.may_be_succeeded.load(Ordering::Relaxed) {
+            self.say(&ToProxy::Succeeded, &[]).await?;
+        }
+        Ok(())
     }
 
     /// Has the proxy serve a pod. Doing so again is no error.

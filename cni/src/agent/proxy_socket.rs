@@ -62,8 +62,14 @@ async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Re
     for (pod, namespace, listeners) in held {
         members.adopt(pod, namespace, listeners).await;
     }
+    let before = members.current_link();
     members.set_link(Some((number, link.clone())));
     tracing::info!("a proxy connected");
+    if let Some((_, before)) = before
+        && let Err(error) = before.succeeded().await
+    {
+        tracing::warn!(%error, "telling a proxy that another has taken its place");
+    }
     let mut telling = tokio::task::JoinSet::new();
     telling.spawn(tell(link.clone(), number, members.clone()));
     telling.spawn(send_unserved(link.clone(), members.clone()));
@@ -78,8 +84,10 @@ async fn greet(link: &Link, members: &Members) -> io::Result<Vec<Held>> {
     let mut held = Vec::new();
     let node = members.config.node.as_str().into();
     match next(link).await? {
-        Some((ToAgent::Hello { version: PROTOCOL_VERSION }, _)) => {}
-        Some((ToAgent::Hello { version }, _)) => {
+        Some((ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded }, _)) => {
+            link.set_may_be_succeeded(may_be_succeeded);
+        }
+        Some((ToAgent::Hello { version, .. }, _)) => {
             // Our own version goes out as well, so that both logs say it.
             link.say(&ToProxy::Hello { version: PROTOCOL_VERSION, node }, &[]).await?;
             return Err(io::Error::other(format!(

@@ -7,17 +7,16 @@
     reason = "a panic is how a test fails"
 )]
 
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use weft_conformance::load::{Load, none_failed};
 use weft_conformance::objects::{namespace, nginx, pod, service, shell};
 use weft_conformance::{Checks, Lab, Options, curl};
 
 /// More than a whole enrolment may take.
 const PATIENCE: Duration = Duration::from_secs(45);
 const ENABLED: &str = "weft-mesh.dev/mesh: enabled";
-const LOAD: &str = include_str!("programs/load.py");
 
 /// `back` is called from `front` and from itself, over a node's border and within it; `plain` is never in the mesh.
 fn cluster(label: &str) -> String {
@@ -43,58 +42,20 @@ fn odd(name: &str, labels: &str) -> String {
     namespace(name, labels) + &pod(name, "squatter", "node1", squatter) + &nginx(name, "web", "node2")
 }
 
-/// A program that calls until it is told to end.
-struct Load {
-    what: String,
-    child: Child,
-}
-
-impl Load {
-    fn start(lab: &Lab, from: &str, mode: &str, host: &str, port: &str) -> Self {
-        let mut command = lab.exec_command(from, &["python3", "-c", LOAD, mode, host, port]);
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        Self { what: format!("{mode} {from} -> {host}"), child }
+/// All that the requirements speak of, at once.
+fn all(lab: &Lab) -> Vec<Load> {
+    let mut all = Vec::new();
+    for (from, host) in [
+        ("front/caller", "web.back"),
+        ("front/caller", "near.back"),
+        ("back/inner", "web.back"),
+        ("back/inner", "near.back"),
+    ] {
+        all.extend(["keep", "slow", "new"].map(|mode| Load::start(lab, from, mode, host, "80")));
     }
-
-    /// All that the requirements speak of, at once.
-    fn all(lab: &Lab) -> Vec<Self> {
-        let mut all = Vec::new();
-        for (from, host) in [
-            ("front/caller", "web.back"),
-            ("front/caller", "near.back"),
-            ("back/inner", "web.back"),
-            ("back/inner", "near.back"),
-        ] {
-            all.extend(["keep", "new"].map(|mode| Self::start(lab, from, mode, host, "80")));
-        }
-        all.push(Self::start(lab, "front/caller", "stream", "echo.back", "9000"));
-        all.push(Self::start(lab, "back/inner", "stream", "echo.back", "9000"));
-        all
-    }
-
-    /// Ends it: how many calls went well, how the others failed, and the last answer.
-    fn end(mut self) -> (String, u64, Vec<Value>, String) {
-        drop(self.child.stdin.take());
-        let out = self.child.wait_with_output().unwrap();
-        assert!(out.status.success(), "{}", self.what);
-        let told: Value = serde_json::from_slice(&out.stdout).unwrap();
-        let failed = told["failed"].as_array().unwrap().clone();
-        (self.what, told["ok"].as_u64().unwrap(), failed, told["last"].as_str().unwrap().to_owned())
-    }
-}
-
-/// Ends all, of whom none may have failed once.
-fn none_failed(all: Vec<Load>, tunnelled: bool) {
-    let mut wrong = Vec::new();
-    for (what, ok, failed, last) in all.into_iter().map(Load::end) {
-        if ok < 20 || !failed.is_empty() {
-            wrong.push(format!("{what}: {ok} went well, these failed: {failed:?}"));
-        }
-        if what.starts_with("new") && last.contains("spiffe://") != tunnelled {
-            wrong.push(format!("{what}: last {last}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    all.push(Load::start(lab, "front/caller", "stream", "echo.back", "9000"));
+    all.push(Load::start(lab, "back/inner", "stream", "echo.back", "9000"));
+    all
 }
 
 fn condition(lab: &Lab, namespace: &str) -> Value {
@@ -175,7 +136,7 @@ fn squats(lab: &Lab, pod: &str) -> bool {
 }
 
 fn enrol(lab: &Lab) {
-    let load = Load::all(lab);
+    let load = all(lab);
     std::thread::sleep(Duration::from_secs(2));
     lab.apply("main", &cluster(ENABLED)).unwrap();
     lab.wait_until("enrolling", PATIENCE, |l| {
@@ -205,15 +166,15 @@ fn killed_when_strict(lab: &Lab) {
     // Past its wait for the proxies' reports.
     std::thread::sleep(Duration::from_secs(7));
     assert_eq!(reason(lab, "back"), "Strict");
-    for (what, ok, failed, _) in strangers.map(Load::end) {
-        assert_eq!(ok, 0, "{what}");
-        assert!(failed.len() > 20, "{what}: {failed:?}");
+    for ended in strangers.map(Load::end) {
+        assert_eq!(ended.ok, 0, "{ended:?}");
+        assert!(ended.failed.len() > 20, "{ended:?}");
     }
     none_failed(vec![steady], true);
 }
 
 fn release(lab: &Lab) {
-    let load = Load::all(lab);
+    let load = all(lab);
     std::thread::sleep(Duration::from_secs(2));
     lab.apply("main", &cluster("")).unwrap();
     lab.wait_until("out of the mesh", PATIENCE, |l| {

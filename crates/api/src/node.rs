@@ -118,6 +118,9 @@ pub enum ToProxy {
         /// By UID.
         pods: BTreeMap<Text, String>,
     },
+    /// Another proxy has connected and is the one that is used from now on; not answered. A proxy that is told to stop
+    /// after that has time to drain.
+    Succeeded,
     /// The node's own addresses. The kubelet calls from one of them, and so do others.
     NodeAddresses {
         /// All of them.
@@ -177,6 +180,9 @@ pub enum ToAgent {
     Hello {
         /// [`PROTOCOL_VERSION`].
         version: u32,
+        /// It understands [`ToProxy::Succeeded`].
+        #[serde(default)]
+        may_be_succeeded: bool,
     },
     /// A pod that the proxy serves, with its four descriptors.
     Held {

@@ -256,6 +256,20 @@ fn an_unlabelled_namespace_lets_plaintext_in_then_tells_callers_then_lets_go() {
 }
 
 #[test]
+fn a_released_pod_with_connections_keeps_what_it_calls_by_and_not_its_namespace() {
+    let mut world = World::strict();
+    world.label(false);
+    world.after(61 * SECOND);
+    world.reports("n1", &[]);
+    world.reports("n2", &[]);
+    world.view.nodes.get_mut("n1").unwrap().parting = BTreeSet::from(["a".into(), "b".into()]);
+    assert!(world.after(SECOND).last.namespaces.is_empty());
+    assert_eq!(world.last.enrolment.parting, BTreeSet::from(["a".into()]), "b is of another node");
+    world.view.nodes.get_mut("n1").unwrap().parting.clear();
+    assert!(world.after(SECOND).last.enrolment.parting.is_empty());
+}
+
+#[test]
 fn leaving_is_bounded_and_goes_on_in_the_next_process() {
     let mut world = World::strict();
     world.label(false);

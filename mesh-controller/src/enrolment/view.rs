@@ -37,6 +37,8 @@ pub struct PodView {
 pub struct NodeView {
     /// UIDs of the pods that are served; `None`: not reported yet.
     pub served: Option<BTreeSet<Text>>,
+    /// UIDs of pods that are no longer served while connections of theirs go on.
+    pub parting: BTreeSet<Text>,
     /// Why pods that are to be served are not.
     pub unserved: BTreeMap<Text, String>,
     /// The newest version that is wholly in force in all of the node's proxies.
@@ -69,9 +71,19 @@ impl View {
         served.is_some_and(|served| served.contains(&pod.uid))
     }
 
+    /// Whether the proxy of the pod's own node still carries connections of it.
+    fn parts(&self, pod: &PodView) -> bool {
+        self.nodes.get(&pod.node).is_some_and(|node| node.parting.contains(&pod.uid))
+    }
+
     /// The UIDs of all served pods.
     pub(super) fn served(&self) -> BTreeSet<Text> {
         self.pods.iter().filter(|pod| self.serves(pod)).map(|pod| pod.uid.clone()).collect()
+    }
+
+    /// The UIDs of all pods that are no longer served while connections of theirs go on.
+    pub(super) fn parting(&self) -> BTreeSet<Text> {
+        self.pods.iter().filter(|pod| self.parts(pod)).map(|pod| pod.uid.clone()).collect()
     }
 
     pub(super) fn has_reported(&self, node: &str) -> bool {
@@ -84,8 +96,8 @@ impl View {
 
     /// The nodes with pods of the mesh, whose proxies carry calls, that have not taken in `version` yet.
     pub(super) fn behind(&self, version: u64) -> impl Iterator<Item = &Text> {
-        let carrying: BTreeSet<&Text> =
-            self.pods.iter().filter(|pod| pod.wanted || self.serves(pod)).map(|pod| &pod.node).collect();
+        let carried = |pod: &&PodView| pod.wanted || self.serves(pod) || self.parts(pod);
+        let carrying: BTreeSet<&Text> = self.pods.iter().filter(carried).map(|pod| &pod.node).collect();
         let in_force = |node: &Text| self.nodes.get(node).map_or(0, |node| node.in_force);
         carrying.into_iter().filter(move |node| in_force(node) < version)
     }

@@ -41,6 +41,8 @@ pub struct NodeProgress {
     pub rejections: BTreeMap<String, String>,
     /// UIDs of the pods that are served; `None`: not reported yet.
     pub served: Option<BTreeSet<Text>>,
+    /// UIDs of pods that are no longer served while connections of theirs go on.
+    pub parting: BTreeSet<Text>,
     /// Pods that are to be served and are not, with the reason.
     pub unserved: BTreeMap<Text, String>,
 }
@@ -64,6 +66,7 @@ struct Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Report {
     served: BTreeSet<Text>,
+    parting: BTreeSet<Text>,
     unserved: BTreeMap<Text, String>,
 }
 
@@ -84,8 +87,8 @@ impl Progress {
     /// What enrolment is judged by.
     pub fn views(&self) -> BTreeMap<Text, NodeView> {
         let view = |node: &Node| {
-            let NodeProgress { in_force, served, unserved, .. } = node.shown();
-            NodeView { served, unserved, in_force }
+            let NodeProgress { in_force, served, parting, unserved, .. } = node.shown();
+            NodeView { served, parting, unserved, in_force }
         };
         self.nodes.lock().iter().map(|(name, node)| (name.clone(), view(node))).collect()
     }
@@ -136,6 +139,7 @@ impl Node {
             in_force,
             rejections: said().flat_map(|said| said.rejections.clone()).collect(),
             unserved,
+            parting: reports.iter().flat_map(|report| report.parting.iter().cloned()).collect(),
             served: (!reports.is_empty()).then_some(served),
         }
     }
@@ -170,6 +174,7 @@ impl Place {
         let report = Report {
             unserved: unserved.collect(),
             served: served.pod_uids.into_iter().map(Text::from).collect(),
+            parting: served.parting_pod_uids.into_iter().map(Text::from).collect(),
         };
         let changed = self.update(|said| {
             let changed = said.report.as_ref() != Some(&report);
@@ -218,7 +223,7 @@ mod tests {
     use super::*;
 
     fn serves(uids: &[&str]) -> proto::Served {
-        proto::Served { pod_uids: uids.iter().map(ToString::to_string).collect(), unserved: Vec::new() }
+        proto::Served { pod_uids: uids.iter().map(ToString::to_string).collect(), ..proto::Served::default() }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use weft_model::workload::{ENROL_LABEL, MTLS_LABEL, MtlsMode, Transition, Worklo
 use weft_model::{Identity, ObjectName, Text};
 
 use super::Translated;
-use crate::enrolment::Leaving;
+use crate::enrolment::{Enrolment, Leaving};
 use crate::inputs::Inputs;
 
 /// The live pods, with indexes.
@@ -54,8 +54,10 @@ pub(crate) fn convert(inputs: &Inputs, out: &mut Translated) -> Workloads {
     let mut candidates: Vec<(Seniority, Workload)> = Vec::new();
     for (name, pod) in &inputs.pods {
         let Some(mut workload) = convert_pod(inputs, name, pod) else { continue };
-        // A pod that is served still needs what it calls by, until its node has let go of it.
-        if inputs.is_wanted(name, pod) || inputs.enrolment.served.contains(&workload.uid) {
+        // A pod that is served still needs what it calls by, until its node has let go of its last connection.
+        let Enrolment { served, parting, .. } = &inputs.enrolment;
+        let carried = served.contains(&workload.uid) || parting.contains(&workload.uid);
+        if carried || inputs.is_wanted(name, pod) {
             let node = out.nodes.entry(workload.node.clone()).or_default();
             node.identities.insert(workload.identity.clone());
             node.namespaces.insert(name.namespace.clone());

@@ -83,7 +83,8 @@ impl Proxy {
     }
 
     pub async fn report(&self, served: &[&str]) {
-        let served = Served { pod_uids: served.iter().map(ToString::to_string).collect(), unserved: vec![] };
+        let served =
+            Served { pod_uids: served.iter().map(ToString::to_string).collect(), ..Served::default() };
         self.requests.send(ConfigRequest { request: Some(Message::Served(served)) }).await.unwrap();
     }
 

@@ -71,7 +71,7 @@ impl Received {
             namespace: enrolled.pod.namespace.clone(),
             service_account: enrolled.service_account.clone(),
         };
-        let pod = LocalPod::new(enrolled, identity, netns.clone(), &shared.draining, &shared.ended);
+        let pod = LocalPod::new(enrolled, identity, netns.clone(), &shared.ends);
         let held = Held { pod: Arc::new(pod), netns, listeners, open: Arc::default() };
         let mut accepting = Vec::new();
         for (socket, kind) in held.listeners.iter().zip(LISTENERS) {
@@ -115,7 +115,7 @@ impl Held {
 /// The error says how many holders are left.
 pub(super) async fn end(pods: Vec<Arc<LocalPod>>) -> Result<(), String> {
     for pod in &pods {
-        pod.hurry.cancel();
+        pod.hurry();
     }
     let held_elsewhere = || pods.iter().map(|pod| Arc::strong_count(pod) - 1).sum::<usize>();
     let mut left = wait_until_zero(held_elsewhere, GRACE).await;

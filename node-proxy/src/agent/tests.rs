@@ -68,7 +68,7 @@ impl FakeAgent {
     /// Greets, and returns which pods the proxy holds, with the number of descriptors beside each.
     async fn greet(&self) -> Vec<(Text, usize)> {
         self.say(&ToProxy::Hello { version: PROTOCOL_VERSION, node: "node-a".into() }, false).await;
-        assert_eq!(self.hear().await.0, ToAgent::Hello { version: PROTOCOL_VERSION });
+        assert_eq!(self.hear().await.0, ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true });
         let mut held = Vec::new();
         loop {
             match self.hear().await {
@@ -225,12 +225,68 @@ async fn a_draining_proxy_leaves_new_connections_to_its_successor() {
     let (fake, _task) = session(agent);
     fake.greet().await;
     assert_eq!(fake.add(1).await, None);
-    shared.draining.cancel();
+    shared.ends.draining.cancel();
     tokio::time::sleep(Duration::from_millis(100)).await;
     let waiting = TcpStream::connect(fake.address(2)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 0);
     assert_eq!(fake.listeners[2].accept().unwrap().1, waiting.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn a_proxy_hears_that_another_has_taken_its_place() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert!(!shared.ends.succeeded.is_cancelled());
+    fake.say(&ToProxy::Succeeded, false).await;
+    tokio::time::timeout(Duration::from_secs(5), shared.ends.succeeded.cancelled()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_draining_proxy_does_not_connect_to_an_agent_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.sock");
+    let listener = weft_runtime::fd::bind_seqpacket(&path).unwrap();
+    let (agent, shared) = client(&["--agent-socket", path.to_str().unwrap()]);
+    tokio::spawn(agent.run());
+    let within = Duration::from_secs(5);
+    drop(tokio::time::timeout(within, listener.accept()).await.unwrap().unwrap());
+    let second = tokio::time::timeout(within, listener.accept()).await.unwrap().unwrap();
+    shared.ends.draining.cancel();
+    drop(second);
+    // Its first pause is at most 100 ms, as the first connection has shown.
+    assert!(tokio::time::timeout(Duration::from_secs(1), listener.accept()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_released_pod_is_reported_until_its_last_connection_has_ended() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    let mut reports = shared.served.reports();
+    fake.greet().await;
+    fake.say(&ToProxy::SnapshotEnd, false).await;
+    assert_eq!(fake.add(1).await, None);
+    // A tunnel that waits for its certificate.
+    let open = TcpStream::connect(fake.address(2)).await.unwrap();
+    let pod = shared.pods.load().by_uid("a").unwrap().clone();
+    while pod.connections() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
+    let within = Duration::from_secs(5);
+    let told = async {
+        loop {
+            let report = reports.next().await;
+            if report.pod_uids.is_empty() && !report.parting_pod_uids.is_empty() {
+                return report.parting_pod_uids;
+            }
+        }
+    };
+    assert_eq!(tokio::time::timeout(within, told).await.unwrap(), ["a"]);
+    drop(open);
+    let last = tokio::time::timeout(within, reports.next()).await.unwrap();
+    assert!(last.parting_pod_uids.is_empty() && last.pod_uids.is_empty(), "{last:?}");
 }
 
 #[tokio::test]

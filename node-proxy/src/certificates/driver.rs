@@ -200,7 +200,8 @@ impl<W: Fn() -> SystemTime> Driver<'_, W> {
 fn local_identities(shared: &Shared) -> HashSet<Identity> {
     let here = shared.pods.load();
     let expected = shared.certificates.expected(Instant::now());
-    here.iter().map(|pod| pod.identity.clone()).chain(expected).collect()
+    let parting = here.parting().map(|pod| pod.identity.clone());
+    here.iter().map(|pod| pod.identity.clone()).chain(parting).chain(expected).collect()
 }
 
 impl Authority for Controller {

@@ -221,8 +221,8 @@ impl Rig {
     fn add_pod(&self, ca: &TestCa) -> Arc<LocalPod> {
         let netns = NetNamespace::current().unwrap();
         let identity = ca.identity("shop", "cart");
-        let (closing, ended) = (&self.shared.draining, &self.shared.ended);
-        let pod = Arc::new(LocalPod::new(testing::enrolled("a", &[]), identity, netns, closing, ended));
+        let ends = &self.shared.ends;
+        let pod = Arc::new(LocalPod::new(testing::enrolled("a", &[]), identity, netns, ends));
         self.shared.pods.rcu(|pods| pods.with(pod.clone()));
         self.shared.certificates.pods_changed();
         pod

@@ -17,7 +17,7 @@ use super::{authorize, forward, handle_http, record};
 use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::{self, HttpVersion, Limits};
-use crate::pod::LocalPod;
+use crate::pod::{LocalPod, say_goodbye};
 use crate::relay::{Duplex, How, RelayEnd, relay};
 use crate::send::SendError;
 use crate::telemetry::Recorder;
@@ -97,11 +97,11 @@ impl Destination<'_> {
                 let version = HttpVersion::of(request.version());
                 let response = handle_http(&worker, &pod, to, &caller, version, request).await;
                 let mut response = response.unwrap_or_else(|error| refusal(&error));
-                pod.say_goodbye(version, &mut response);
+                say_goodbye(&pod.closing, version, &mut response);
                 response
             }
         };
-        let closing = self.pod.parted(version);
+        let closing = self.pod.parted(version, &self.pod.closing);
         if let Err(ended) = http_server::serve(client, version, &Limits::default(), closing, handler).await {
             self.record().refuse(ended.reason, &ended.message);
         }

@@ -29,7 +29,7 @@ use super::route::{Routed, Target, backend_of, route};
 use crate::body::Body;
 use crate::call::{Captured, Claimed, Destination, Selected};
 use crate::http_server::{self, Limits};
-use crate::pod::LocalPod;
+use crate::pod::{LocalPod, say_goodbye};
 use crate::send::{SendError, send_http};
 use crate::state::Snapshot;
 use crate::telemetry::{
@@ -46,7 +46,8 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
     let pod = Arc::clone(&source);
     let connection =
         Rc::new(Connection { worker: Rc::clone(worker), source, peer, original, claims: Claims::default() });
-    let Ok(Ok(version)) = tokio::time::timeout(limits.header_timeout, io.http_version()).await else {
+    let first = tokio::time::timeout(limits.header_timeout, io.http_version());
+    let Some(Ok(Ok(version))) = pod.hurry.run_until_cancelled(first).await else {
         return; // Ended, or idle for too long, before its first request.
     };
     let of_requests = Rc::clone(&connection);
@@ -54,11 +55,12 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
         let connection = Rc::clone(&of_requests);
         async move {
             let mut response = connection.handle(request).await;
-            connection.source.say_goodbye(version, &mut response);
+            say_goodbye(&connection.source.closing, version, &mut response);
             response
         }
     };
-    if let Err(ended) = http_server::serve(io, version, &limits, pod.parted(version), handler).await {
+    let closing = pod.parted(version, &pod.closing);
+    if let Err(ended) = http_server::serve(io, version, &limits, closing, handler).await {
         connection.tell_end(ended);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, TcpListener};
 use std::process::Command;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -37,8 +38,7 @@ fn namespace() -> NetNamespace {
 fn pod(netns: &NetNamespace) -> LocalPod {
     let identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
     let enrolled = testing::enrolled("a", &[OWN_V4, OWN_V6]);
-    let token = CancellationToken::new();
-    LocalPod::new(enrolled, identity, netns.clone(), &token, &token)
+    LocalPod::new(enrolled, identity, netns.clone(), &Ends::default())
 }
 
 fn application(netns: &NetNamespace, ip: &str) -> (TcpListener, SocketAddr) {

@@ -14,7 +14,7 @@ use crate::call::Caller;
 use crate::http_server::{self, Ended, HttpVersion, Limits};
 use crate::inbound;
 use crate::inbound::record;
-use crate::pod::LocalPod;
+use crate::pod::{LocalPod, say_goodbye};
 use crate::send::SendError;
 use crate::worker::WorkerRef;
 
@@ -25,13 +25,26 @@ where
 {
     let Tunnel { worker, pod, local, caller, closing } = tunnel;
     let handler = {
-        let (worker, pod) = (worker.clone(), pod.clone());
+        let (worker, pod, closing) = (worker.clone(), pod.clone(), closing.clone());
         move |request: Request<Body>| {
             let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
-            async move { handle(&worker, &pod, local, caller, version, request).await }
+            let closing = closing.clone();
+            async move {
+                let mut response = handle(&worker, &pod, local, caller, version, request).await;
+                say_goodbye(&closing, version, &mut response);
+                response
+            }
         }
     };
-    http_server::serve(io, version, &Limits::default(), closing.cancelled(), handler).await
+    let parted = async {
+        let parted = pod.parted(version, closing);
+        // Callers of a pod that has left the mesh were told before.
+        tokio::select! {
+            () = parted => {}
+            () = pod.released.cancelled() => {}
+        }
+    };
+    http_server::serve(io, version, &Limits::default(), parted, handler).await
 }
 
 /// A request's port is the only fact that is believed, and it is judged as the real port that it is.

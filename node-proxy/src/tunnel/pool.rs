@@ -144,7 +144,7 @@ impl<K: Eq + Hash, C: Pooled> Shared<K, C> {
     /// A place on a connection that has one.
     pub(crate) fn take(&mut self, key: &K) -> Option<Lease<C>> {
         let connections = self.by_key.get_mut(key)?;
-        connections.retain(|c| !c.sender.is_closed() && !c.closing.is_cancelled());
+        connections.retain(|c| !c.sender.is_closed());
         let connection =
             connections.iter().find(|c| c.streams.get() < self.streams && c.sender.is_ready())?;
         connection.streams.set(connection.streams.get() + 1);
@@ -168,13 +168,14 @@ impl<K: Eq + Hash, C: Pooled> Shared<K, C> {
         }
     }
 
-    /// Drops what is closed, unused for too long, or of a pod that is closing. Busy connections end with their last request.
+    /// Drops what is closed, or unused for too long: not at all if its pod is closing.
     pub(crate) fn expire(&mut self, now: Instant) {
         let idle = self.idle;
         self.by_key.retain(|_, connections| {
             connections.retain(|c| {
-                let unused = c.streams.get() == 0 && now.duration_since(c.idle_since.get()) >= idle;
-                !unused && !c.sender.is_closed() && !c.closing.is_cancelled()
+                let old = c.closing.is_cancelled() || now.duration_since(c.idle_since.get()) >= idle;
+                let unused = c.streams.get() == 0 && old;
+                !unused && !c.sender.is_closed()
             });
             !connections.is_empty()
         });

@@ -54,6 +54,9 @@ pub struct Served {
     pub pod_uids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, repeated, tag = "2")]
     pub unserved: ::prost::alloc::vec::Vec<Unserved>,
+    /// no longer served, but connections of theirs go on
+    #[prost(string, repeated, tag = "3")]
+    pub parting_pod_uids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 /// A pod that is to be enrolled and cannot be.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

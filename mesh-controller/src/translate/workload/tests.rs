@@ -73,6 +73,9 @@ fn a_pod_that_leaves_lets_plaintext_in_before_callers_are_told() {
     assert!(translate(&inputs).nodes.is_empty());
     inputs.enrolment.served.insert("old".into());
     assert!(translate(&inputs).nodes["n1"].namespaces.contains("shop"), "its proxy needs to go on calling");
+    inputs.enrolment = Enrolment { parting: ["old".into()].into(), ..Enrolment::default() };
+    assert!(translate(&inputs).nodes["n1"].namespaces.contains("shop"), "for its last connections too");
+    assert_eq!(workload(&inputs, "old"), (Plaintext, Permissive, None));
     inputs.enrolment.leaving.insert("old".into(), Leaving::Permitted);
     assert_eq!(workload(&inputs, "old"), (Tunnel, Permissive, None));
     inputs.enrolment.leaving.insert("old".into(), Leaving::Told);

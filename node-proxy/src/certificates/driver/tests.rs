@@ -79,9 +79,8 @@ async fn beside<W: Fn() -> SystemTime + Clone>(
     let (bundles, bundle) = watch::channel(None);
     bundles.send_replace(Some(authority.ca.bundle()));
     let netns = NetNamespace::current().unwrap();
-    let (closing, ended) = (&shared.draining, &shared.ended);
     let enrolled = testing::enrolled("a", &["10.244.0.1"]);
-    let pod = Arc::new(LocalPod::new(enrolled, identity("cart"), netns, closing, ended));
+    let pod = Arc::new(LocalPod::new(enrolled, identity("cart"), netns, &shared.ends));
     shared.pods.rcu(|pods| pods.with(pod.clone()));
     tokio::select! {
         biased;
@@ -141,9 +140,8 @@ async fn a_call_that_hangs_ends_at_its_deadline_and_holds_nobody_else_up() {
         assert_eq!(authority.asked.borrow().len(), 1);
         authority.mood.set(Mood::Signs);
         let netns = NetNamespace::current().unwrap();
-        let (closing, ended) = (&shared.draining, &shared.ended);
         let enrolled = testing::enrolled("b", &["10.244.0.2"]);
-        let other = Arc::new(LocalPod::new(enrolled, identity("web"), netns, closing, ended));
+        let other = Arc::new(LocalPod::new(enrolled, identity("web"), netns, &shared.ends));
         shared.pods.rcu(|pods| pods.with(other.clone()));
         let begun = Instant::now();
         assert!(shared.certificates.wait_for(&identity("web"), Duration::from_secs(5)).await.is_some());

@@ -1,8 +1,9 @@
 //! When the pools' task lets go of connections, under a clock that stands still but for the waits.
 
 use hyper_util::rt::TokioIo;
-use tokio_util::sync::CancellationToken;
 use weft_runtime::netns::NetNamespace;
+
+use crate::pod::Ends;
 
 use super::*;
 use crate::testing;
@@ -17,10 +18,10 @@ async fn connection() -> (Http1, tokio::io::DuplexStream) {
 }
 
 fn pod() -> Arc<LocalPod> {
-    let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
     let identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
     let netns = NetNamespace::current().unwrap();
-    Arc::new(LocalPod::new(testing::enrolled("a", &["10.244.0.1"]), identity, netns, &closing, &ended))
+    let enrolled = testing::enrolled("a", &["10.244.0.1"]);
+    Arc::new(LocalPod::new(enrolled, identity, netns, &Ends::default()))
 }
 
 fn key(pod: &Arc<LocalPod>, way: Way) -> Key {

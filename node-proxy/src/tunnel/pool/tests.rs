@@ -111,3 +111,17 @@ fn a_busy_connection_does_not_expire_and_a_forgotten_one_is_not_used() {
     pool.expire(now + Duration::from_secs(5));
     assert_eq!(pool.len(), 0);
 }
+
+#[test]
+fn a_closing_pod_still_gets_a_place_and_keeps_nothing_unused() {
+    let (mut pool, now, pod) =
+        (Shared::new(2, Duration::from_secs(5)), Instant::now(), CancellationToken::new());
+    pod.cancel();
+    pool.add("a", fake(1), &pod, now);
+    let lease = pool.take(&"a").unwrap();
+    pool.expire(now);
+    assert_eq!(pool.len(), 1, "it is in use");
+    drop(lease);
+    pool.expire(now);
+    assert_eq!(pool.len(), 0);
+}

@@ -17,7 +17,6 @@ use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use weft_api::delta::Change;
 use weft_api::node::EnrolledPod;
 use weft_model::route::*;
@@ -34,7 +33,7 @@ use crate::outbound::http::Connection;
 use crate::outbound::http::claims::Claims;
 use crate::outbound::http::prefixed::Prefixed;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::{LocalPod, LocalPods};
+use crate::pod::{Ends, LocalPod, LocalPods};
 use crate::state::{Snapshot, State};
 use crate::telemetry::{AccessLogTarget, Telemetry};
 use crate::worker::{Shared, Worker, WorkerRef};
@@ -73,8 +72,7 @@ impl World {
             agent: Default::default(),
             served: crate::served::Served::default(),
             retries: RetryBudget::new(tokio::time::Instant::now()),
-            draining: CancellationToken::new(),
-            ended: CancellationToken::new(),
+            ends: Ends::default(),
         };
         let worker = Rc::new(Worker::new(0, Arc::new(shared)));
         let world = Self { worker, metrics, version: std::cell::Cell::new(0) };
@@ -207,9 +205,8 @@ fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
         ipv6: false,
         probes: vec![],
     };
-    let (closing, ended) = (CancellationToken::new(), CancellationToken::new());
     let netns = NetNamespace::current().unwrap();
-    Arc::new(LocalPod::new(enrolled, identity, netns, &closing, &ended))
+    Arc::new(LocalPod::new(enrolled, identity, netns, &Ends::default()))
 }
 
 pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {

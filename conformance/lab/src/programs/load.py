@@ -1,5 +1,6 @@
 # Calls URL, or echoes over one TCP connection, until standard input ends; then says how it went, as JSON.
-# load.py MODE HOST PORT: `keep` uses one connection on and on, `new` one per call; `stream` echoes.
+# load.py MODE HOST PORT: `keep` uses one connection on and on, `slow` with pauses that other clients would close it in,
+# `new` one per call; `stream` echoes.
 import http.client, json, socket, sys, threading, time
 
 mode, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
@@ -37,5 +38,5 @@ while not stop.is_set():
         connection = None
         if mode == "stream":
             break
-    stop.wait(0.01)
+    stop.wait(1.5 if mode == "slow" else 0.01)
 print(json.dumps({"ok": ok, "failed": failed, "last": last}))
