@@ -5,6 +5,7 @@
 pub mod names;
 mod objects;
 pub mod parameters;
+pub mod plan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -32,6 +32,7 @@
 
 mod definition;
 mod follow;
+pub mod infrastructure;
 mod kinds;
 pub mod lead;
 pub mod lease;

@@ -46,10 +46,34 @@ pub(crate) enum Event<K> {
     Failed(Error),
 }
 
-/// Tells all that happens to the objects of `api`, for ever. `fields` is a field selector. May be dropped at any time.
+/// Which objects of a collection are followed: those that both selectors choose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Selector<'a> {
+    /// A field selector.
+    pub(crate) fields: Option<&'a str>,
+    /// A label selector.
+    pub(crate) labels: Option<&'a str>,
+}
+
+impl<'a> Selector<'a> {
+    /// All of them.
+    pub(crate) const ALL: Self = Self { fields: None, labels: None };
+
+    /// Those that a field selector chooses.
+    pub(crate) const fn fields(fields: &'a str) -> Self {
+        Self { fields: Some(fields), labels: None }
+    }
+
+    /// Those that a label selector chooses.
+    pub(crate) const fn labels(labels: &'a str) -> Self {
+        Self { fields: None, labels: Some(labels) }
+    }
+}
+
+/// Tells all that happens to the objects of `api`, for ever. May be dropped at any time.
 pub(crate) async fn follow<K>(
     api: &Api<K>,
-    fields: Option<&str>,
+    select: Selector<'_>,
     mut tell: impl FnMut(Event<K>),
 ) -> Infallible
 where
@@ -57,8 +81,8 @@ where
 {
     let mut backoff = Backoff::new(WAITS.0, WAITS.1);
     loop {
-        match list(api, fields, &mut tell).await {
-            Ok(version) => watch_on(api, fields, version, &mut backoff, &mut tell).await,
+        match list(api, select, &mut tell).await {
+            Ok(version) => watch_on(api, select, version, &mut backoff, &mut tell).await,
             Err(error) => tell(Event::Failed(error)),
         }
         tokio::time::sleep(backoff.next_delay()).await;
@@ -66,13 +90,14 @@ where
 }
 
 /// Lists everything; the resource version that the list is of.
-async fn list<K>(api: &Api<K>, fields: Option<&str>, tell: &mut impl FnMut(Event<K>)) -> Result<String, Error>
+async fn list<K>(api: &Api<K>, select: Selector<'_>, tell: &mut impl FnMut(Event<K>)) -> Result<String, Error>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     tell(Event::ListBegins);
     let mut params = ListParams::default().limit(PAGE);
-    params.field_selector = fields.map(str::to_owned);
+    params.field_selector = select.fields.map(str::to_owned);
+    params.label_selector = select.labels.map(str::to_owned);
     loop {
         let page = within(LIST, api.list(&params)).await?;
         page.items.into_iter().for_each(|object| tell(Event::Found(object)));
@@ -89,7 +114,7 @@ where
 /// Watches from a resource version on, until a list is needed again.
 async fn watch_on<K>(
     api: &Api<K>,
-    fields: Option<&str>,
+    select: Selector<'_>,
     mut version: String,
     backoff: &mut Backoff,
     tell: &mut impl FnMut(Event<K>),
@@ -98,7 +123,7 @@ async fn watch_on<K>(
 {
     loop {
         let began = Instant::now();
-        let ended = watch(api, fields, &mut version, tell).await;
+        let ended = watch(api, select, &mut version, tell).await;
         if began.elapsed() >= WORKED {
             backoff.reset();
         }
@@ -125,7 +150,7 @@ async fn watch_on<K>(
 /// One watch, to its end.
 async fn watch<K>(
     api: &Api<K>,
-    fields: Option<&str>,
+    select: Selector<'_>,
     version: &mut String,
     tell: &mut impl FnMut(Event<K>),
 ) -> Result<(), Error>
@@ -133,7 +158,8 @@ where
     K: Resource + Clone + DeserializeOwned + Debug,
 {
     let mut params = WatchParams::default().timeout(WATCH_SECONDS);
-    params.field_selector = fields.map(str::to_owned);
+    params.field_selector = select.fields.map(str::to_owned);
+    params.label_selector = select.labels.map(str::to_owned);
     let stream = within(LIST, api.watch(&params, version)).await?;
     let mut stream = pin!(stream);
     tell(Event::Watching);

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::follow::{Event, explain, follow, is, within};
+use super::follow::{Event, Selector, explain, follow, is, within};
 use crate::leadership::Leadership;
 use election::{Election, Record, Times, Wish};
 
@@ -74,7 +74,7 @@ async fn stand_by(
     let wake = Arc::new(Notify::new());
     let (woken, me) = (Arc::clone(&wake), standing.candidate.holder());
     let selector = format!("metadata.name={NAME}");
-    let watching = follow(&api, Some(&selector), |event| match event {
+    let watching = follow(&api, Selector::fields(&selector), |event| match event {
         Event::Applied(lease) | Event::Found(lease) if holder(&lease) != me => woken.notify_one(),
         Event::Deleted(_) => woken.notify_one(),
         _ => {}

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use weft_runtime::backoff::Backoff;
 
-use super::follow::{Event, explain, follow, is, within};
+use super::follow::{Event, Selector, explain, follow, is, within};
 use super::kinds::Served;
 use super::raw::Raw;
 use super::watch::watch_definition;
@@ -85,7 +85,7 @@ async fn keep_version(client: &Client, namespace: &str, version: &str) -> Infall
     let api: Api<Raw> = Api::all_with(client.clone(), &resource);
     let (told, mut objects) = watch::channel(Objects::None);
     let mut found = BTreeMap::new();
-    let watching = follow(&api, None, |event| match event {
+    let watching = follow(&api, Selector::ALL, |event| match event {
         Event::ListBegins => found.clear(),
         Event::Found(object) => drop(found.insert(object.name_any(), object)),
         Event::ListEnds => drop(told.send_replace(Some(std::mem::take(&mut found)))),

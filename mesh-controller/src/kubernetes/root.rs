@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use weft_ca::{Authority, NewRoot, RootError, Settings};
 use weft_runtime::backoff::Backoff;
 
-use super::follow::{Event, explain, follow, is, within};
+use super::follow::{Event, Selector, explain, follow, is, within};
 
 /// The Secret, of type `kubernetes.io/tls`: `tls.key` and `tls.crt`.
 pub const SECRET: &str = "weft-ca";
@@ -152,7 +152,7 @@ pub async fn publish(client: Client, namespace: &str, root_pem: &str) -> Infalli
     let (seen, mut right) = watch::channel(None);
     let mut found = false;
     let selector = format!("metadata.name={TRUST}");
-    let watching = follow(&api, Some(&selector), |event| match event {
+    let watching = follow(&api, Selector::fields(&selector), |event| match event {
         Event::ListBegins => found = false,
         Event::Found(trust) | Event::Applied(trust) => {
             found = true;

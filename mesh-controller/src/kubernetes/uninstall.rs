@@ -8,7 +8,7 @@ use kube::api::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use weft_model::uninstall::ANNOTATION;
 
-use super::follow::{Event, explain, follow};
+use super::follow::{Event, Selector, explain, follow};
 use super::store::Store;
 
 /// Who bears the note.
@@ -18,7 +18,7 @@ const AGENTS: &str = "weft-agent";
 pub(super) async fn watch(client: Client, namespace: &str, store: &Store) -> Infallible {
     let api: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(client, namespace);
     let mut found = false;
-    follow(&api, Some(&format!("metadata.name={AGENTS}")), |event| match event {
+    follow(&api, Selector::fields(&format!("metadata.name={AGENTS}")), |event| match event {
         Event::ListBegins => found = false,
         Event::Found(set) => found = has_note(&set),
         Event::ListEnds => store.uninstalling(found),

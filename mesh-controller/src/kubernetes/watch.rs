@@ -6,7 +6,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::definition::Definition;
-use super::follow::{Event, explain, follow};
+use super::follow::{Event, Selector, explain, follow};
 use super::kinds::{self, Served};
 use super::raw::Raw;
 use super::store::{Decoded, Part, Store, name_of};
@@ -56,7 +56,7 @@ pub(super) async fn watch_definition(
         });
     };
     let mut found = None;
-    follow(&api, Some(&format!("metadata.name={name}")), |event| match event {
+    follow(&api, Selector::fields(&format!("metadata.name={name}")), |event| match event {
         Event::ListBegins => found = None,
         Event::Found(definition) => found = Some(definition),
         Event::ListEnds => set(found.as_ref().map_or(Served::Absent, Served::of)),
@@ -89,7 +89,7 @@ async fn watch_version(client: &Client, kind: Kind, version: &str, store: &Store
     let resource = kinds::resource(kind, version);
     let api: Api<Raw> = Api::all_with(client.clone(), &resource);
     let mut found = Vec::new();
-    follow(&api, None, |event| match event {
+    follow(&api, Selector::ALL, |event| match event {
         Event::ListBegins => found.clear(),
         Event::Found(raw) => found.push(Decoded::of(kind, raw, &resource)),
         Event::ListEnds => store.listed(kind, std::mem::take(&mut found)),

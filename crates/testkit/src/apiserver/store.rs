@@ -22,11 +22,17 @@ impl Target {
         self.query.get("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or_default()
     }
 
-    fn selects(&self, key: &(String, String)) -> bool {
-        let field =
-            self.query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name="));
+    /// Of selectors it knows `metadata.name=NAME`, `type=TYPE`, and one label with its value.
+    fn selects(&self, key: &(String, String), object: &Value) -> bool {
+        let field = |name: &str| self.query.get("fieldSelector")?.strip_prefix(name);
+        let labelled = |selector: &String| {
+            let (label, value) = selector.split_once('=').unwrap();
+            object["metadata"]["labels"][label] == value
+        };
         self.namespace.as_ref().is_none_or(|namespace| *namespace == key.0)
-            && field.is_none_or(|name| name == key.1)
+            && field("metadata.name=").is_none_or(|name| name == key.1)
+            && field("type=").is_none_or(|of| object["type"] == of)
+            && self.query.get("labelSelector").is_none_or(labelled)
     }
 }
 
@@ -236,6 +242,11 @@ impl Store {
         };
         let key = (target.namespace.clone().unwrap_or_default(), name.clone());
         let current = self.objects.get(&target.collection).and_then(|objects| objects.get(&key)).cloned();
+        // An apply makes what is not there.
+        let applies = method == "PATCH" && target.query.contains_key("fieldManager") && !target.status;
+        if current.is_none() && applies {
+            return Ok(shown(self.store(&target.collection, key, body.clone()), target));
+        }
         let current = current.ok_or_else(|| Failure::not_found(name))?;
         match method {
             "GET" => Ok(shown(current, target)),
@@ -246,6 +257,10 @@ impl Store {
                 self.write(target, key, &current, merged, text(body, "/metadata/resourceVersion"))
             }
             "DELETE" => {
+                let uid = text(body, "/preconditions/uid");
+                if !uid.is_empty() && uid != text(&current, "/metadata/uid") {
+                    return Err(Failure::new(409, "Conflict", "it is another object"));
+                }
                 self.delete(&target.collection, &key);
                 Ok(current)
             }
@@ -302,7 +317,7 @@ impl Store {
         let after = after.map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
         let limit = target.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
         let objects = self.objects.get(&target.collection).into_iter().flatten();
-        let chosen = objects.filter(|(key, _)| target.selects(key));
+        let chosen = objects.filter(|(key, object)| target.selects(key, object));
         let mut chosen = chosen.filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after)).peekable();
         let (mut items, mut last) = (Vec::new(), None);
         while items.len() < limit
@@ -327,7 +342,7 @@ impl Store {
             return vec![Event { version: u64::MAX, line: format!("{line}\n") }];
         }
         let concerns = |it: &&Happened| {
-            it.version > after && it.collection == target.collection && target.selects(&it.key)
+            it.version > after && it.collection == target.collection && target.selects(&it.key, &it.object)
         };
         let line = |it: &Happened| {
             let line = json!({"type": it.kind, "object": shown(it.object.clone(), target)});

@@ -1,0 +1,130 @@
+//! Gateways' objects on a small API server in process.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use weft_model::{ObjectName, TrustDomain};
+use weft_testkit::apiserver::ApiServer;
+
+use super::*;
+use crate::infrastructure::parameters::Parameters;
+use crate::infrastructure::plan::ForGateway;
+use crate::infrastructure::{Settings, Subject, Transport, desired};
+
+const WAIT: Duration = Duration::from_secs(20);
+
+type Sender = watch::Sender<Option<Arc<Desired>>>;
+
+fn wanted(port: u16) -> Arc<Desired> {
+    let settings = Settings {
+        image: "weft/weft-proxy:1".into(),
+        pull_policy: "IfNotPresent".into(),
+        pull_secrets: Vec::new(),
+        controller: "c:15012".into(),
+        controller_name: "c".into(),
+        root_pem: "PEM".into(),
+        trust_domain: TrustDomain("cluster.local".into()),
+    };
+    let name = ObjectName::new("shop", "front");
+    let subject = Subject {
+        name: name.clone(),
+        uid: "u1".into(),
+        api_version: "gateway.networking.k8s.io/v1".into(),
+        class: "weft".into(),
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        addresses: BTreeSet::new(),
+        any_address: true,
+        ports: BTreeSet::from([(port, Transport::Tcp)]),
+        parameters: Parameters::default(),
+    };
+    let objects = desired(&subject, &settings);
+    Arc::new([(name, ForGateway::Exactly { uid: "u1".into(), objects })].into())
+}
+
+fn keep_of(api: &ApiServer) -> (Sender, tokio::task::JoinHandle<()>) {
+    let client = Client::new(api.clone(), "default");
+    let (sender, receiver) = watch::channel(None);
+    (sender, tokio::spawn(async move { match keep(client, receiver).await {} }))
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(WAIT, so).await.unwrap_or_else(|_| panic!("{what} did not come about"));
+}
+
+fn service(api: &ApiServer) -> Option<Value> {
+    api.get("", "Service", "shop", "front-weft")
+}
+
+#[tokio::test]
+async fn what_a_gateway_needs_is_made_repaired_and_removed() {
+    let api = ApiServer::new();
+    let (sender, keeping) = keep_of(&api);
+    sender.send_replace(Some(wanted(80)));
+    until("everything", || api.get("apps", "Deployment", "shop", "front-weft").is_some()).await;
+    until("the Service", || service(&api).is_some_and(|s| s["spec"]["ports"][0]["port"] == 80)).await;
+
+    // Somebody else changes it.
+    let mut changed = service(&api).unwrap();
+    changed["spec"]["type"] = "NodePort".into();
+    api.put(changed);
+    until("the repair", || service(&api).is_some_and(|s| s["spec"]["type"] == "LoadBalancer")).await;
+    api.remove("", "ServiceAccount", "shop", "front-weft");
+    until("the account", || api.get("", "ServiceAccount", "shop", "front-weft").is_some()).await;
+
+    sender.send_replace(Some(wanted(81)));
+    until("the new port", || service(&api).is_some_and(|s| s["spec"]["ports"][0]["port"] == 81)).await;
+
+    // When nothing is to be done, nothing is.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let writes = api.writes().len();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(api.writes().len(), writes);
+
+    sender.send_replace(Some(Arc::default()));
+    until("the end", || service(&api).is_none()).await;
+    until("the end", || api.get("apps", "Deployment", "shop", "front-weft").is_none()).await;
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn objects_of_others_are_not_touched() {
+    let api = ApiServer::new();
+    let theirs = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "front-weft", "namespace": "shop"},
+        "spec": {"type": "ClusterIP"},
+    });
+    api.put(theirs);
+    // It looks like ours, but belongs to nobody.
+    api.put(json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "settings", "namespace": "shop", "labels": {MANAGED_BY: CONTROLLER}},
+    }));
+    let (sender, keeping) = keep_of(&api);
+    sender.send_replace(Some(wanted(80)));
+    until("the rest", || api.get("apps", "Deployment", "shop", "front-weft").is_some()).await;
+    assert_eq!(service(&api).unwrap()["spec"], json!({"type": "ClusterIP"}));
+    assert!(api.get("", "ConfigMap", "shop", "settings").is_some());
+
+    api.remove("", "Service", "shop", "front-weft");
+    until("the Service", || service(&api).is_some_and(|s| s["spec"]["type"] == "LoadBalancer")).await;
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn nothing_is_touched_before_it_is_known_what_there_should_be() {
+    let api = ApiServer::new();
+    let (first, keeping) = keep_of(&api);
+    first.send_replace(Some(wanted(80)));
+    until("everything", || api.get("apps", "Deployment", "shop", "front-weft").is_some()).await;
+    keeping.abort();
+    let (_second, keeping) = keep_of(&api);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(service(&api).is_some());
+    keeping.abort();
+}
