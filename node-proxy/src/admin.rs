@@ -42,8 +42,8 @@ fn pods(pods: &LocalPods) -> Vec<Value> {
             "uid": pod.enrolled.uid,
             "identity": pod.identity,
             "addresses": pod.enrolled.addresses,
-            "connections": pod.connections(),
-            "closing": pod.closing.is_cancelled(),
+            "connections": pod.scope.connections(),
+            "closing": pod.scope.closing.is_cancelled(),
         })
     };
     pods.into_iter().map(describe).collect()

@@ -239,7 +239,7 @@ impl Agent {
         self.shared.certificates.pods_changed();
         if let Some(before) = self.held.insert(held.pod.enrolled.uid.clone(), held) {
             // Its connections go on; they know the namespace by a descriptor of their own.
-            before.pod.accepting.cancel();
+            before.pod.scope.accepting.cancel();
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Agent {
         let held = self.held.remove(uid);
         if let Some(held) = &held {
             tracing::info!(pod = %held.pod.enrolled.pod, ?cause, "no longer serving");
-            held.pod.accepting.cancel();
+            held.pod.scope.accepting.cancel();
             self.shared.pods.rcu(|pods| pods.without(uid));
             self.shared.certificates.pods_changed();
         }
@@ -257,7 +257,7 @@ impl Agent {
         match cause {
             RemoveCause::Unenrolled => {
                 // What is in use ends well; idle tunnels would hold the pod's rules for as long as they are kept.
-                held.iter().for_each(|held| held.pod.release());
+                held.iter().for_each(|held| held.pod.scope.release());
             }
             RemoveCause::PodEnd => {
                 // The one that was held is among them by now.

@@ -1,11 +1,12 @@
 //! Builds every part of the proxy once, in reading order, and ends them in order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use futures_util::future::LocalBoxFuture;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_runtime::admin::Admin;
@@ -14,10 +15,13 @@ use weft_runtime::{logging, panic, shutdown};
 
 use crate::agent::Agent;
 use crate::certificates::{self, Certificates};
-use crate::config::Config;
+use crate::config::{Config, GatewayPod, Role};
 use crate::controller::Controller;
+use crate::gateway;
+use crate::gateway::ports::Ports;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::{Ends, LocalPods};
+use crate::pod::LocalPods;
+use crate::scope::Ends;
 use crate::served::Served;
 use crate::state::{self, Snapshot, State};
 use crate::telemetry::Telemetry;
@@ -25,6 +29,8 @@ use crate::worker::{Crew, Shared};
 
 /// How long an idle HTTP/1 connection is waited for when nobody has taken over: new connections wait meanwhile.
 const LAST_REQUEST: Duration = Duration::from_millis(250);
+/// How long a Gateway's proxy goes on as before once it is told to stop: until then callers are still sent to it.
+const WITHDRAWAL: Duration = Duration::from_secs(3);
 /// How long what is still open gets after the drain, to be closed and told of.
 const LAST: Duration = Duration::from_secs(1);
 
@@ -78,37 +84,78 @@ async fn control(
     shutdown::cancel_on_signal(stop.clone())?;
     let listener = Admin::bind(shared.config.admin).await?;
     let controller = Controller::new(&shared.config)?;
-    let agent = Agent::new(shared.clone(), crew.clone());
-    let admin = admin(shared, metrics, level, agent.synced());
-    tracing::info!(node = shared.config.node, workers = crew.len(), "started");
+    let mut admin = admin(shared, metrics, level);
+    let role: LocalBoxFuture<'_, ()> = match shared.config.gateway()? {
+        None => Box::pin(node(shared, crew, &controller, &mut admin)),
+        Some(own) => Box::pin(gateway(shared, crew, &controller, &own)),
+    };
     tokio::select! {
         never = admin.serve(listener) => match never {},
-        () = agent.run() => {}
-        () = state::client::run(shared.clone(), controller.clone()) => {}
+        () = role => {}
         () = certificates::driver::run(shared.clone(), controller.clone()) => {}
         () = async { stop.cancelled().await; drain(shared, crew).await } => {}
     }
     Ok(())
 }
 
-/// What the admin server shows. The agent and the configuration decide about readiness; certificates come on demand.
-fn admin(shared: &Arc<Shared>, metrics: Metrics, level: logging::Level, synced: Arc<AtomicBool>) -> Admin {
+/// Role `node`: pods come and go by the agent's word.
+fn node(
+    shared: &Arc<Shared>,
+    crew: &Arc<Crew>,
+    controller: &Controller,
+    admin: &mut Admin,
+) -> impl Future<Output = ()> + use<> {
+    let agent = Agent::new(shared.clone(), crew.clone());
+    let synced = agent.synced();
+    admin.ready_when("pods from the agent", move || synced.load(Ordering::Relaxed));
+    tracing::info!(node = shared.config.node, workers = crew.len(), "started");
+    let client = state::client::run(shared.clone(), controller.clone(), |_| Vec::new());
+    async move {
+        tokio::select! {
+            () = agent.run() => {}
+            () = client => {}
+        }
+    }
+}
+
+/// Role `gateway`: the one pod is the process's own, and its sockets are opened as the configuration says.
+fn gateway(
+    shared: &Arc<Shared>,
+    crew: &Arc<Crew>,
+    controller: &Controller,
+    own: &GatewayPod,
+) -> impl Future<Output = ()> + use<> {
+    let pod = gateway::own_pod(shared, own);
+    shared.pods.rcu(|pods| pods.with(pod.clone()));
+    shared.certificates.pods_changed();
+    let mut ports = Ports::new(shared.clone(), crew.clone(), pod);
+    tracing::info!(gateway = %own.gateway, workers = crew.len(), "started");
+    state::client::run(shared.clone(), controller.clone(), move |snapshot| ports.follow(snapshot))
+}
+
+/// What the admin server shows. The configuration decides about readiness; certificates come on demand.
+fn admin(shared: &Arc<Shared>, metrics: Metrics, level: logging::Level) -> Admin {
     let mut admin = Admin::new();
     admin.serve_metrics(Arc::new(metrics));
     admin.serve_logging(level);
     crate::admin::register(&mut admin, shared);
     let configured = shared.clone();
     admin.ready_when("configuration from the controller", move || configured.snapshot.load().is_configured());
-    admin.ready_when("pods from the agent", move || synced.load(Ordering::Relaxed));
     let draining = shared.clone();
-    admin.ready_when("going on (the proxy is stopping)", move || !draining.ends.draining.is_cancelled());
+    admin.ready_when("going on (the proxy is stopping)", move || !draining.ends.stopping.is_cancelled());
     admin
 }
 
 /// Stops accepting, lets open connections end, and at the deadline ends them. Configuration, certificates and agent
 /// are followed on meanwhile (rule 13). Idle HTTP/1 connections are waited for only while another proxy serves.
 async fn drain(shared: &Shared, crew: &Crew) {
-    let Ends { draining, succeeded, hurry, ended } = &shared.ends;
+    let Ends { stopping, draining, succeeded, hurry, ended } = &shared.ends;
+    stopping.cancel();
+    if shared.config.role == Role::Gateway {
+        tokio::time::sleep(WITHDRAWAL).await;
+        // Whoever calls again is sent to another pod, if there is one: nothing here takes a listener over.
+        succeeded.cancel();
+    }
     draining.cancel();
     let until = Instant::now() + shared.config.drain;
     if tokio::time::timeout(LAST_REQUEST, succeeded.cancelled()).await.is_err() {

@@ -9,15 +9,18 @@ use weft_model::workload::Workload;
 use weft_model::{Identity, ObjectName, Text};
 
 use crate::pod::LocalPod;
+use crate::scope::Scope;
 use crate::state::Snapshot;
 use crate::telemetry::Security;
 
-/// A connection that a pod's listening socket accepted, handed to a worker. Which pod it belongs to is known
+/// A connection that a listening socket accepted, handed to a worker. Which pod it belongs to is known
 /// from the listener alone, never from an address.
 #[derive(Debug)]
 pub struct Accepted {
     /// The pod whose listener accepted it.
     pub pod: Arc<LocalPod>,
+    /// How long it may last: as the pod, or as the Gateway's port.
+    pub scope: Arc<Scope>,
     /// Which of its listeners.
     pub listener: Listener,
     /// The connection.
@@ -26,7 +29,7 @@ pub struct Accepted {
     pub peer: SocketAddr,
 }
 
-/// A pod's three listening sockets.
+/// The kinds of listening sockets: an enrolled pod has the first three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Listener {
     /// Outbound TCP of the pod, redirected to 15001.
@@ -35,6 +38,8 @@ pub enum Listener {
     InboundPlaintext,
     /// Tunnels from peers, on 15008.
     Tunnel,
+    /// A port of a Gateway's listeners.
+    Gateway(u16),
 }
 
 /// An outbound connection whose original destination is known.

@@ -26,7 +26,7 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(15), Duration::fro
 #[derive(Debug)]
 enum Proof {
     /// By a secret that the controller has as well.
-    Secret { node: String, file: PathBuf },
+    Secret { name: String, file: PathBuf },
     /// By a token that the API server reviews.
     Token { file: PathBuf },
 }
@@ -93,7 +93,13 @@ impl Proof {
     fn new(config: &Config) -> anyhow::Result<Self> {
         match (&config.node_token_file, &config.node_secret_file) {
             (Some(file), _) => Ok(Self::Token { file: file.clone() }),
-            (None, Some(file)) => Ok(Self::Secret { node: config.node.clone(), file: file.clone() }),
+            (None, Some(file)) => {
+                let name = match config.gateway()? {
+                    None => config.node.clone(),
+                    Some(own) => format!("gateway/{}", own.gateway),
+                };
+                Ok(Self::Secret { name, file: file.clone() })
+            }
             (None, None) => anyhow::bail!("one of --node-token-file and --node-secret-file is needed"),
         }
     }
@@ -108,7 +114,7 @@ impl Proof {
         let text = std::fs::read_to_string(file)
             .map_err(|error| Status::unauthenticated(format!("cannot read {flag} {path}: {error}")))?;
         let proof = match self {
-            Self::Secret { node, .. } => format!("Bearer {node}:{}", text.trim()),
+            Self::Secret { name, .. } => format!("Bearer {name}:{}", text.trim()),
             Self::Token { .. } => format!("Bearer {}", text.trim()),
         };
         let mut proof = MetadataValue::try_from(proof)

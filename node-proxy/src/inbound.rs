@@ -41,7 +41,7 @@ pub async fn connect_bytes(
             let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
             tokio::task::spawn_local(async move {
                 let destination = tcp::Destination { worker: &worker, pod: &pod, to, caller: &caller };
-                pod.until_ended(destination.carry(ours, application)).await;
+                pod.scope.until_ended(destination.carry(ours, application)).await;
             });
             Ok(ByteStream::Local(theirs))
         }

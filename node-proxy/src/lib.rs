@@ -1,5 +1,5 @@
-//! `weft-proxy`: carries the traffic of one node's enrolled pods. Start at [`outbound`] for what happens to a caller's
-//! request, at [`inbound`] for what happens at the callee.
+//! `weft-proxy`: carries the traffic of one node's enrolled pods, or of one Gateway. Start at [`outbound`] for what
+//! happens to a caller's request, at [`inbound`] for what happens at the callee, at [`gateway`] for what comes to a Gateway.
 //!
 //! A connection or request is a value that gains knowledge as it moves, one type per step:
 //! `Accepted → Captured → Detected → Routed → Selected → Sent` ([`call`]).
@@ -13,12 +13,14 @@ pub mod call;
 pub mod certificates;
 pub mod config;
 pub mod controller;
+pub mod gateway;
 pub mod http_server;
 pub mod inbound;
 pub mod listen;
 pub mod outbound;
 pub mod pod;
 pub mod relay;
+pub mod scope;
 pub mod send;
 pub mod served;
 pub mod state;

@@ -1,5 +1,5 @@
 //! Accepting: each pod's listeners have one home worker, which alone accepts and hands every connection to the
-//! least loaded worker (`dataplane.md` rule 10).
+//! least loaded worker (`dataplane.md` rule 10). So has each port of a Gateway.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,29 +19,43 @@ use weft_runtime::fd;
 
 use crate::call::{Accepted, Listener};
 use crate::outbound::http::refusal::Refused;
-use crate::pod::{Admission, LocalPod};
+use crate::pod::LocalPod;
 use crate::relay::Duplex as _;
+use crate::scope::{Admission, Scope};
 use crate::telemetry::{Labels, Outcome, Party, Protocol, Reporter, Security};
 use crate::worker::{Crew, Load, Worker, WorkerRef};
-use crate::{inbound, outbound, tunnel};
+use crate::{gateway, inbound, outbound, tunnel};
 
 /// What still runs for a pod that has ended gets this long to say what became of it, before it is dropped.
 const LAST_WORDS: Duration = Duration::from_millis(250);
 
-/// One of a pod's listening sockets, non-blocking, to be accepted on until the pod's `accepting` is cancelled.
+/// One of a pod's listening sockets, non-blocking, to be accepted on until `accepting` of its scope is cancelled.
 #[derive(Debug)]
 pub(crate) struct PodListener {
     pub(crate) pod: Arc<LocalPod>,
+    pub(crate) scope: Arc<Scope>,
     pub(crate) kind: Listener,
     pub(crate) socket: TcpListener,
     /// Dropped when the socket is closed.
     pub(crate) open: Arc<()>,
 }
 
+/// Accepted connections inherit these.
+pub(crate) fn prepare(listener: &TcpListener) -> io::Result<()> {
+    let socket = socket2::SockRef::from(listener);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 /// A connection on its way to the worker that will carry it. It is in no event queue yet.
 #[derive(Debug)]
 pub(crate) struct Handed {
     pod: Arc<LocalPod>,
+    scope: Arc<Scope>,
     listener: Listener,
     stream: std::net::TcpStream,
     peer: SocketAddr,
@@ -50,7 +64,7 @@ pub(crate) struct Handed {
 
 /// Accepts on `listener` until its pod no longer wants it.
 pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodListener) {
-    let PodListener { pod, kind, socket, open } = listener;
+    let PodListener { pod, scope, kind, socket, open } = listener;
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
     // Leaves the event queue before it is closed: others hold duplicates of it.
     let socket = match fd::watch(socket.into()) {
@@ -63,7 +77,7 @@ pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodList
     loop {
         let accepted = tokio::select! {
             biased;
-            () = pod.accepting.cancelled() => break,
+            () = scope.accepting.cancelled() => break,
             accepted = accept_one(&socket) => accepted,
         };
         match accepted {
@@ -71,7 +85,8 @@ pub(crate) async fn accept(worker: WorkerRef, crew: Arc<Crew>, listener: PodList
                 backoff.reset();
                 let (to, load) = crew.least_loaded(worker.index);
                 let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-                crew.carry(to, Handed { pod: pod.clone(), listener: kind, stream, peer, load });
+                let (pod, scope) = (pod.clone(), scope.clone());
+                crew.carry(to, Handed { pod, scope, listener: kind, stream, peer, load });
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
@@ -98,7 +113,7 @@ async fn accept_one(socket: &AsyncFd<OwnedFd>) -> io::Result<(std::net::TcpStrea
 
 /// Carries one connection to its end, whatever happens in there.
 pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
-    let Handed { pod, listener, stream, peer, load } = handed;
+    let Handed { pod, scope, listener, stream, peer, load } = handed;
     let stream = match stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
         Ok(stream) => stream,
         Err(error) => {
@@ -106,10 +121,10 @@ pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
             return;
         }
     };
-    let accepted = Accepted { pod: pod.clone(), listener, stream, peer };
+    let accepted = Accepted { pod: pod.clone(), scope: scope.clone(), listener, stream, peer };
     let limit = worker.shared.config.max_connections_per_pod;
-    let Some(_admission): Option<Admission> = pod.admit(limit) else {
-        let refused = Refused::new(Reason::Overloaded, "the pod has too many open connections");
+    let Some(_admission): Option<Admission> = scope.admit(limit) else {
+        let refused = Refused::new(Reason::Overloaded, "too many connections are open");
         return refuse(&worker, accepted, Instant::now(), &refused);
     };
     let _open = worker.shared.telemetry.open_connection(listener);
@@ -120,7 +135,7 @@ pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
             let outcome = outcome(&worker, &pod, listener, peer);
             record(&worker, outcome, Reason::Internal, "a defect of Weft, see the log");
         },
-        () = gone(&pod) => {}
+        () = gone(&scope) => {}
     }
     drop(load);
 }
@@ -130,12 +145,13 @@ async fn serve(worker: WorkerRef, accepted: Accepted) {
         Listener::Outbound => Box::pin(outbound::serve(worker, accepted)).await,
         Listener::InboundPlaintext => Box::pin(inbound::accept_plaintext(worker, accepted)).await,
         Listener::Tunnel => Box::pin(tunnel::accept(worker, accepted)).await,
+        Listener::Gateway(port) => Box::pin(gateway::serve(worker, accepted, port)).await,
     }
 }
 
-/// Completes when nothing of the pod may be open any more.
-async fn gone(pod: &LocalPod) {
-    pod.ended.cancelled().await;
+/// Completes when nothing of the scope may be open any more.
+async fn gone(scope: &Scope) {
+    scope.ended.cancelled().await;
     tokio::time::sleep(LAST_WORDS).await;
 }
 
@@ -184,6 +200,7 @@ pub(crate) fn outcome(worker: &Worker, pod: &LocalPod, listener: Listener, peer:
     let (reporter, source, destination) = match listener {
         Listener::Outbound => (Reporter::Source, own, Party::Unknown),
         Listener::InboundPlaintext | Listener::Tunnel => (Reporter::Destination, Party::Unknown, own),
+        Listener::Gateway(_) => (Reporter::Gateway, Party::Unknown, Party::Unknown),
     };
     let mut labels = Labels::new(reporter, source, Protocol::Tcp, Security::None);
     labels.destination = destination;

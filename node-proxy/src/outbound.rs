@@ -9,6 +9,7 @@ pub mod detect;
 pub mod exchange;
 pub mod filter;
 pub mod http;
+pub mod origin;
 pub mod resilience;
 pub mod route;
 pub mod tcp;
@@ -25,6 +26,7 @@ use weft_runtime::fd;
 
 use self::detect::{Decision, Speaks};
 use self::http::refusal::Refused;
+use self::origin::Origin;
 use self::tcp::Connection;
 use crate::call::{Accepted, Captured, Destination};
 use crate::listen::refuse;
@@ -50,7 +52,10 @@ pub async fn serve_to(worker: &WorkerRef, accepted: Accepted, original: SocketAd
     let Accepted { pod, stream, peer, .. } = accepted;
     let captured = Captured { source: pod, peer, original, destination, snapshot, stream };
     match detect::decide(&captured) {
-        Decision::Http => http::serve(worker, captured, Bytes::new()).await,
+        Decision::Http => {
+            let origin = Origin::captured(&captured);
+            http::serve(worker, origin, captured.stream, Bytes::new()).await;
+        }
         Decision::Tls(routes) => tls::serve(Connection::new(worker, captured, begun), &routes).await,
         Decision::Tcp(rule) => Connection::new(worker, captured, begun).follow(&rule, BytesMut::new()).await,
         Decision::Bytes => Connection::new(worker, captured, begun).pass(BytesMut::new()).await,

@@ -2,19 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
-use http::{HeaderValue, Response, StatusCode, header};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio_util::sync::CancellationToken;
 use weft_api::node::{EnrolledPod, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use weft_model::{Identity, Text};
 use weft_runtime::netns::NetNamespace;
 
-use crate::body::Body;
-use crate::http_server::HttpVersion;
+use crate::scope::{Ends, Scope};
 
 /// Whether `port` is one of those that Weft itself uses in a pod: never dialled as a destination (rules 6 and 17).
 pub fn is_own_port(port: u16) -> bool {
@@ -28,39 +24,35 @@ pub struct LocalPod {
     pub enrolled: EnrolledPod,
     /// The identity of its service account.
     pub identity: Identity,
-    /// Cancelled when the pod's connections shall end well: HTTP/2 gets GOAWAY, HTTP/1 `Connection: close`, pooled
-    /// and idle connections are closed, nothing new begins. Also cancelled when the process drains.
-    pub closing: CancellationToken,
-    /// Cancelled when the pod has left the mesh; `closing` is too. Callers were told before, so that idle tunnels can go.
-    pub(crate) released: CancellationToken,
-    /// Cancelled when that shall be now, for the pod ends or the process is about to: idle HTTP/1 connections, which
-    /// wait for a last request otherwise, are closed.
-    pub(crate) hurry: CancellationToken,
-    /// Cancelled when whatever still has a socket in the pod's namespace must drop it at once. [`Self::until_ended`]
-    /// does that for a future; also cancelled when the process's drain has run out.
-    pub ended: CancellationToken,
-    /// Cancelled when its listeners shall be closed; also when `closing` is.
-    pub(crate) accepting: CancellationToken,
-    /// Its network namespace; `None` once the pod has ended.
-    netns: ArcSwapOption<NetNamespace>,
-    connections: AtomicUsize,
+    /// When its connections end, and how many there are.
+    pub scope: Arc<Scope>,
+    /// Where its sockets are opened; `None` once the pod has ended.
+    place: ArcSwapOption<Place>,
+}
+
+/// Where a pod's sockets are opened.
+#[derive(Debug)]
+enum Place {
+    /// In this namespace, with marks by which they are not captured.
+    Namespace(NetNamespace),
+    /// Where the process itself is, without any privilege.
+    Own,
 }
 
 impl LocalPod {
     /// A pod in `netns`. The pod gets children of the process's own tokens.
     pub fn new(enrolled: EnrolledPod, identity: Identity, netns: NetNamespace, process: &Ends) -> Self {
-        let closing = process.draining.child_token();
-        Self {
-            enrolled,
-            identity,
-            accepting: closing.child_token(),
-            closing,
-            released: CancellationToken::new(),
-            hurry: process.hurry.child_token(),
-            ended: process.ended.child_token(),
-            netns: ArcSwapOption::from_pointee(netns),
-            connections: AtomicUsize::new(0),
-        }
+        Self::at(enrolled, identity, Place::Namespace(netns), process)
+    }
+
+    /// The pod that this very process runs in.
+    pub fn own(enrolled: EnrolledPod, identity: Identity, process: &Ends) -> Self {
+        Self::at(enrolled, identity, Place::Own, process)
+    }
+
+    fn at(enrolled: EnrolledPod, identity: Identity, place: Place, process: &Ends) -> Self {
+        let scope = Arc::new(Scope::new(process));
+        Self { enrolled, identity, scope, place: ArcSwapOption::from_pointee(place) }
     }
 
     /// Connects from the pod's namespace to anywhere, uncaptured (`bypass_mark`). The kernel's connect, no deadline:
@@ -69,8 +61,18 @@ impl LocalPod {
     /// # Errors
     /// Those of socket(2) and connect(2); `NotConnected` if the pod has ended.
     pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.socket(to)?;
-        socket.set_mark(self.enrolled.bypass_mark)?;
+        let socket = match &*self.place()? {
+            Place::Namespace(netns) => {
+                let socket = netns.run_in(|| new_socket(to))??;
+                socket.set_mark(self.enrolled.bypass_mark)?;
+                socket
+            }
+            Place::Own if self.enrolled.addresses.contains(&to.ip()) => {
+                let message = format!("{to} is the proxy itself: a route of it leads in a circle");
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+            }
+            Place::Own => new_socket(to)?,
+        };
         connect(socket, to).await
     }
 
@@ -109,7 +111,12 @@ impl LocalPod {
     }
 
     async fn connect_from(&self, to: SocketAddr, source: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.socket(to)?;
+        let place = self.place()?;
+        let Place::Namespace(netns) = &*place else {
+            let message = "this proxy serves no application of its own pod";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        };
+        let socket = netns.run_in(|| new_socket(to))??;
         socket.set_mark(self.enrolled.inbound_mark)?;
         match to {
             SocketAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
@@ -121,100 +128,23 @@ impl LocalPod {
         connect(socket, to).await
     }
 
-    /// A socket of the namespace. Only its creation needs the thread in there: bind and connect act in the socket's.
-    fn socket(&self, to: SocketAddr) -> io::Result<socket2::Socket> {
-        let netns = self.netns()?;
-        let domain = socket2::Domain::for_address(to);
-        let kind = socket2::Type::STREAM.nonblocking().cloexec();
-        let socket = netns.run_in(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP)))??;
-        socket.set_tcp_nodelay(true)?;
-        Ok(socket)
-    }
-
-    /// Runs `future` until it is done or the pod has ended; then it is dropped with all its sockets.
-    pub async fn until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        self.ended.run_until_cancelled(future).await
-    }
-
-    /// Completes when an HTTP connection is to be shut down, whose peer is to go elsewhere since `closing`. Over HTTP/1
-    /// nothing but a response can announce that ([`say_goodbye`]), and a request that meets the closing of an idle
-    /// connection is lost: unless there is no time, it is kept for a last request, as long as any idle connection is.
-    pub(crate) async fn parted(&self, version: HttpVersion, closing: &CancellationToken) {
-        closing.cancelled().await;
-        if version == HttpVersion::Http1 {
-            self.hurry.cancelled().await;
-        }
-    }
-
-    /// The pod has left the mesh: its connections end as they can.
-    pub(crate) fn release(&self) {
-        self.released.cancel();
-        self.closing.cancel();
-    }
-
-    /// The pod's connections end now, in order.
-    pub(crate) fn hurry(&self) {
-        self.closing.cancel();
-        self.hurry.cancel();
-    }
-
-    /// Counts one more connection of the pod, unless there are `limit` already.
-    pub fn admit(self: &Arc<Self>, limit: usize) -> Option<Admission> {
-        let add = |n: usize| (n < limit).then_some(n + 1);
-        self.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).ok()?;
-        Some(Admission { pod: self.clone() })
-    }
-
-    /// How many connections of the pod are open now.
-    pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
-
-    /// The namespace.
-    ///
-    /// # Errors
-    /// `NotConnected` if the pod has ended.
-    pub(crate) fn netns(&self) -> io::Result<Arc<NetNamespace>> {
-        self.netns.load_full().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the pod has ended"))
+    fn place(&self) -> io::Result<Arc<Place>> {
+        self.place.load_full().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the pod has ended"))
     }
 
     /// Lets go of the namespace: no socket can be opened in it from now on.
     pub(crate) fn drop_netns(&self) {
-        self.netns.store(None);
+        self.place.store(None);
     }
 }
 
-/// Makes a response the last one of its HTTP/1 connection, if `closing` is cancelled.
-pub(crate) fn say_goodbye(closing: &CancellationToken, version: HttpVersion, response: &mut Response<Body>) {
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    if version == HttpVersion::Http1 && !switches && closing.is_cancelled() {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-}
-
-/// How the process ends; each pod has children of these.
-#[derive(Clone, Debug, Default)]
-pub struct Ends {
-    /// Cancelled when the process begins to drain: nothing is accepted any more, every pod's `closing` follows.
-    pub draining: CancellationToken,
-    /// Cancelled when another proxy serves the node's pods, so that there is time to drain.
-    pub succeeded: CancellationToken,
-    /// Cancelled when idle connections are not to be waited for any longer: every pod's `hurry` follows.
-    pub hurry: CancellationToken,
-    /// Cancelled when the drain has run out: every pod's `ended` follows.
-    pub ended: CancellationToken,
-}
-
-/// A connection's place in its pod's budget; given back on drop.
-#[derive(Debug)]
-pub struct Admission {
-    pod: Arc<LocalPod>,
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.pod.connections.fetch_sub(1, Ordering::Relaxed);
-    }
+/// A socket of the namespace that the thread is in. Only its creation needs that: bind and connect act in the socket's.
+fn new_socket(to: SocketAddr) -> io::Result<socket2::Socket> {
+    let domain = socket2::Domain::for_address(to);
+    let kind = socket2::Type::STREAM.nonblocking().cloexec();
+    let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
 }
 
 async fn connect(socket: socket2::Socket, to: SocketAddr) -> io::Result<TcpStream> {
@@ -252,7 +182,7 @@ impl LocalPods {
 
     /// Pods that are no longer served while connections of theirs go on.
     pub fn parting(&self) -> impl Iterator<Item = Arc<LocalPod>> {
-        self.retired().filter(|pod| pod.connections() > 0 && !self.by_uid.contains_key(&pod.enrolled.uid))
+        self.retired().filter(|pod| pod.scope.connections() > 0 && !self.by_uid.contains_key(&pod.enrolled.uid))
     }
 
     /// These pods and `pod`, which replaces one of the same UID.

@@ -2,6 +2,7 @@
 
 pub mod client;
 mod describe;
+mod gateway;
 mod index;
 pub mod shards;
 
@@ -98,6 +99,8 @@ pub struct Snapshot {
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
     routes: Sharded<RouteId, Arc<Route>>,
     routes_by_port: Sharded<index::PortKey, index::PortRoutes>,
+    /// Empty but in a Gateway's proxy.
+    listeners: Arc<gateway::Listeners>,
     /// What could not be read, and why.
     rejected: Arc<BTreeMap<ResourceName, String>>,
     /// The pods served here: always the present ones, since they come and go by the agent's word.
@@ -119,6 +122,7 @@ impl Snapshot {
             workloads_by_address: Sharded::default(),
             routes: Sharded::default(),
             routes_by_port: Sharded::default(),
+            listeners: Arc::default(),
             rejected: Arc::default(),
             pods,
             same_node,

@@ -26,7 +26,8 @@ use crate::config::SameNode;
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::{Ends, LocalPod, LocalPods};
+use crate::pod::{LocalPod, LocalPods};
+use crate::scope::Ends;
 use crate::send::Pools;
 use crate::state::{Snapshot, State};
 use crate::telemetry::{AccessLogTarget, Telemetry};
@@ -147,7 +148,7 @@ impl World {
         tokio::task::spawn_local(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
-                let accepted = Accepted { pod: pod.clone(), listener: Listener::Tunnel, stream, peer };
+                let accepted = Accepted { pod: pod.clone(), scope: pod.scope.clone(), listener: Listener::Tunnel, stream, peer };
                 tokio::task::spawn_local(crate::tunnel::accept(worker.clone(), accepted));
             }
         });

@@ -73,6 +73,10 @@ reasons! {
     BadTunnelRequest = "bad_tunnel_request",
     /// Not valid HTTP, or HTTP that could be read in two ways (request smuggling): 400.
     BadRequest = "bad_request",
+    /// The request's host belongs to another listener than the connection's TLS server name: 421.
+    Misdirected = "misdirected",
+    /// The listener cannot be served: 500, or the connection is reset.
+    InvalidListener = "invalid_listener",
     /// Header section larger than the limit: 431.
     HeadersTooLarge = "headers_too_large",
     /// TLS traffic whose server name no TLSRoute knows, or without one.

@@ -2,6 +2,7 @@
 
 use weft_model::route::{Match, Redirect};
 
+use crate::host::without_port;
 use crate::path::modify_path;
 
 /// What was requested, as far as a redirect keeps it.
@@ -43,17 +44,4 @@ fn well_known_port(scheme: &str) -> Option<u16> {
         "https" => Some(443),
         _ => None,
     }
-}
-
-/// A host without its port; the brackets of an IPv6 address stay.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && !inside_brackets(name) => name,
-        _ => host,
-    }
-}
-
-/// The last `:` was part of an IPv6 address: its bracket is still open.
-fn inside_brackets(name: &str) -> bool {
-    name.starts_with('[') && !name.ends_with(']')
 }

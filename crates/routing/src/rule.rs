@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use weft_model::route::{Backend, HttpRule, Refusal, Route};
+use weft_model::route::{Backend, HttpRule, Refusal, Route, Rules};
 
 use crate::schedule::WeightSchedule;
+use crate::validate;
 
 /// A rule of an HTTPRoute or GRPCRoute as part of one Service port's table.
 #[derive(Debug)]
@@ -45,6 +46,21 @@ impl CompiledRule {
             None => format!("{}/{}", self.route.id, self.index),
         }
     }
+}
+
+/// An HTTPRoute or GRPCRoute with its rules prepared. Tables made of one share its rules, and so their turns by weight.
+#[derive(Clone, Debug)]
+pub(crate) struct RouteRules {
+    pub(crate) route: Arc<Route>,
+    pub(crate) rules: Vec<Arc<CompiledRule>>,
+}
+
+/// Prepares a route's rules; `None` for another kind of route.
+pub(crate) fn rules_of(route: &Arc<Route>) -> Option<RouteRules> {
+    let Rules::Http(rules) = &route.rules else { return None };
+    let compile = |(index, spec)| Arc::new(CompiledRule::new(route, index, spec, validate::fault_of(spec)));
+    let rules = rules.iter().enumerate().map(compile).collect();
+    Some(RouteRules { route: Arc::clone(route), rules })
 }
 
 pub(crate) fn schedule_of(backends: &[Backend]) -> Option<WeightSchedule> {

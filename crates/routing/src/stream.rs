@@ -3,10 +3,10 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use ahash::AHashMap;
 use weft_model::Text;
-use weft_model::route::{Backend, Refusal, Route, Rules};
+use weft_model::route::{Backend, Refusal, Route, Rules, TlsRule};
 
+use crate::host::HostMap;
 use crate::rule::schedule_of;
 use crate::schedule::WeightSchedule;
 
@@ -60,71 +60,77 @@ impl StreamRule {
 /// The order in which routes win ties: the oldest, then by namespace and name.
 pub(crate) fn by_age(routes: &[Arc<Route>]) -> Vec<&Arc<Route>> {
     let mut routes: Vec<_> = routes.iter().collect();
-    routes.sort_by_key(|route| (route.created, route.id.name.to_string()));
+    routes.sort_by_cached_key(|route| age(route));
     routes
 }
 
-/// TLSRoutes of one Service port: by server name, passed through.
-#[derive(Debug, Default)]
-pub struct TlsTable {
-    exact: AHashMap<Box<str>, Arc<StreamRule>>,
-    /// By the part after `*.`.
-    wildcard: AHashMap<Box<str>, Arc<StreamRule>>,
-    /// Of a rule without hostnames: every server name.
-    any: Option<Arc<StreamRule>>,
+fn age(route: &Route) -> (i64, String) {
+    (route.created, route.id.name.to_string())
 }
 
+fn tls_rules(route: &Arc<Route>) -> Vec<(&TlsRule, Arc<StreamRule>)> {
+    let Rules::Tls(rules) = &route.rules else { return Vec::new() };
+    let compile = |(index, rule)| {
+        let rule: &TlsRule = rule;
+        let TlsRule { name, backends, refusal, .. } = rule;
+        (rule, StreamRule::new(route, index, name, backends, refusal))
+    };
+    rules.iter().enumerate().map(compile).collect()
+}
+
+/// TLSRoutes of one Service port or listener: by server name.
+#[derive(Debug, Default)]
+pub struct TlsTable(HostMap<Arc<StreamRule>>);
+
 impl TlsTable {
-    /// The table of these TLSRoutes; routes of other kinds are left out.
+    /// The table of these TLSRoutes, by the hostnames of their rules; routes of other kinds are left out.
     pub fn compile(routes: &[Arc<Route>]) -> Self {
         let mut table = Self::default();
         for route in by_age(routes) {
-            let Rules::Tls(rules) = &route.rules else { continue };
-            for (index, rule) in rules.iter().enumerate() {
-                let compiled = StreamRule::new(route, index, &rule.name, &rule.backends, &rule.refusal);
-                if rule.hostnames.is_empty() {
-                    table.any.get_or_insert_with(|| Arc::clone(&compiled));
-                }
-                for hostname in &rule.hostnames {
-                    table.insert(&hostname.to_ascii_lowercase(), &compiled);
-                }
+            for (rule, compiled) in tls_rules(route) {
+                table.insert(rule.hostnames.iter().map(|name| &**name), &compiled);
             }
         }
         table
     }
 
-    /// The first to claim a name keeps it: routes come in order of precedence.
-    fn insert(&mut self, hostname: &str, rule: &Arc<StreamRule>) {
-        let (map, name) = match hostname.strip_prefix("*.") {
-            Some(suffix) => (&mut self.wildcard, suffix),
-            None => (&mut self.exact, hostname),
-        };
-        map.entry(name.into()).or_insert_with(|| Arc::clone(rule));
+    /// The table of these TLSRoutes, by the hostnames given with each.
+    pub(crate) fn with_hostnames(routes: impl IntoIterator<Item = (Arc<Route>, Vec<String>)>) -> Self {
+        let mut routes: Vec<_> = routes.into_iter().collect();
+        routes.sort_by_cached_key(|(route, _)| age(route));
+        let mut table = Self::default();
+        for (route, hostnames) in &routes {
+            for (_, compiled) in tls_rules(route) {
+                table.insert(hostnames.iter().map(String::as_str), &compiled);
+            }
+        }
+        table
+    }
+
+    /// The first to claim a name keeps it: routes come in order of precedence. No name: every one.
+    fn insert<'a>(&mut self, hostnames: impl ExactSizeIterator<Item = &'a str>, rule: &Arc<StreamRule>) {
+        if hostnames.len() == 0 {
+            self.0.entry(None, || Arc::clone(rule));
+        }
+        for hostname in hostnames {
+            self.0.entry(Some(hostname), || Arc::clone(rule));
+        }
     }
 
     /// The rule for a server name: the exact hostname, else the longest wildcard (`*.` stands for one or more labels),
     /// else a rule without hostnames. `None`, also for a client that sends no server name: refuse (`no_sni_match`).
     pub fn select(&self, server_name: Option<&str>) -> Option<&Arc<StreamRule>> {
         let name = server_name.filter(|name| !name.is_empty())?.to_ascii_lowercase();
-        if let Some(rule) = self.exact.get(name.as_str()) {
-            return Some(rule);
-        }
-        let mut rest = name.as_str();
-        while let Some((label, suffix)) = rest.split_once('.') {
-            if let Some(rule) = self.wildcard.get(suffix).filter(|_| !label.is_empty()) {
-                return Some(rule);
-            }
-            rest = suffix;
-        }
-        self.any.as_ref()
+        self.0.covering(&name).next()
     }
 
     /// Every hostname with its rule, those that win first: for `weft explain`.
     pub fn hostnames(&self) -> Vec<(String, &Arc<StreamRule>)> {
-        let exact = self.exact.iter().map(|(name, rule)| ((0, Reverse(name.len())), name.to_string(), rule));
-        let wildcard =
-            self.wildcard.iter().map(|(name, rule)| ((1, Reverse(name.len())), format!("*.{name}"), rule));
-        let mut all: Vec<_> = exact.chain(wildcard).collect();
+        let text = |wildcard, name: &str| if wildcard { format!("*.{name}") } else { name.to_owned() };
+        let named = self.0.named();
+        let mut all: Vec<_> = named
+            .map(|(wildcard, name, rule)| ((wildcard, Reverse(name.len())), text(wildcard, name), rule))
+            .collect();
         all.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
         all.into_iter().map(|(_, name, rule)| (name, rule)).collect()
     }

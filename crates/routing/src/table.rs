@@ -13,10 +13,9 @@ mod rank;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};
-use weft_model::route::{Match, Route, RouteKind, Rules};
+use weft_model::route::{Match, Route, RouteKind};
 
-use crate::rule::CompiledRule;
-use crate::validate;
+use crate::rule::{CompiledRule, RouteRules, rules_of};
 
 pub(crate) use conditions::{Conditions, Failed, Request, header_value};
 pub(crate) use expression::full_match;
@@ -62,27 +61,30 @@ impl<'t> Selection<'t> {
 impl HttpTable {
     /// The table of these routes, all HTTPRoutes or all GRPCRoutes; routes of other kinds are left out.
     ///
-    /// A rule that cannot be carried out (see [`validate::validate`]) stays and refuses what it matches; a condition
+    /// A rule that cannot be carried out (see [`crate::validate::validate`]) stays and refuses what it matches; a condition
     /// that cannot be understood then counts as fulfilled.
     pub fn compile(routes: &[Arc<Route>]) -> Self {
+        Self::of(&routes.iter().filter_map(rules_of).collect::<Vec<_>>())
+    }
+
+    /// As [`Self::compile`], of rules that other tables may have as well.
+    pub(crate) fn of(routes: &[RouteRules]) -> Self {
         let mut entries = Vec::new();
-        for route in routes {
-            let Rules::Http(rules) = &route.rules else { continue };
-            for (index, spec) in rules.iter().enumerate() {
-                let rule = Arc::new(CompiledRule::new(route, index, spec, validate::fault_of(spec)));
+        for RouteRules { route, rules } in routes {
+            for rule in rules {
                 // Never empty by the model; if it is, the rule refuses everything rather than nothing.
                 let all = [Match::default()];
-                let matches = if spec.matches.is_empty() { all.as_slice() } else { &spec.matches };
+                let matches = if rule.spec.matches.is_empty() { all.as_slice() } else { &rule.spec.matches };
                 entries.extend(matches.iter().enumerate().map(|(place, matched)| {
                     let conditions = Conditions::compile(matched);
-                    let rank = Rank::of(matched, &conditions, route, (index, place));
-                    Entry { rule: Arc::clone(&rule), matched: matched.clone(), conditions, rank }
+                    let rank = Rank::of(matched, &conditions, route, (rule.index, place));
+                    Entry { rule: Arc::clone(rule), matched: matched.clone(), conditions, rank }
                 }));
             }
         }
         entries.sort_by(|a, b| a.rank.cmp(&b.rank));
         let index = Index::build(entries.iter().map(|entry| &entry.conditions.path));
-        Self { entries, index, grpc: routes.iter().any(|route| route.id.kind == RouteKind::Grpc) }
+        Self { entries, index, grpc: routes.iter().any(|of| of.route.id.kind == RouteKind::Grpc) }
     }
 
     /// The rule for a request; `None`: refuse (`no_route_match`, 404 or UNIMPLEMENTED).

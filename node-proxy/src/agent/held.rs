@@ -13,7 +13,7 @@ use weft_runtime::fd;
 use weft_runtime::netns::{NamespaceId, NetNamespace};
 
 use crate::call::Listener;
-use crate::listen::PodListener;
+use crate::listen::{PodListener, prepare};
 use crate::pod::LocalPod;
 use crate::worker::Shared;
 
@@ -76,7 +76,8 @@ impl Received {
         let mut accepting = Vec::new();
         for (socket, kind) in held.listeners.iter().zip(LISTENERS) {
             let socket = socket.try_clone()?;
-            accepting.push(PodListener { pod: held.pod.clone(), kind, socket, open: held.open.clone() });
+            let (pod, scope) = (held.pod.clone(), held.pod.scope.clone());
+            accepting.push(PodListener { pod, scope, kind, socket, open: held.open.clone() });
         }
         Ok((held, accepting))
     }
@@ -115,12 +116,12 @@ impl Held {
 /// The error says how many holders are left.
 pub(super) async fn end(pods: Vec<Arc<LocalPod>>) -> Result<(), String> {
     for pod in &pods {
-        pod.hurry();
+        pod.scope.hurry();
     }
     let held_elsewhere = || pods.iter().map(|pod| Arc::strong_count(pod) - 1).sum::<usize>();
     let mut left = wait_until_zero(held_elsewhere, GRACE).await;
     if left > 0 {
-        pods.iter().for_each(|pod| pod.ended.cancel());
+        pods.iter().for_each(|pod| pod.scope.ended.cancel());
         left = wait_until_zero(held_elsewhere, FORCED).await;
     }
     pods.iter().for_each(|pod| pod.drop_netns());
@@ -140,17 +141,6 @@ async fn wait_until_zero(count: impl Fn() -> usize, patience: Duration) -> usize
         }
         tokio::time::sleep(COUNT_EVERY).await;
     }
-}
-
-/// Accepted connections inherit these.
-fn prepare(listener: &TcpListener) -> io::Result<()> {
-    let socket = socket2::SockRef::from(listener);
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
-        .with_interval(Duration::from_secs(15))
-        .with_retries(4);
-    socket.set_tcp_keepalive(&keepalive)
 }
 
 fn identities(netns: &NetNamespace, listeners: &[TcpListener]) -> Option<(NamespaceId, Vec<u64>)> {

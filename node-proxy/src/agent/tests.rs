@@ -137,7 +137,7 @@ async fn a_restarted_agent_gets_every_descriptor_back_and_adding_again_changes_n
     assert_eq!(fake.greet().await, [("a".into(), 4)]);
     assert_eq!(fake.add(2).await, None);
     assert!(Arc::ptr_eq(&before, shared.pods.load().by_uid("a").unwrap()));
-    assert!(!before.accepting.is_cancelled());
+    assert!(!before.scope.accepting.is_cancelled());
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_pod_that_comes_with_other_listeners_is_served_on_those() {
     let before = shared.pods.load().by_uid("a").unwrap().clone();
     fake.listeners = FakeAgent::new(SeqPacket::pair().unwrap().0).listeners;
     assert_eq!(fake.add(2).await, None);
-    assert!(before.accepting.is_cancelled());
+    assert!(before.scope.accepting.is_cancelled());
     assert!(!Arc::ptr_eq(&before, shared.pods.load().by_uid("a").unwrap()));
     // Nobody redirected this connection either.
     assert_eq!(refusal(fake.address(0)).await, io::ErrorKind::ConnectionReset);
@@ -163,7 +163,7 @@ async fn a_pods_end_closes_its_connections_and_listeners_within_two_seconds() {
     assert_eq!(fake.add(1).await, None);
     // A tunnel that has not sent a byte yet: it would be waited for longer than that.
     let mut waiting = TcpStream::connect(fake.address(2)).await.unwrap();
-    while shared.pods.load().by_uid("a").unwrap().connections() == 0 {
+    while shared.pods.load().by_uid("a").unwrap().scope.connections() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (begun, address) = (Instant::now(), fake.address(2));
@@ -184,11 +184,11 @@ async fn a_pod_no_longer_enrolled_keeps_its_connections_until_it_ends() {
     assert_eq!(fake.add(1).await, None);
     let mut waiting = TcpStream::connect(fake.address(2)).await.unwrap();
     let pod = shared.pods.load().by_uid("a").unwrap().clone();
-    while pod.connections() == 0 {
+    while pod.scope.connections() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
-    assert_eq!((pod.connections(), pod.ended.is_cancelled()), (1, false));
+    assert_eq!((pod.scope.connections(), pod.scope.ended.is_cancelled()), (1, false));
     drop(pod);
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(tokio::time::timeout(Duration::from_millis(100), waiting.read_u8()).await.is_err(), "still open");
@@ -204,7 +204,7 @@ async fn an_unenrolled_pods_namespace_is_let_go_with_its_last_connection() {
     assert_eq!(fake.add(1).await, None);
     let waiting = TcpStream::connect(fake.address(2)).await.unwrap();
     let pod = Arc::downgrade(shared.pods.load().by_uid("a").unwrap());
-    while pod.upgrade().unwrap().connections() == 0 {
+    while pod.upgrade().unwrap().scope.connections() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
@@ -229,7 +229,7 @@ async fn a_draining_proxy_leaves_new_connections_to_its_successor() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let waiting = TcpStream::connect(fake.address(2)).await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 0);
+    assert_eq!(shared.pods.load().by_uid("a").unwrap().scope.connections(), 0);
     assert_eq!(fake.listeners[2].accept().unwrap().1, waiting.local_addr().unwrap());
 }
 
@@ -270,7 +270,7 @@ async fn a_released_pod_is_reported_until_its_last_connection_has_ended() {
     // A tunnel that waits for its certificate.
     let open = TcpStream::connect(fake.address(2)).await.unwrap();
     let pod = shared.pods.load().by_uid("a").unwrap().clone();
-    while pod.connections() == 0 {
+    while pod.scope.connections() == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_eq!(fake.remove(2, RemoveCause::Unenrolled).await, None);
@@ -323,12 +323,12 @@ async fn more_connections_than_a_pod_may_have_are_reset() {
     let mut open = Vec::new();
     for count in 1..=2 {
         open.push(TcpStream::connect(fake.address(2)).await.unwrap());
-        while shared.pods.load().by_uid("a").unwrap().connections() < count {
+        while shared.pods.load().by_uid("a").unwrap().scope.connections() < count {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
     assert_eq!(refusal(fake.address(2)).await, io::ErrorKind::ConnectionReset);
-    assert_eq!(shared.pods.load().by_uid("a").unwrap().connections(), 2);
+    assert_eq!(shared.pods.load().by_uid("a").unwrap().scope.connections(), 2);
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ impl Rig {
         prepare(&mut shared.config, files.path());
         let shared = Arc::new(shared);
         let controller = Controller::new(&shared.config).unwrap();
-        tokio::spawn(state::client::run(shared.clone(), controller.clone()));
+        tokio::spawn(state::client::run(shared.clone(), controller.clone(), |_| Vec::new()));
         tokio::spawn(certificates::driver::run(shared.clone(), controller));
         (Self { shared, address, files }, TcpListener::from_std(listener).unwrap())
     }

@@ -26,9 +26,9 @@ pub async fn accept_plaintext(worker: WorkerRef, accepted: Accepted) {
         return refuse(&destination, stream, &failure);
     }
     match destination.connect().await {
-        Ok(application) => drop(pod.until_ended(destination.carry(stream, application)).await),
+        Ok(application) => drop(pod.scope.until_ended(destination.carry(stream, application)).await),
         Err(failure) if probe::may_be(&destination, &failure) => {
-            pod.until_ended(Box::pin(probe::serve(&destination, stream, failure))).await;
+            pod.scope.until_ended(Box::pin(probe::serve(&destination, stream, failure))).await;
         }
         Err(failure) => refuse(&destination, stream, &failure),
     }

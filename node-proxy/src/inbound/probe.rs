@@ -162,7 +162,7 @@ async fn serve_http(
     };
     let handler = move |request: Request<Body>| answer(probed.clone(), request);
     let limits = Limits { header_timeout: FIRST_BYTES, streams: 8, ..Limits::default() };
-    let closing = pod.closing.cancelled();
+    let closing = pod.scope.closing.cancelled();
     if let Err(ended) = http_server::serve(stream, version, &limits, closing, handler).await {
         destination.record().refuse(ended.reason, &ended.message);
     }

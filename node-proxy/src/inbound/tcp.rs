@@ -17,7 +17,8 @@ use super::{authorize, forward, handle_http, record};
 use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::{self, HttpVersion, Limits};
-use crate::pod::{LocalPod, say_goodbye};
+use crate::pod::LocalPod;
+use crate::scope::say_goodbye;
 use crate::relay::{Duplex, How, RelayEnd, relay};
 use crate::send::SendError;
 use crate::telemetry::Recorder;
@@ -86,7 +87,7 @@ impl Destination<'_> {
 
     async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
         // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
-        relay(client, application, None, self.pod.ended.cancelled()).await
+        relay(client, application, None, self.pod.scope.ended.cancelled()).await
     }
 
     async fn serve_http<C: Duplex + Send + 'static>(&self, client: Prefixed<C>, version: HttpVersion) {
@@ -97,11 +98,11 @@ impl Destination<'_> {
                 let version = HttpVersion::of(request.version());
                 let response = handle_http(&worker, &pod, to, &caller, version, request).await;
                 let mut response = response.unwrap_or_else(|error| refusal(&error));
-                say_goodbye(&pod.closing, version, &mut response);
+                say_goodbye(&pod.scope.closing, version, &mut response);
                 response
             }
         };
-        let closing = self.pod.parted(version, &self.pod.closing);
+        let closing = self.pod.scope.parted(version, &self.pod.scope.closing);
         if let Err(ended) = http_server::serve(client, version, &Limits::default(), closing, handler).await {
             self.record().refuse(ended.reason, &ended.message);
         }

@@ -23,6 +23,8 @@ pub struct Context<'a> {
     pub matched: &'a Match,
     /// The port called.
     pub port: u16,
+    /// The scheme spoken.
+    pub scheme: &'static str,
 }
 
 /// A copy to be sent to a mirror's backend: the head as it was where the filter stands in the list.

@@ -1,17 +1,17 @@
-//! HTTP from an enrolled pod: every request on a captured connection is routed, filtered, balanced and sent by the
-//! configuration that is current when it comes. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
+//! HTTP from an enrolled pod, or at a Gateway's listener: every request on a connection is routed, filtered, balanced
+//! and sent by the configuration that is current when it comes. What differs between the two is [`Origin`]'s. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
 
 mod claims;
 pub mod mirrored;
 pub mod prefixed;
 pub mod refusal;
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::Backend;
@@ -25,29 +25,29 @@ use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
 use super::filter::{self, Answer, Pending};
 use super::resilience::timeout::{Deadline, Timeouts};
-use super::route::{Routed, Target, backend_of, route};
+use super::origin::Origin;
+use super::route::{Routed, Target, backend_of};
 use crate::body::Body;
-use crate::call::{Captured, Claimed, Destination, Selected};
+use crate::call::{Claimed, Selected};
 use crate::http_server::{self, Limits};
-use crate::pod::{LocalPod, say_goodbye};
+use crate::scope::say_goodbye;
 use crate::send::{SendError, send_http};
 use crate::state::Snapshot;
-use crate::telemetry::{
-    HttpLine, Labels, Named, Outcome, Party, Protocol, Recorder, Reporter, RuleName, Security,
-};
+use crate::telemetry::{HttpLine, Named, Outcome, Protocol, Recorder, RuleName};
 use crate::worker::WorkerRef;
 
 /// Serves HTTP/1.1, or HTTP/2 when the connection begins with its preface, until the connection ends.
 /// `prefix` is what was already read of it.
-pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
-    let Captured { source, peer, original, stream, .. } = captured;
+pub async fn serve<I>(worker: &WorkerRef, origin: Origin, stream: I, prefix: Bytes)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let limits = Limits::default();
     let mut io = Prefixed::new(prefix, stream);
-    let pod = Arc::clone(&source);
-    let connection =
-        Rc::new(Connection { worker: Rc::clone(worker), source, peer, original, claims: Claims::default() });
+    let scope = Arc::clone(&origin.scope);
+    let connection = Rc::new(Connection { worker: Rc::clone(worker), origin, claims: Claims::default() });
     let first = tokio::time::timeout(limits.header_timeout, io.http_version());
-    let Some(Ok(Ok(version))) = pod.hurry.run_until_cancelled(first).await else {
+    let Some(Ok(Ok(version))) = scope.hurry.run_until_cancelled(first).await else {
         return; // Ended, or idle for too long, before its first request.
     };
     let of_requests = Rc::clone(&connection);
@@ -55,23 +55,21 @@ pub async fn serve(worker: &WorkerRef, captured: Captured, prefix: Bytes) {
         let connection = Rc::clone(&of_requests);
         async move {
             let mut response = connection.handle(request).await;
-            say_goodbye(&connection.source.closing, version, &mut response);
+            say_goodbye(&connection.origin.scope.closing, version, &mut response);
             response
         }
     };
-    let closing = pod.parted(version, &pod.closing);
+    let closing = scope.parted(version, &scope.closing);
     if let Err(ended) = http_server::serve(io, version, &limits, closing, handler).await {
         connection.tell_end(ended);
     }
 }
 
-/// A captured connection that speaks HTTP.
+/// A connection that speaks HTTP.
 #[derive(Debug)]
 struct Connection {
     worker: WorkerRef,
-    source: Arc<LocalPod>,
-    peer: SocketAddr,
-    original: SocketAddr,
+    origin: Origin,
     claims: Claims,
 }
 
@@ -109,9 +107,7 @@ impl Connection {
             http::Version::HTTP_2 => Protocol::Http2,
             _ => Protocol::Http1,
         };
-        let source = Party::of(snapshot.workload(&self.source.enrolled.uid));
-        let mut outcome = Outcome::new(Labels::new(Reporter::Source, source, protocol, Security::None));
-        outcome.source_address = Some(self.peer);
+        let mut outcome = self.origin.outcome(snapshot, protocol);
         if self.worker.shared.telemetry.logs_requests() {
             let host = request.headers().get(http::header::HOST).cloned();
             let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -132,13 +128,9 @@ impl Connection {
             let message = "this node's proxy has no configuration yet; check that the controller runs";
             return Err(Refused::new(Reason::NoConfiguration, message));
         }
-        let destination = snapshot.destination(self.original);
-        if let Destination::Service { service, port, .. } = &destination {
-            recorder.outcome.labels.service = Some(Named::Known((service.name.clone(), *port)));
-        }
-        let namespace = &self.source.enrolled.pod.namespace;
-        let (head, body) = request.into_parts();
-        match route(snapshot, &destination, self.original, namespace, &head)? {
+        let (mut head, body) = request.into_parts();
+        self.origin.announce(&mut head);
+        match self.origin.decide(snapshot, &head, &mut recorder.outcome.labels)? {
             Routed::Plain(target) => {
                 let last = Last { snapshot, target, rule: None, grpc };
                 self.exchange(last, Request::from_parts(head, body), recorder).await
@@ -164,12 +156,12 @@ impl Connection {
         let exchange = Exchange {
             transmit: Live {
                 connection: self,
-                claimed: self.claims.of(recorder.outcome.labels.service.as_ref(), rule),
+                claimed: self.claims.of(&recorder.outcome.labels, rule),
             },
             balancer: &self.worker.balancer,
             budget: &self.worker.shared.retries,
             snapshot,
-            dialled: self.original.ip(),
+            dialled: self.origin.family(),
             target: &target,
             retry: rule.and_then(|rule| rule.spec.retry.as_ref()),
             timeouts: rule.map(|rule| Timeouts::of(&rule.spec, recorder.start())).unwrap_or_default(),
@@ -182,10 +174,8 @@ impl Connection {
     /// A connection that did not end in order: what hyper refused before it was a request.
     fn tell_end(&self, ended: http_server::Ended) {
         let snapshot = self.worker.shared.snapshot.load_full();
-        let source = Party::of(snapshot.workload(&self.source.enrolled.uid));
-        let mut outcome = Outcome::new(Labels::new(Reporter::Source, source, Protocol::Tcp, Security::None));
-        outcome.source_address = Some(self.peer);
-        outcome.destination_address = Some(self.original);
+        let mut outcome = self.origin.outcome(&snapshot, Protocol::Tcp);
+        outcome.destination_address = Some(self.origin.dialled());
         outcome.labels.reason = ended.reason;
         outcome.message = Some(ended.message.into());
         self.worker.shared.telemetry.record(&outcome);
@@ -259,7 +249,8 @@ impl<'a> Phases<'a> {
         filter::Context {
             turns: &self.connection.worker.mirrors,
             matched: self.selection.matched,
-            port: self.connection.original.port(),
+            port: self.connection.origin.dialled().port(),
+            scheme: self.connection.origin.scheme(),
         }
     }
 }
@@ -290,10 +281,10 @@ impl Transmit for Live<'_> {
         selected: &Selected,
         request: Request<Body>,
     ) -> Result<Response<Body>, SendError> {
-        let Connection { worker, source, peer, .. } = self.connection;
-        send_http(worker, source, *peer, selected, self.claimed.clone(), request).await
+        let Connection { worker, origin, .. } = self.connection;
+        send_http(worker, &origin.sender, origin.peer, selected, self.claimed.clone(), request).await
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,6 +17,7 @@ use weft_routing::StreamRule;
 use super::balance::InFlight;
 use super::detect::{self, Speaks};
 use super::http::refusal::Refused;
+use super::origin::Origin;
 use super::route::{Target, backend_of};
 use crate::call::{Captured, Destination, Listener, Selected, Transport};
 use crate::listen::{self, Leaving};
@@ -105,7 +106,8 @@ impl<'w> Connection<'w> {
     pub async fn speak_http(self, first: BytesMut) {
         let Self { worker, stream, source, peer, original, destination, snapshot, .. } = self;
         let captured = Captured { source, peer, original, destination, snapshot, stream };
-        super::http::serve(worker, captured, first.freeze()).await;
+        let origin = Origin::captured(&captured);
+        super::http::serve(worker, origin, captured.stream, first.freeze()).await;
     }
 
     fn plain_target<'s>(&self, snapshot: &'s Snapshot) -> Target<'s> {
@@ -187,7 +189,7 @@ impl<'w> Connection<'w> {
                 return self.tell(&RelayEnd { from_first: 0, from_second: 0, how });
             }
         };
-        let mut end = relay(near, far, None, source.ended.cancelled()).await;
+        let mut end = relay(near, far, None, source.scope.ended.cancelled()).await;
         drop(in_flight);
         end.from_first += first.len() as u64;
         end.from_second += answer.len() as u64;

@@ -60,7 +60,7 @@ impl Rig {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, peer) = far.unwrap();
-        let accepted = Accepted { pod: self.pod.clone(), listener: Listener::Outbound, stream, peer };
+        let accepted = Accepted { pod: self.pod.clone(), scope: self.pod.scope.clone(), listener: Listener::Outbound, stream, peer };
         let worker = self.worker.clone();
         tokio::task::spawn_local(async move { serve_to(&worker, accepted, original).await });
         near.unwrap()
@@ -411,7 +411,7 @@ async fn a_pods_end_ends_its_relays_with_a_word_in_the_log() {
         let rig = Rig::new(vec![mesh(), service(AppProtocol::Tcp), endpoints("db", &[up])]);
         let mut caller = rig.call(SERVICE).await;
         says(&mut caller, "up").await;
-        rig.pod.ended.cancel();
+        rig.pod.scope.ended.cancel();
         assert_eq!(caller.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(rig.reasons(1).await, ["draining"]);
     })

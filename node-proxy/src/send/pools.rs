@@ -153,7 +153,7 @@ impl Pools {
 
     /// Keeps an HTTP/1 connection for the next request.
     pub(crate) fn put_http1(&self, key: Key, connection: Http1, pod: &LocalPod) {
-        self.idle(&key).borrow_mut().put(key, connection, &pod.closing, Instant::now());
+        self.idle(&key).borrow_mut().put(key, connection, &pod.scope.closing, Instant::now());
         self.sweep();
     }
 
@@ -199,7 +199,7 @@ impl Pools {
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
         self.carry(&dial, async { drop(connection.await) });
-        self.0.http2.ready.borrow_mut().add(key, sender, &dial.pod.closing, Instant::now());
+        self.0.http2.ready.borrow_mut().add(key, sender, &dial.pod.scope.closing, Instant::now());
         Ok(())
     }
 
@@ -227,7 +227,7 @@ impl Pools {
         let io = dial.run(&self.0.deadlines).await?;
         let (hbone, connection) = crate::tunnel::hbone::client(io, &dial, &self.0.deadlines).await?;
         self.carry(&dial, connection);
-        self.0.hbone.ready.borrow_mut().add(key, hbone, &dial.pod.closing, Instant::now());
+        self.0.hbone.ready.borrow_mut().add(key, hbone, &dial.pod.scope.closing, Instant::now());
         Ok(())
     }
 
@@ -241,10 +241,10 @@ impl Pools {
     fn carry(&self, dial: &Dial, connection: impl Future<Output = ()> + 'static) {
         let (pod, weak) = (Arc::clone(&dial.pod), Rc::downgrade(&self.0));
         tokio::task::spawn_local(async move {
-            let mut connection = pin!(pod.until_ended(connection));
+            let mut connection = pin!(pod.scope.until_ended(connection));
             tokio::select! {
                 _ = &mut connection => return,
-                () = pod.closing.cancelled() => {}
+                () = pod.scope.closing.cancelled() => {}
             }
             // What is not in use goes now, not with the next sweep: the pod's end waits.
             if let Some(inner) = weak.upgrade() {

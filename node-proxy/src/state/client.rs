@@ -11,7 +11,7 @@ use tonic::Code;
 use weft_api::delta::{Applied, DeltaError, Replica};
 use weft_api::proto::config_client::ConfigClient;
 use weft_api::proto::config_request::Request;
-use weft_api::proto::{Ack, ConfigRequest, Hello};
+use weft_api::proto::{Ack, ConfigRequest, Hello, Rejection};
 use weft_runtime::backoff::Backoff;
 
 use super::Snapshot;
@@ -38,8 +38,13 @@ pub enum StreamError {
 /// The metadata by which a replica of the controller says where the one is that streams.
 const LEADER: &str = "weft-leader";
 
-/// Keeps a config stream open for ever: with the replica that leads, once another has said which one that is.
-pub async fn run(shared: Arc<Shared>, controller: Controller) {
+/// Keeps a config stream open for ever: with the replica that leads, once another has said which one that is. `follow` is
+/// called with every new snapshot before the controller is told that it is in force; what it returns is told too.
+pub async fn run(
+    shared: Arc<Shared>,
+    controller: Controller,
+    mut follow: impl FnMut(&Snapshot) -> Vec<Rejection>,
+) {
     let mut replica = Replica::default();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut leader: Option<String> = None;
@@ -48,7 +53,7 @@ pub async fn run(shared: Arc<Shared>, controller: Controller) {
             Some(address) => (controller.at(address), address.clone()),
             None => (controller.clone(), shared.config.controller.clone()),
         };
-        let ended = stream(&shared, &at, &mut replica, &mut backoff).await;
+        let ended = stream(&shared, &at, (&mut replica, &mut backoff), &mut follow).await;
         let told = ended.leader();
         // The first hint is followed at once. Replicas that send a proxy from one to the other are given time.
         if leader.is_none() && told.is_some() {
@@ -80,8 +85,8 @@ impl StreamError {
 async fn stream(
     shared: &Shared,
     controller: &Controller,
-    replica: &mut Replica,
-    backoff: &mut Backoff,
+    (replica, backoff): (&mut Replica, &mut Backoff),
+    follow: &mut impl FnMut(&Snapshot) -> Vec<Rejection>,
 ) -> StreamError {
     let result: Result<(), StreamError> = async {
         let (requests, outgoing) = mpsc::channel(4);
@@ -89,6 +94,7 @@ async fn stream(
             node: shared.config.node.clone(),
             proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
             bucket_digests: replica.connect(),
+            gateway: shared.config.own.gateway.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         say(&requests, Request::Hello(hello)).await?;
         let call = controller.request(ReceiverStream::new(outgoing))?;
@@ -102,7 +108,8 @@ async fn stream(
                 message = responses.message() => {
                     let Some(message) = message? else { return Ok(()) };
                     if let Some(applied) = replica.apply(message)? {
-                        let ack = put_in_force(shared, applied);
+                        let mut ack = put_in_force(shared, applied);
+                        ack.rejections.extend(follow(&shared.snapshot.load()));
                         say(&requests, Request::Ack(ack)).await?;
                         backoff.reset();
                     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use weft_model::Resource;
+use weft_model::gateway::{Certificate, Secret};
 
 use super::Snapshot;
 
@@ -25,6 +26,18 @@ impl Snapshot {
         json!({ "version": self.version, "resources": resources, "rejected": rejected })
     }
 
+    /// Keys stay where they are.
+    fn of_gateway(&self) -> impl Iterator<Item = Resource> {
+        let of = &self.listeners;
+        let gateway = of.gateway.iter().map(|gateway| Resource::Gateway((**gateway).clone()));
+        let certificates = of.certificates.values().map(|certificate| {
+            let key_pem = Secret("(not shown)".into());
+            Resource::Certificate(Certificate { key_pem, ..(**certificate).clone() })
+        });
+        let backend_tls = of.backend_tls.values().map(|tls| Resource::BackendTls((**tls).clone()));
+        gateway.chain(certificates).chain(backend_tls)
+    }
+
     fn resources(&self) -> impl Iterator<Item = Resource> {
         let mesh = self.mesh.iter().map(|mesh| Resource::MeshConfig((**mesh).clone()));
         let services = self.services.iter().map(|(_, service)| Resource::Service((**service).clone()));
@@ -33,6 +46,6 @@ impl Snapshot {
         let workloads = self.workloads.iter().map(|(_, workload)| Resource::Workload((**workload).clone()));
         let routes =
             self.routes.iter().map(|(_, route)| Resource::Route(Arc::unwrap_or_clone(route.clone())));
-        mesh.chain(services).chain(endpoints).chain(workloads).chain(routes)
+        mesh.chain(services).chain(endpoints).chain(workloads).chain(routes).chain(self.of_gateway())
     }
 }

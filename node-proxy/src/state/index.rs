@@ -12,6 +12,7 @@ use weft_model::{ObjectName, Resource};
 use weft_routing::ServicePortRoutes;
 
 use super::Snapshot;
+use super::gateway::Touched;
 
 /// A Service port: a Service may have one of TCP and one of UDP with the same number.
 pub(super) type PortKey = (ObjectName, PortProtocol, u16);
@@ -30,18 +31,23 @@ impl Snapshot {
     #[must_use]
     pub fn apply(&self, version: u64, changes: impl IntoIterator<Item = Change>) -> Self {
         let mut next = Self { version, ..self.clone() };
-        let mut ports = HashSet::default();
+        let (mut ports, mut touched) = (HashSet::default(), Touched::default());
         for change in changes {
             next.note_rejection(&change);
             match change {
-                Change::Set(_, resource) => next.upsert(Resource::clone(&resource), &mut ports),
+                Change::Set(_, resource) => {
+                    next.upsert(Resource::clone(&resource), &mut ports, &mut touched);
+                }
                 // What depends on it is refused, once it is forgotten.
-                Change::Removed(name) | Change::Refused { name, .. } => next.remove(&name.0, &mut ports),
+                Change::Removed(name) | Change::Refused { name, .. } => {
+                    next.remove(&name.0, &mut ports, &mut touched);
+                }
             }
         }
         for port in ports {
             next.rebuild(port);
         }
+        next.rebuild_listeners(&touched);
         next
     }
 
@@ -57,7 +63,7 @@ impl Snapshot {
         }
     }
 
-    fn upsert(&mut self, resource: Resource, ports: &mut HashSet<PortKey>) {
+    fn upsert(&mut self, resource: Resource, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
         match resource {
             Resource::MeshConfig(mesh) => self.mesh = Some(Arc::new(mesh)),
             Resource::Service(service) => {
@@ -84,15 +90,28 @@ impl Snapshot {
                     self.workloads_by_address.insert(address.to_canonical(), workload.clone());
                 }
             }
-            // Only a Gateway's own proxies are sent these.
-            Resource::Gateway(_) | Resource::Certificate(_) | Resource::BackendTls(_) => {}
+            Resource::Gateway(gateway) => {
+                touched.gateway = true;
+                Arc::make_mut(&mut self.listeners).gateway = Some(Arc::new(gateway));
+            }
+            Resource::Certificate(certificate) => {
+                touched.gateway = true;
+                let certificates = &mut Arc::make_mut(&mut self.listeners).certificates;
+                certificates.insert(certificate.name.clone(), Arc::new(certificate));
+            }
+            Resource::BackendTls(tls) => {
+                let backend_tls = &mut Arc::make_mut(&mut self.listeners).backend_tls;
+                backend_tls.insert((tls.service.clone(), tls.port), Arc::new(tls));
+            }
             Resource::Route(route) => {
                 let route = Arc::new(route);
+                touched.note(&route);
                 ports.extend(ports_of(&route));
                 for port in ports_of(&route) {
                     self.list(port, &route);
                 }
                 if let Some(old) = self.routes.insert(route.id.clone(), route.clone()) {
+                    touched.note(&old);
                     let kept: HashSet<_> = ports_of(&route).collect();
                     for port in ports_of(&old).filter(|port| !kept.contains(port)) {
                         self.unlist(&port, &old.id);
@@ -103,7 +122,7 @@ impl Snapshot {
         }
     }
 
-    fn remove(&mut self, name: &str, ports: &mut HashSet<PortKey>) {
+    fn remove(&mut self, name: &str, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
         let (kind, key) = name.split_once('/').unwrap_or((name, ""));
         match kind {
             "MeshConfig" => self.mesh = None,
@@ -127,9 +146,32 @@ impl Snapshot {
                 let Some(old) = key.parse().ok().and_then(|id: RouteId| self.routes.remove(&id)) else {
                     return;
                 };
+                touched.note(&old);
                 for port in ports_of(&old) {
                     self.unlist(&port, &old.id);
                     ports.insert(port);
+                }
+            }
+            _ => self.remove_of_gateway(kind, key, touched),
+        }
+    }
+
+    fn remove_of_gateway(&mut self, kind: &str, key: &str, touched: &mut Touched) {
+        touched.gateway |= matches!(kind, "Gateway" | "Certificate");
+        let listeners = Arc::make_mut(&mut self.listeners);
+        match kind {
+            "Gateway" => listeners.gateway = None,
+            "Certificate" => {
+                if let Ok(name) = key.parse::<ObjectName>() {
+                    listeners.certificates.remove(&name);
+                }
+            }
+            "BackendTls" => {
+                let parsed = key.rsplit_once('/').and_then(|(service, port)| {
+                    Some((service.parse::<ObjectName>().ok()?, port.parse::<u16>().ok()?))
+                });
+                if let Some(key) = parsed {
+                    listeners.backend_tls.remove(&key);
                 }
             }
             _ => {}

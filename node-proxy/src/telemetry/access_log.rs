@@ -174,6 +174,8 @@ impl Serialize for Entry {
 fn who<M: SerializeMap>(outcome: &Outcome, line: &mut M) -> Result<(), M::Error> {
     let labels = &outcome.labels;
     line.serialize_entry("reporter", labels.reporter.as_str())?;
+    entry("gateway", labels.listener.as_ref().map(|at| Shown(&at.0.gateway)), line)?;
+    entry("listener", labels.listener.as_ref().map(|at| Shown(&at.0.listener.id)), line)?;
     party("source", &labels.source, outcome.source_address, line)?;
     party("destination", &labels.destination, outcome.destination_address, line)?;
     entry("service", labels.service.as_ref().map(Shown), line)?;

@@ -17,7 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use weft_model::Reason;
 
-use super::record::{Labels, Outcome, Security};
+use super::record::{AtListener, Labels, Outcome, Security};
 use crate::call::Listener;
 
 /// Label sets a proxy keeps apart.
@@ -223,6 +223,11 @@ impl EncodeLabelSet for TrafficLabels {
 
 fn encode_traffic(labels: &Labels, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
     label(encoder, "reporter", labels.reporter.as_str())?;
+    // A label that is not there is one without a value: none is written where there can be no listener.
+    if let Some(AtListener(entry)) = &labels.listener {
+        label(encoder, "gateway", &entry.gateway.to_string())?;
+        label(encoder, "listener", &entry.listener.id.to_string())?;
+    }
     label(encoder, "source_namespace", labels.source.namespace())?;
     label(encoder, "source_workload", labels.source.workload())?;
     label(encoder, "destination_namespace", labels.destination.namespace())?;
@@ -282,8 +287,13 @@ impl EncodeLabelSet for ListenerLabels {
             Listener::Outbound => "outbound",
             Listener::InboundPlaintext => "inbound_plaintext",
             Listener::Tunnel => "tunnel",
+            Listener::Gateway(_) => "gateway",
         };
-        label(encoder, "listener", name)
+        label(encoder, "listener", name)?;
+        match self.0 {
+            Listener::Gateway(port) => label(encoder, "port", &port.to_string()),
+            Listener::Outbound | Listener::InboundPlaintext | Listener::Tunnel => Ok(()),
+        }
     }
 }
 

@@ -7,9 +7,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::gateway::ListenerId;
 use weft_model::route::RouteId;
 use weft_model::workload::Workload;
 use weft_model::{Identity, ObjectName, Reason, Text};
+use weft_routing::ListenerEntry;
 
 /// What became of one request or connection, told once, when its last byte has passed.
 #[derive(Clone, Debug)]
@@ -50,6 +52,8 @@ pub struct HttpLine {
 pub struct Labels {
     /// Which side tells it.
     pub reporter: Reporter,
+    /// The listener that it came to, at a Gateway.
+    pub listener: Option<AtListener>,
     /// Who called.
     pub source: Party,
     /// Who was called.
@@ -79,6 +83,7 @@ impl Labels {
     pub fn new(reporter: Reporter, source: Party, protocol: Protocol, security: Security) -> Self {
         Self {
             reporter,
+            listener: None,
             source,
             destination: Party::Unknown,
             service: None,
@@ -121,6 +126,30 @@ impl Outcome {
     }
 }
 
+/// A listener of a Gateway. Compared by Gateway and listener, not by what is attached to it.
+#[derive(Clone, Debug)]
+pub struct AtListener(pub Arc<ListenerEntry>);
+
+impl AtListener {
+    fn key(&self) -> (&ObjectName, &ListenerId) {
+        (&self.0.gateway, &self.0.listener.id)
+    }
+}
+
+impl PartialEq for AtListener {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.key() == other.key()
+    }
+}
+
+impl Eq for AtListener {}
+
+impl Hash for AtListener {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
 /// A rule of a route: its name, or its place from 0 if it has none.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum RuleName {
@@ -146,6 +175,8 @@ pub enum Reporter {
     Source,
     /// The callee's side.
     Destination,
+    /// The proxy of a Gateway, for callers from anywhere.
+    Gateway,
 }
 
 impl Reporter {
@@ -154,6 +185,7 @@ impl Reporter {
         match self {
             Self::Source => "source",
             Self::Destination => "destination",
+            Self::Gateway => "gateway",
         }
     }
 }

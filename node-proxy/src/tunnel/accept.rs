@@ -29,7 +29,7 @@ pub async fn accept(worker: WorkerRef, accepted: Accepted) {
         Caller { address: accepted.peer, identity: None, claimed: None, security: Security::None };
     let Some(local) = local else { return };
     // Boxed step by step: an open tunnel holds no more than what it carries needs.
-    let served = pod.until_ended(Box::pin(serve(&worker, accepted, local, &mut caller))).await;
+    let served = pod.scope.until_ended(Box::pin(serve(&worker, accepted, local, &mut caller))).await;
     if let Some(Err(failure)) = served {
         record::connection(&worker, &pod, local, &caller).refuse(failure.reason, &failure.message);
     }
@@ -71,7 +71,7 @@ async fn serve(
     caller.security = Security::Mtls;
     // Many requests share the connection: its port is no caller's, and a fixed one could not be taken twice.
     let of_requests = Caller { address: SocketAddr::new(peer.ip(), 0), ..caller.clone() };
-    let closing = pod.closing.child_token();
+    let closing = pod.scope.closing.child_token();
     let ours = Tunnel { worker, pod: &pod, local, caller: of_requests, closing: &closing };
     ours.serve(tunnel.stream, tunnel.alpn, &tls).await
 }

@@ -14,7 +14,8 @@ use crate::call::Caller;
 use crate::http_server::{self, Ended, HttpVersion, Limits};
 use crate::inbound;
 use crate::inbound::record;
-use crate::pod::{LocalPod, say_goodbye};
+use crate::pod::LocalPod;
+use crate::scope::say_goodbye;
 use crate::send::SendError;
 use crate::worker::WorkerRef;
 
@@ -37,11 +38,11 @@ where
         }
     };
     let parted = async {
-        let parted = pod.parted(version, closing);
+        let parted = pod.scope.parted(version, closing);
         // Callers of a pod that has left the mesh were told before.
         tokio::select! {
             () = parted => {}
-            () = pod.released.cancelled() => {}
+            () = pod.scope.released.cancelled() => {}
         }
     };
     http_server::serve(io, version, &Limits::default(), parted, handler).await

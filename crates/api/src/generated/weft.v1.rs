@@ -29,6 +29,9 @@ pub struct Hello {
     /// empty, or 256
     #[prost(fixed64, repeated, tag = "3")]
     pub bucket_digests: ::prost::alloc::vec::Vec<u64>,
+    /// "namespace/name" of the Gateway that the proxy is of; then `node` is empty
+    #[prost(string, tag = "4")]
+    pub gateway: ::prost::alloc::string::String,
 }
 /// In force (or not) in the proxy.
 #[derive(Clone, PartialEq, ::prost::Message)]

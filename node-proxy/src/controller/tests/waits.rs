@@ -38,7 +38,7 @@ impl Door {
             name: NAME.to_owned(),
             told: Mutex::default(),
         };
-        let proof = Proof::Secret { node: "node-a".to_owned(), file: secret.to_path_buf() };
+        let proof = Proof::Secret { name: "node-a".to_owned(), file: secret.to_path_buf() };
         Controller { channel, endpoint, roots: Arc::new(roots), proof: Arc::new(proof) }
     }
 
@@ -67,7 +67,7 @@ fn double_up_to_five_seconds(gaps: &[u128]) {
 #[tokio::test(start_paused = true)]
 async fn the_config_stream_waits_longer_after_each_failure_and_anew_after_a_success() {
     let (door, secret, shared) = (Door::default(), secret(), testing::shared(&[]));
-    tokio::spawn(state::client::run(shared.clone(), door.controller(secret.path())));
+    tokio::spawn(state::client::run(shared.clone(), door.controller(secret.path()), |_| Vec::new()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     let gaps = door.gaps();
     assert!(gaps.len() >= 14, "{gaps:?}");

@@ -13,7 +13,7 @@ use crate::outbound::http::authority_of;
 pub fn answer(redirect: &Redirect, context: Context<'_>, head: &http::request::Parts) -> Answer {
     let host = authority_of(head);
     let requested = Requested {
-        scheme: "http",
+        scheme: context.scheme,
         host,
         port: context.port,
         path_and_query: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),

@@ -27,7 +27,7 @@ fn apply<'a>(
 ) -> Result<Pending<'a>, Answer> {
     let turns = mirror::Turns::default();
     let mut pending = Pending::default();
-    let context = Context { turns: &turns, matched, port: 8080 };
+    let context = Context { turns: &turns, matched, port: 8080, scheme: "http" };
     apply_to_request(filters, context, head, &mut pending).map(|()| pending)
 }
 

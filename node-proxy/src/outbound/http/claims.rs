@@ -8,7 +8,7 @@ use weft_model::{ObjectName, Text};
 use weft_routing::CompiledRule;
 
 use crate::call::Claimed;
-use crate::telemetry::Named;
+use crate::telemetry::{Labels, Named};
 
 /// Texts that one connection keeps of each kind.
 const KEPT: usize = 8;
@@ -21,18 +21,20 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// What is told of a request to `service` that `rule` decided about.
+    /// What is told of a request with these labels that `rule` decided about.
     pub(super) fn of(
         &self,
-        service: Option<&Named<(ObjectName, u16)>>,
+        labels: &Labels,
         rule: Option<&Arc<CompiledRule>>,
     ) -> Claimed {
-        let service = match service {
-            Some(Named::Known((service, _))) => {
-                Some(kept(&self.services, service, |a, b| a == b, |service| service.to_string().into()))
-            }
-            Some(Named::Claimed(_)) | None => None,
+        // At a Gateway nobody calls a Service: the backend's counts.
+        let service = match &labels.service {
+            Some(Named::Known((service, _))) => Some(service),
+            Some(Named::Claimed(_)) => None,
+            None => labels.backend.as_ref().map(|(service, _)| service),
         };
+        let text = |service: &ObjectName| service.to_string().into();
+        let service = service.map(|service| kept(&self.services, service, |a, b| a == b, text));
         let route = rule.map(|rule| kept(&self.rules, rule, Arc::ptr_eq, |rule| rule.label().into()));
         Claimed { service, route }
     }

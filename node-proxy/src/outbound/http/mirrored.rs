@@ -49,13 +49,13 @@ pub(super) fn send_copies(
 /// Fire and forget. The response is read to its end, so that the connection can be used again.
 fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Request<Body>) {
     let worker = Rc::clone(&connection.worker);
-    let (dialled, now) = (connection.original.ip(), Instant::now());
+    let (dialled, now) = (connection.origin.family(), Instant::now());
     let Some(picked) = worker.balancer.pick(&target.endpoints, dialled, &[], now) else {
         return worker.shared.telemetry.lost_copy();
     };
     let selected = Selected::of(picked.endpoint, target.service.clone(), target.protocol, snapshot);
     let in_flight = picked.in_flight;
-    let (source, peer) = (Arc::clone(&connection.source), connection.peer);
+    let (source, peer) = (Arc::clone(&connection.origin.sender), connection.origin.peer);
     tokio::task::spawn_local(async move {
         let exchange = async {
             let response = send_http(&worker, &source, peer, &selected, Claimed::default(), request).await?;

@@ -66,7 +66,10 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::RequestTimeout | Reason::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
         Reason::PlaintextRefused | Reason::ProbeRefused => StatusCode::FORBIDDEN,
         Reason::Loop => StatusCode::LOOP_DETECTED,
-        Reason::InvalidBackend | Reason::InvalidRoute | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Reason::InvalidBackend | Reason::InvalidRoute | Reason::InvalidListener | Reason::Internal => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
         _ => StatusCode::SERVICE_UNAVAILABLE,
     }
 }

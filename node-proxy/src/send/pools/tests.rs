@@ -3,7 +3,7 @@
 use hyper_util::rt::TokioIo;
 use weft_runtime::netns::NetNamespace;
 
-use crate::pod::Ends;
+use crate::scope::Ends;
 
 use super::*;
 use crate::testing;

@@ -64,7 +64,7 @@ where
             let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
             tokio::task::spawn_local(async move {
                 let stream = serve_stream(&worker, &pod, local, &caller, request, respond);
-                pod.until_ended(stream).await;
+                pod.scope.until_ended(stream).await;
             });
         }
     };

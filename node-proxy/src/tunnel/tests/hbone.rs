@@ -169,7 +169,7 @@ fn a_closing_pod_says_goaway_and_its_streams_go_on() {
         let (response, mut send) = sender.send_request(request(), false).unwrap();
         let mut recv = response.await.unwrap().into_body();
         assert_eq!(recv.data().await.unwrap().unwrap(), "x");
-        world.callee.closing.cancel();
+        world.callee.scope.closing.cancel();
         tokio::time::sleep(Duration::from_millis(100)).await;
         send.send_data(Bytes::from_static(b"y"), true).unwrap();
         assert_eq!(recv.data().await.unwrap().unwrap(), "y");

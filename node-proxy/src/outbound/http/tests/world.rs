@@ -14,7 +14,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use weft_api::delta::Change;
@@ -32,8 +32,10 @@ use crate::http_server::{self, LocalExecutor};
 use crate::outbound::http::Connection;
 use crate::outbound::http::claims::Claims;
 use crate::outbound::http::prefixed::Prefixed;
+use crate::outbound::origin::{Origin, Way};
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::pod::{Ends, LocalPod, LocalPods};
+use crate::pod::{LocalPod, LocalPods};
+use crate::scope::Ends;
 use crate::state::{Snapshot, State};
 use crate::telemetry::{AccessLogTarget, Telemetry};
 use crate::worker::{Shared, Worker, WorkerRef};
@@ -41,14 +43,14 @@ use crate::worker::{Shared, Worker, WorkerRef};
 /// The address and port of Service `shop/web`, which everything is sent to.
 const WEB: &str = "10.96.0.1:80";
 
-pub(super) struct World {
-    worker: WorkerRef,
+pub(crate) struct World {
+    pub(crate) worker: WorkerRef,
     metrics: Registry,
     version: std::cell::Cell<u64>,
 }
 
 /// Runs one test on a worker's kind of runtime.
-pub(super) fn run(test: impl AsyncFnOnce(&World)) {
+pub(crate) fn run(test: impl AsyncFnOnce(&World)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -93,22 +95,22 @@ impl World {
         state.swap(Arc::new(next));
     }
 
-    fn set(&self, resource: Resource) {
+    pub(crate) fn set(&self, resource: Resource) {
         self.change(Change::Set(resource.name(), resource.into()));
     }
 
-    pub(super) fn remove(&self, resource: &Resource) {
+    pub(crate) fn remove(&self, resource: &Resource) {
         self.change(Change::Removed(resource.name()));
     }
 
     /// Back to a proxy that no controller has told anything.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let empty = Snapshot::empty(Arc::default(), SameNode::Direct);
         self.worker.shared.snapshot.swap(Arc::new(empty));
     }
 
     /// These applications are behind port 80 of `shop/<name>`.
-    pub(super) fn endpoints(&self, name: &str, apps: &[&App]) {
+    pub(crate) fn endpoints(&self, name: &str, apps: &[&App]) {
         let endpoint = |app: &&App| Endpoint::at(app.address);
         self.set(Resource::Endpoints(Endpoints {
             service: ObjectName::new("shop", name),
@@ -118,7 +120,7 @@ impl World {
     }
 
     /// An HTTPRoute of `namespace` on port 80 of `shop/web`.
-    pub(super) fn route(&self, name: &str, namespace: &str, rules: Vec<HttpRule>) {
+    pub(crate) fn route(&self, name: &str, namespace: &str, rules: Vec<HttpRule>) {
         let service = ObjectName::new("shop", "web");
         self.set(Resource::Route(Route {
             id: RouteId { kind: RouteKind::Http, name: ObjectName::new(namespace, name) },
@@ -131,7 +133,7 @@ impl World {
     }
 
     /// A TCPRoute of `shop` on port 80 of `shop/web`.
-    pub(super) fn tcp_route(&self, rule: TcpRule) {
+    pub(crate) fn tcp_route(&self, rule: TcpRule) {
         let service = ObjectName::new("shop", "web");
         self.set(Resource::Route(Route {
             id: RouteId { kind: RouteKind::Tcp, name: ObjectName::new("shop", "tcp") },
@@ -144,7 +146,7 @@ impl World {
     }
 
     /// A connection that a pod of `namespace` makes to `shop/web`, captured.
-    pub(super) async fn connect(&self, namespace: &str) -> TcpStream {
+    pub(crate) async fn connect(&self, namespace: &str) -> TcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
@@ -155,27 +157,30 @@ impl World {
         let captured = Captured { source, peer, original, destination, snapshot, stream };
         let worker = self.worker.clone();
         tokio::task::spawn_local(async move {
-            crate::outbound::http::serve(&worker, captured, Bytes::new()).await;
+            let origin = Origin::captured(&captured);
+            crate::outbound::http::serve(&worker, origin, captured.stream, Bytes::new()).await;
         });
         client
     }
 
     /// Waits until a series shows both: outcomes are told when the last byte has passed.
-    pub(super) async fn told(&self, reason: &str, other: &str) {
+    pub(crate) async fn told(&self, reason: &str, other: &str) {
         let reason = format!("reason=\"{reason}\"");
         self.wait_for(|line| line.contains(&reason) && line.contains(other)).await;
     }
 
     /// Bytes of the future that serves one request.
-    pub(super) fn size_of_a_request(&self) -> usize {
+    pub(crate) fn size_of_a_request(&self) -> usize {
         let (peer, original) = ("127.0.0.1:1".parse().unwrap(), WEB.parse().unwrap());
         let (worker, source) = (self.worker.clone(), pod("shop", peer));
-        let connection = Connection { worker, source, peer, original, claims: Claims::default() };
+        let scope = source.scope.clone();
+        let origin = Origin { sender: source, peer, scope, way: Way::Captured(original) };
+        let connection = Connection { worker, origin, claims: Claims::default() };
         size_of_val(&connection.handle(Request::new(Body::Empty)))
     }
 
     /// Waits until this line is there.
-    pub(super) async fn shows(&self, wanted: &str) {
+    pub(crate) async fn shows(&self, wanted: &str) {
         self.wait_for(|line| line == wanted).await;
     }
 
@@ -193,7 +198,7 @@ impl World {
     }
 }
 
-fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
+pub(crate) fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
     let identity: Identity = format!("spiffe://cluster.local/ns/{namespace}/sa/caller").parse().unwrap();
     let enrolled = EnrolledPod {
         uid: format!("uid-{namespace}").into(),
@@ -209,7 +214,7 @@ fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
     Arc::new(LocalPod::new(enrolled, identity, netns, &Ends::default()))
 }
 
-pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {
+pub(crate) fn service(name: &str, protocol: AppProtocol) -> Service {
     Service {
         addresses: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![ServicePort { port: 80, name: None, protocol }],
@@ -217,51 +222,51 @@ pub(super) fn service(name: &str, protocol: AppProtocol) -> Service {
     }
 }
 
-pub(super) fn rule(backends: Vec<Backend>) -> HttpRule {
+pub(crate) fn rule(backends: Vec<Backend>) -> HttpRule {
     HttpRule { matches: vec![Match::default()], backends, ..HttpRule::default() }
 }
 
-pub(super) fn backend(name: &str, weight: u32) -> Backend {
+pub(crate) fn backend(name: &str, weight: u32) -> Backend {
     let (service, protocol) = (ObjectName::new("shop", name), AppProtocol::Unspecified);
     Backend { weight, target: BackendTarget::Service { service, port: 80, protocol }, filters: vec![] }
 }
 
-pub(super) fn invalid(weight: u32) -> Backend {
+pub(crate) fn invalid(weight: u32) -> Backend {
     let target = BackendTarget::Invalid { message: "Service shop/none does not exist".into() };
     Backend { weight, target, filters: vec![] }
 }
 
 /// What came back, or what an application got. Echoed facts are lines `name: value` of the body.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
     headers: HeaderMap,
-    pub(super) body: String,
+    pub(crate) body: String,
     trailers: HeaderMap,
 }
 
 impl Answer {
-    pub(super) fn line(&self, name: &str) -> &str {
+    pub(crate) fn line(&self, name: &str) -> &str {
         let prefix = format!("{name}: ");
         let line = self.body.lines().find_map(|line| line.strip_prefix(&prefix));
         line.unwrap_or_else(|| panic!("no {name} in {self:?}"))
     }
 
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.body.contains(&format!("{name}: "))
     }
 
-    pub(super) fn header(&self, name: &str) -> &str {
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
     }
 
-    pub(super) fn trailer(&self, name: &str) -> &str {
+    pub(crate) fn trailer(&self, name: &str) -> &str {
         self.trailers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
     }
 }
 
 /// An application that answers with what it got, in HTTP/1 or HTTP/2.
-pub(super) struct App {
+pub(crate) struct App {
     address: SocketAddr,
     got: mpsc::UnboundedReceiver<String>,
     /// A bound port that does not listen.
@@ -269,7 +274,7 @@ pub(super) struct App {
 }
 
 impl App {
-    pub(super) async fn echo(name: &'static str) -> Self {
+    pub(crate) async fn echo(name: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (report, got) = mpsc::unbounded_channel();
@@ -289,7 +294,7 @@ impl App {
     }
 
     /// Accepts every upgrade and echoes bytes.
-    pub(super) async fn upgrading() -> Self {
+    pub(crate) async fn upgrading() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::task::spawn_local(async move {
@@ -306,7 +311,7 @@ impl App {
         Self { address, got: mpsc::unbounded_channel().1, _held: None }
     }
 
-    pub(super) async fn refusing() -> Self {
+    pub(crate) async fn refusing() -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
@@ -314,7 +319,7 @@ impl App {
     }
 
     /// The next request it got.
-    pub(super) async fn next(&mut self) -> Answer {
+    pub(crate) async fn next(&mut self) -> Answer {
         let body = self.got.recv().await.unwrap();
         Answer { status: StatusCode::OK, headers: HeaderMap::new(), body, trailers: HeaderMap::new() }
     }
@@ -370,39 +375,52 @@ async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<
 }
 
 /// A client of the captured connection.
-pub(super) enum Client {
+pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
 }
 
 impl Client {
-    pub(super) async fn http1(world: &World, namespace: &str) -> Self {
-        let io = TokioIo::new(world.connect(namespace).await);
-        let (sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+    pub(crate) async fn http1(world: &World, namespace: &str) -> Self {
+        Self::http1_over(world.connect(namespace).await).await
+    }
+
+    pub(crate) async fn http1_over<I>(io: I) -> Self
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.unwrap();
         tokio::task::spawn_local(connection);
         Self::Http1(sender)
     }
 
-    pub(super) async fn http2(world: &World, namespace: &str) -> Self {
-        let io = TokioIo::new(world.connect(namespace).await);
+    pub(crate) async fn http2(world: &World, namespace: &str) -> Self {
+        Self::http2_over(world.connect(namespace).await).await
+    }
+
+    pub(crate) async fn http2_over<I>(io: I) -> Self
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(io);
         let (sender, connection) = hyper::client::conn::http2::handshake(LocalExecutor, io).await.unwrap();
         tokio::task::spawn_local(connection);
         Self::Http2(sender)
     }
 
     /// A GET in the form that this client's version asks for.
-    pub(super) fn get(&self, path: &str) -> Request<Full<Bytes>> {
+    pub(crate) fn get(&self, path: &str) -> Request<Full<Bytes>> {
         match self {
             Self::Http1(_) => Request::get(path).header("host", "web").body(Full::default()).unwrap(),
             Self::Http2(_) => Request::get(format!("http://web{path}")).body(Full::default()).unwrap(),
         }
     }
 
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.try_send(request).await.unwrap()
     }
 
-    pub(super) async fn try_send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
+    pub(crate) async fn try_send(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Answer> {
         let response = match self {
             Self::Http1(sender) => {
                 sender.ready().await?;

@@ -1,0 +1,151 @@
+//! Where a connection comes from, and all that this decides about its requests: captured from an enrolled pod, or
+//! accepted at a listener of a Gateway. Whatever follows the choice of the rule is the same for both.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use weft_model::Reason;
+use weft_routing::host::host_name;
+
+use super::http::authority_of;
+use super::http::refusal::Refused;
+use super::route::{Routed, route};
+use crate::call::{Captured, Destination};
+use crate::gateway::Entrance;
+use crate::pod::LocalPod;
+use crate::scope::Scope;
+use crate::state::Snapshot;
+use crate::telemetry::{AtListener, Labels, Named, Outcome, Party, Protocol, Reporter, Security};
+
+/// Where a connection comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// In whose name requests are sent on: the caller's pod, or the Gateway's.
+    pub sender: Arc<LocalPod>,
+    /// The caller's address and port.
+    pub peer: SocketAddr,
+    /// How long the connection may last.
+    pub scope: Arc<Scope>,
+    /// How it came in.
+    pub way: Way,
+}
+
+/// How a connection came in.
+#[derive(Debug)]
+pub enum Way {
+    /// Captured on its way to this address.
+    Captured(SocketAddr),
+    /// At a Gateway.
+    Gateway(Entrance),
+}
+
+impl Origin {
+    /// That of a captured connection.
+    pub fn captured(captured: &Captured) -> Self {
+        let Captured { source, peer, original, .. } = captured;
+        let (sender, scope) = (Arc::clone(source), Arc::clone(&source.scope));
+        Self { sender, peer: *peer, scope, way: Way::Captured(*original) }
+    }
+
+    /// What is known of a request or of the connection before anything is decided.
+    pub fn outcome(&self, snapshot: &Snapshot, protocol: Protocol) -> Outcome {
+        let (reporter, source) = match &self.way {
+            Way::Captured(_) => {
+                (Reporter::Source, Party::of(snapshot.workload(&self.sender.enrolled.uid)))
+            }
+            Way::Gateway(_) => (Reporter::Gateway, Party::Unknown),
+        };
+        let mut outcome = Outcome::new(Labels::new(reporter, source, protocol, Security::None));
+        outcome.source_address = Some(self.peer);
+        outcome
+    }
+
+    /// Where the caller meant to go, for an outcome in which nothing else was reached.
+    pub fn dialled(&self) -> SocketAddr {
+        match &self.way {
+            Way::Captured(original) => *original,
+            Way::Gateway(entrance) => entrance.address,
+        }
+    }
+
+    /// The address whose family endpoints are preferred in.
+    pub fn family(&self) -> IpAddr {
+        match &self.way {
+            Way::Captured(original) => original.ip(),
+            // The caller's own family says nothing about the cluster's.
+            Way::Gateway(entrance) => {
+                self.sender.enrolled.addresses.first().copied().unwrap_or(entrance.address.ip())
+            }
+        }
+    }
+
+    /// The scheme that was spoken.
+    pub fn scheme(&self) -> &'static str {
+        match &self.way {
+            Way::Gateway(Entrance { server_name: Some(_), .. }) => "https",
+            Way::Captured(_) | Way::Gateway(_) => "http",
+        }
+    }
+
+    /// What a proxy at the edge says of the caller. Between pods nothing is added.
+    pub fn announce(&self, head: &mut http::request::Parts) {
+        if let Way::Gateway(entrance) = &self.way {
+            entrance.announce(self.scheme(), head);
+        }
+    }
+
+    /// Finds what decides about a request.
+    ///
+    /// # Errors
+    /// As [`route`]; at a Gateway `no_route_match`, also where no listener has the host, and `misdirected`.
+    pub fn decide<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        head: &http::request::Parts,
+        labels: &mut Labels,
+    ) -> Result<Routed<'s>, Refused> {
+        match &self.way {
+            Way::Captured(original) => {
+                let destination = snapshot.destination(*original);
+                if let Destination::Service { service, port, .. } = &destination {
+                    labels.service = Some(Named::Known((service.name.clone(), *port)));
+                }
+                let namespace = &self.sender.enrolled.pod.namespace;
+                route(snapshot, &destination, *original, namespace, head)
+            }
+            Way::Gateway(entrance) => entrance.decide(snapshot, head, labels),
+        }
+    }
+}
+
+impl Entrance {
+    fn decide<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        head: &http::request::Parts,
+        labels: &mut Labels,
+    ) -> Result<Routed<'s>, Refused> {
+        let host = host_name(authority_of(head));
+        let port = self.address.port();
+        let Some(entry) = snapshot.listener(port, &host).filter(|entry| self.fits(&entry.listener)) else {
+            let message = format!("no listener of this Gateway serves this host on port {port}");
+            return Err(Refused::new(Reason::NoRouteMatch, message));
+        };
+        labels.listener = Some(AtListener(Arc::clone(entry)));
+        if let Some(name) = &self.server_name {
+            let named = snapshot.listener(port, name);
+            if named.is_none_or(|named| named.listener.id != entry.listener.id) {
+                let message = "this connection was made for another host: use a new one";
+                return Err(Refused::new(Reason::Misdirected, message));
+            }
+        }
+        if let Some(refusal) = &entry.listener.refusal {
+            return Err(Refused::new(Reason::InvalidListener, &*refusal.message));
+        }
+        let selected = entry.table.select(&host, &head.method, &head.uri, &head.headers);
+        selected.map(Routed::Rule).ok_or_else(|| {
+            let message = "no route of the Gateway's listener matches this request";
+            Refused::new(Reason::NoRouteMatch, message)
+        })
+    }
+}
