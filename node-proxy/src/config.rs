@@ -13,7 +13,11 @@ use crate::telemetry::AccessLogTarget;
 
 /// The process's configuration.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "weft-proxy", version, about = "Carries the traffic of one node's enrolled pods, or of one Gateway.")]
+#[command(
+    name = "weft-proxy",
+    version,
+    about = "Carries the traffic of one node's enrolled pods, or of one Gateway."
+)]
 #[command(group = clap::ArgGroup::new("node-proof").required(true).args(["node_secret_file", "node_token_file"]))]
 pub struct Config {
     /// What is carried: the traffic of a node's enrolled pods, or that of one Gateway.
@@ -177,7 +181,8 @@ impl GatewayFlags {
                 needed(&self.pod_name, "--pod-name (WEFT_POD_NAME)")?,
             ),
             uid: needed(&self.pod_uid, "--pod-uid (WEFT_POD_UID)")?.into(),
-            service_account: needed(&self.service_account, "--service-account (WEFT_SERVICE_ACCOUNT)")?.into(),
+            service_account: needed(&self.service_account, "--service-account (WEFT_SERVICE_ACCOUNT)")?
+                .into(),
             addresses: addresses.ok_or("--pod-addresses (WEFT_POD_ADDRESSES)")?,
         })
     }
@@ -203,7 +208,9 @@ impl Config {
     /// A flag of role `gateway` is missing.
     pub fn gateway(&self) -> anyhow::Result<Option<GatewayPod>> {
         match (self.role, self.own.complete()) {
-            (Role::Node, _) if self.node.is_empty() => anyhow::bail!("--node (WEFT_NODE) is needed in role node"),
+            (Role::Node, _) if self.node.is_empty() => {
+                anyhow::bail!("--node (WEFT_NODE) is needed in role node")
+            }
             (Role::Node, _) => Ok(None),
             (Role::Gateway, Ok(gateway)) => Ok(Some(gateway)),
             (Role::Gateway, Err(flag)) => anyhow::bail!("{flag} is needed in role gateway"),
@@ -251,7 +258,8 @@ mod tests {
 
     #[test]
     fn a_gateway_needs_to_know_its_own_pod_and_no_node() {
-        let start = ["weft-proxy", "--role", "gateway", "--controller-ca", "ca.pem", "--node-token-file", "token"];
+        let start =
+            ["weft-proxy", "--role", "gateway", "--controller-ca", "ca.pem", "--node-token-file", "token"];
         let own = [
             "--gateway=infra/front",
             "--pod-name=front-1",

@@ -182,7 +182,8 @@ impl LocalPods {
 
     /// Pods that are no longer served while connections of theirs go on.
     pub fn parting(&self) -> impl Iterator<Item = Arc<LocalPod>> {
-        self.retired().filter(|pod| pod.scope.connections() > 0 && !self.by_uid.contains_key(&pod.enrolled.uid))
+        self.retired()
+            .filter(|pod| pod.scope.connections() > 0 && !self.by_uid.contains_key(&pod.enrolled.uid))
     }
 
     /// These pods and `pod`, which replaces one of the same UID.

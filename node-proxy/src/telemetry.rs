@@ -9,7 +9,9 @@ use prometheus_client::registry::Registry;
 
 pub use access_log::{AccessLog, AccessLogTarget};
 pub use metrics::OpenConnection;
-pub use record::{AtListener, HttpLine, Labels, Named, Outcome, Party, Protocol, Reporter, RuleName, Security};
+pub use record::{
+    AtListener, HttpLine, Labels, Named, Outcome, Party, Protocol, Reporter, RuleName, Security,
+};
 
 pub use recorder::{Recorded, Recorder};
 

@@ -148,7 +148,13 @@ impl World {
         tokio::task::spawn_local(async move {
             loop {
                 let (stream, peer) = listener.accept().await.unwrap();
-                let accepted = Accepted { pod: pod.clone(), scope: pod.scope.clone(), listener: Listener::Tunnel, stream, peer };
+                let accepted = Accepted {
+                    pod: pod.clone(),
+                    scope: pod.scope.clone(),
+                    listener: Listener::Tunnel,
+                    stream,
+                    peer,
+                };
                 tokio::task::spawn_local(crate::tunnel::accept(worker.clone(), accepted));
             }
         });

@@ -58,8 +58,7 @@ impl Proxy {
         mut replica: Replica,
     ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(4);
-        let hello =
-            Hello { node: node.to_owned(), bucket_digests: replica.connect(), ..Hello::default() };
+        let hello = Hello { node: node.to_owned(), bucket_digests: replica.connect(), ..Hello::default() };
         requests.send(ConfigRequest { request: Some(Message::Hello(hello)) }).await.unwrap();
         let stream = with_proof(ReceiverStream::new(receiver), proof);
         let responses = ConfigClient::new(channel).stream(stream).await?.into_inner();

@@ -19,7 +19,8 @@ fn a_request_goes_by_the_route_attached_to_its_listener() {
         let (one, two) = (App::echo("one").await, App::echo("two").await);
         world.endpoints("one", &[&one]);
         world.endpoints("two", &[&two]);
-        let rig = Rig::new(world, vec![listener("http", None), listener("shop", Some("*.shop.example"))]).await;
+        let rig =
+            Rig::new(world, vec![listener("http", None), listener("shop", Some("*.shop.example"))]).await;
         rig.attach("a", "http", &[], vec![rule(vec![backend("one", 1)])]);
         rig.attach("b", "shop", &["www.shop.example"], vec![rule(vec![backend("two", 1)])]);
         let mut client = Client::http1_over(rig.connect().await).await;
@@ -46,9 +47,7 @@ fn what_the_more_specific_hostname_does_not_match_falls_through() {
         rig.attach("wide", "http", &["*.example"], vec![rule(vec![backend("one", 1)])]);
         rig.attach("narrow", "http", &["a.example"], vec![only]);
         let mut client = Client::http2_over(rig.connect().await).await;
-        let get = |path: &str| {
-            Request::get(format!("http://a.example{path}")).body(Full::default()).unwrap()
-        };
+        let get = |path: &str| Request::get(format!("http://a.example{path}")).body(Full::default()).unwrap();
         assert_eq!(client.send(get("/only")).await.line("app"), "two");
         assert_eq!(client.send(get("/else")).await.line("app"), "one");
     });

@@ -24,8 +24,8 @@ use self::prefixed::Prefixed;
 use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
 use super::filter::{self, Answer, Pending};
-use super::resilience::timeout::{Deadline, Timeouts};
 use super::origin::Origin;
+use super::resilience::timeout::{Deadline, Timeouts};
 use super::route::{Routed, Target, backend_of};
 use crate::body::Body;
 use crate::call::{Claimed, Selected};
@@ -154,10 +154,7 @@ impl Connection {
             target.protocol = AppProtocol::H2c;
         }
         let exchange = Exchange {
-            transmit: Live {
-                connection: self,
-                claimed: self.claims.of(&recorder.outcome.labels, rule),
-            },
+            transmit: Live { connection: self, claimed: self.claims.of(&recorder.outcome.labels, rule) },
             balancer: &self.worker.balancer,
             budget: &self.worker.shared.retries,
             snapshot,

@@ -50,9 +50,7 @@ impl Origin {
     /// What is known of a request or of the connection before anything is decided.
     pub fn outcome(&self, snapshot: &Snapshot, protocol: Protocol) -> Outcome {
         let (reporter, source) = match &self.way {
-            Way::Captured(_) => {
-                (Reporter::Source, Party::of(snapshot.workload(&self.sender.enrolled.uid)))
-            }
+            Way::Captured(_) => (Reporter::Source, Party::of(snapshot.workload(&self.sender.enrolled.uid))),
             Way::Gateway(_) => (Reporter::Gateway, Party::Unknown),
         };
         let mut outcome = Outcome::new(Labels::new(reporter, source, protocol, Security::None));

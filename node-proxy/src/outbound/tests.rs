@@ -60,7 +60,13 @@ impl Rig {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (stream, peer) = far.unwrap();
-        let accepted = Accepted { pod: self.pod.clone(), scope: self.pod.scope.clone(), listener: Listener::Outbound, stream, peer };
+        let accepted = Accepted {
+            pod: self.pod.clone(),
+            scope: self.pod.scope.clone(),
+            listener: Listener::Outbound,
+            stream,
+            peer,
+        };
         let worker = self.worker.clone();
         tokio::task::spawn_local(async move { serve_to(&worker, accepted, original).await });
         near.unwrap()

@@ -83,7 +83,8 @@ impl<'w> Rig<'w> {
         let (near, far) = tokio::join!(TcpStream::connect(address), self.socket.accept());
         let (stream, peer) = far.unwrap();
         let listener = call::Listener::Gateway(self.port);
-        let accepted = Accepted { pod: self.pod.clone(), scope: self.pod.scope.clone(), listener, stream, peer };
+        let accepted =
+            Accepted { pod: self.pod.clone(), scope: self.pod.scope.clone(), listener, stream, peer };
         let worker = self.world.worker.clone();
         tokio::task::spawn_local(super::super::serve(worker, accepted, self.port));
         near.unwrap()

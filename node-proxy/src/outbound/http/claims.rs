@@ -22,11 +22,7 @@ pub(super) struct Claims {
 
 impl Claims {
     /// What is told of a request with these labels that `rule` decided about.
-    pub(super) fn of(
-        &self,
-        labels: &Labels,
-        rule: Option<&Arc<CompiledRule>>,
-    ) -> Claimed {
+    pub(super) fn of(&self, labels: &Labels, rule: Option<&Arc<CompiledRule>>) -> Claimed {
         // At a Gateway nobody calls a Service: the backend's counts.
         let service = match &labels.service {
             Some(Named::Known((service, _))) => Some(service),

@@ -184,7 +184,8 @@ async fn plaintext(world: &World, port: u16) {
         loop {
             let (stream, peer) = listener.accept().await.unwrap();
             let listener = crate::call::Listener::InboundPlaintext;
-            let accepted = crate::call::Accepted { pod: pod.clone(), scope: pod.scope.clone(), listener, stream, peer };
+            let accepted =
+                crate::call::Accepted { pod: pod.clone(), scope: pod.scope.clone(), listener, stream, peer };
             tokio::task::spawn_local(crate::inbound::accept_plaintext(worker.clone(), accepted));
         }
     });

@@ -224,7 +224,13 @@ fn a_caller_that_resets_while_it_is_not_connected_yet_is_let_go() {
         let listener = TcpListener::bind((CALLER, 0)).await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, peer) = listener.accept().await.unwrap();
-        let accepted = Accepted { pod: world.caller.clone(), scope: world.caller.scope.clone(), listener: Listener::Outbound, stream, peer };
+        let accepted = Accepted {
+            pod: world.caller.clone(),
+            scope: world.caller.scope.clone(),
+            listener: Listener::Outbound,
+            stream,
+            peer,
+        };
         let original = SocketAddr::new(CALLEE.parse().unwrap(), 8080);
         let worker = world.worker.clone();
         let begun = Instant::now();
