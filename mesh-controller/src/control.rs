@@ -95,7 +95,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             self.publish(&inputs, problems, began);
         }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let errors = self.sink.write(&self.statuses, &inputs.routes, &now);
+        let errors = self.sink.write(&self.statuses, &inputs.heads(), &now);
         self.metrics.status_errors(errors.len());
         for error in errors {
             tracing::error!("{error}");
@@ -128,7 +128,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
                 tracing::info!(
                     version = snapshot.version(),
                     resources = self.publisher.resources().len(),
-                    routes = translated.statuses.len(),
+                    statuses = translated.statuses.len(),
                     ?loaded,
                     ?translating,
                     "published"

@@ -1,6 +1,8 @@
 //! Everything a translation reads, at one moment: decoded objects by kind and name. An object that does not decode
 //! is kept as what could be read of it, if it is a route, and reported in any case.
 
+pub mod gateway;
+mod head;
 mod kind;
 mod object;
 
@@ -15,8 +17,10 @@ use weft_model::{MeshConfig, ObjectName, Text};
 
 use crate::enrolment::Enrolment;
 
+use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret};
+pub use head::{Head, Heads, ObjectId};
 pub use kind::Kind;
-pub use object::{Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
+pub use object::{GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
 pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 
@@ -33,6 +37,18 @@ pub struct Inputs {
     pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
     /// Pods.
     pub pods: BTreeMap<ObjectName, Arc<Pod>>,
+    /// Secrets of type `kubernetes.io/tls`; others count as unusable.
+    pub secrets: BTreeMap<ObjectName, Arc<TlsSecret>>,
+    /// ConfigMaps.
+    pub config_maps: BTreeMap<ObjectName, Arc<CaBundle>>,
+    /// GatewayClasses by name.
+    pub gateway_classes: BTreeMap<Text, Arc<GatewayClass>>,
+    /// Gateways.
+    pub gateways: BTreeMap<ObjectName, Arc<Gateway>>,
+    /// ListenerSets.
+    pub listener_sets: BTreeMap<ObjectName, Arc<ListenerSet>>,
+    /// BackendTLSPolicies.
+    pub backend_tls_policies: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
     /// Routes of all five kinds.
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
@@ -52,6 +68,12 @@ impl Inputs {
             services: BTreeMap::new(),
             endpoint_slices: BTreeMap::new(),
             pods: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            config_maps: BTreeMap::new(),
+            gateway_classes: BTreeMap::new(),
+            gateways: BTreeMap::new(),
+            listener_sets: BTreeMap::new(),
+            backend_tls_policies: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
             uninstalling: false,
@@ -62,40 +84,51 @@ impl Inputs {
     /// Adds an object; one of the same kind and name is replaced. Returns false for a replacement, which in a folder
     /// means that two files hold the same object.
     pub fn insert(&mut self, object: &Object) -> bool {
+        let name = object.name();
         match object {
             Object::Namespace(name, value) => self.namespaces.insert(name.clone(), value.clone()).is_none(),
-            Object::Service(name, value) => self.services.insert(name.clone(), value.clone()).is_none(),
-            Object::EndpointSlice(name, value) => {
-                self.endpoint_slices.insert(name.clone(), value.clone()).is_none()
+            Object::Service(_, value) => self.services.insert(name, value.clone()).is_none(),
+            Object::EndpointSlice(_, value) => self.endpoint_slices.insert(name, value.clone()).is_none(),
+            Object::Pod(_, value) => self.pods.insert(name, value.clone()).is_none(),
+            Object::Secret(_, value) => self.secrets.insert(name, value.clone()).is_none(),
+            Object::ConfigMap(_, value) => self.config_maps.insert(name, value.clone()).is_none(),
+            Object::GatewayClass(value) => {
+                self.gateway_classes.insert(name.name, value.clone()).is_none()
             }
-            Object::Pod(name, value) => self.pods.insert(name.clone(), value.clone()).is_none(),
+            Object::Gateway(value) => self.gateways.insert(name, value.clone()).is_none(),
+            Object::ListenerSet(value) => self.listener_sets.insert(name, value.clone()).is_none(),
             Object::Route(route) => self.routes.insert(route.name.clone(), route.clone()).is_none(),
-            Object::ReferenceGrant(name, value) => {
-                self.reference_grants.insert(name.clone(), value.clone()).is_none()
+            Object::BackendTlsPolicy(value) => {
+                self.backend_tls_policies.insert(name, value.clone()).is_none()
             }
+            Object::ReferenceGrant(_, value) => self.reference_grants.insert(name, value.clone()).is_none(),
             Object::Other => true,
         }
     }
 
-    /// The object of a kind with a name. A Namespace's name stands alone, beside an empty namespace.
+    /// The object of a kind with a name. The name of one that lives in no namespace stands beside an empty one.
     pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<Object> {
         let named = || name.clone();
-        match kind {
+        Some(match kind {
             Kind::Namespace => {
-                self.namespaces.get(&name.name).map(|it| Object::Namespace(name.name.clone(), it.clone()))
+                Object::Namespace(name.name.clone(), self.namespaces.get(&name.name)?.clone())
             }
-            Kind::Service => self.services.get(name).map(|it| Object::Service(named(), it.clone())),
-            Kind::EndpointSlice => {
-                self.endpoint_slices.get(name).map(|it| Object::EndpointSlice(named(), it.clone()))
-            }
-            Kind::Pod => self.pods.get(name).map(|it| Object::Pod(named(), it.clone())),
+            Kind::Service => Object::Service(named(), self.services.get(name)?.clone()),
+            Kind::EndpointSlice => Object::EndpointSlice(named(), self.endpoint_slices.get(name)?.clone()),
+            Kind::Pod => Object::Pod(named(), self.pods.get(name)?.clone()),
+            Kind::Secret => Object::Secret(named(), self.secrets.get(name)?.clone()),
+            Kind::ConfigMap => Object::ConfigMap(named(), self.config_maps.get(name)?.clone()),
+            Kind::GatewayClass => Object::GatewayClass(self.gateway_classes.get(&name.name)?.clone()),
+            Kind::Gateway => Object::Gateway(self.gateways.get(name)?.clone()),
+            Kind::ListenerSet => Object::ListenerSet(self.listener_sets.get(name)?.clone()),
             Kind::Route(kind) => {
-                self.routes.get(&RouteName { kind, name: named() }).cloned().map(Object::Route)
+                Object::Route(self.routes.get(&RouteName { kind, name: named() })?.clone())
             }
-            Kind::ReferenceGrant => {
-                self.reference_grants.get(name).map(|it| Object::ReferenceGrant(named(), it.clone()))
+            Kind::BackendTlsPolicy => {
+                Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone())
             }
-        }
+            Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
+        })
     }
 
     /// Removes the object of a kind with a name. Returns whether there was one.
@@ -105,24 +138,48 @@ impl Inputs {
             Kind::Service => self.services.remove(name).is_some(),
             Kind::EndpointSlice => self.endpoint_slices.remove(name).is_some(),
             Kind::Pod => self.pods.remove(name).is_some(),
+            Kind::Secret => self.secrets.remove(name).is_some(),
+            Kind::ConfigMap => self.config_maps.remove(name).is_some(),
+            Kind::GatewayClass => self.gateway_classes.remove(&name.name).is_some(),
+            Kind::Gateway => self.gateways.remove(name).is_some(),
+            Kind::ListenerSet => self.listener_sets.remove(name).is_some(),
             Kind::Route(kind) => self.routes.remove(&RouteName { kind, name: name.clone() }).is_some(),
+            Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).is_some(),
             Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
         }
     }
 
     /// The names of all objects of a kind.
     pub fn names(&self, kind: Kind) -> BTreeSet<ObjectName> {
+        let bare = |name: &Text| ObjectName::new("", name.clone());
         match kind {
-            Kind::Namespace => self.namespaces.keys().map(|name| ObjectName::new("", name.clone())).collect(),
+            Kind::Namespace => self.namespaces.keys().map(bare).collect(),
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.endpoint_slices.keys().cloned().collect(),
             Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Secret => self.secrets.keys().cloned().collect(),
+            Kind::ConfigMap => self.config_maps.keys().cloned().collect(),
+            Kind::GatewayClass => self.gateway_classes.keys().map(bare).collect(),
+            Kind::Gateway => self.gateways.keys().cloned().collect(),
+            Kind::ListenerSet => self.listener_sets.keys().cloned().collect(),
             Kind::Route(kind) => {
                 let of_kind = self.routes.keys().filter(|route| route.kind == kind);
                 of_kind.map(|route| route.name.clone()).collect()
             }
+            Kind::BackendTlsPolicy => self.backend_tls_policies.keys().cloned().collect(),
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
         }
+    }
+
+    /// Every object that has a status of ours.
+    pub fn heads(&self) -> Heads {
+        let classes = self.gateway_classes.values().map(|object| &object.head);
+        let gateways = self.gateways.values().map(|object| &object.head);
+        let sets = self.listener_sets.values().map(|object| &object.head);
+        let routes = self.routes.values().map(|object| &object.head);
+        let policies = self.backend_tls_policies.values().map(|object| &object.head);
+        let heads = classes.chain(gateways).chain(sets).chain(routes).chain(policies);
+        heads.map(|head| (head.id.clone(), Arc::clone(head))).collect()
     }
 
     /// Whether a pod is to be in the mesh: labels say so, and Weft is not being uninstalled.

@@ -10,10 +10,11 @@
 //!
 //! | What | Verbs |
 //! |---|---|
-//! | `namespaces`, `services`, `pods`; `endpointslices` of `discovery.k8s.io` | list, watch |
-//! | `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
-//! | the same routes, for a status that somebody else has written meanwhile | get |
-//! | `grpcroutes/status`, `httproutes/status`, `tlsroutes/status`, `tcproutes/status`, `udproutes/status` | patch |
+//! | `namespaces`, `services`, `pods`, `configmaps`; `endpointslices` of `discovery.k8s.io` | list, watch |
+//! | `secrets`, of which those of type `kubernetes.io/tls` are read | list, watch |
+//! | `gatewayclasses`, `gateways`, `listenersets`, `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `backendtlspolicies`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
+//! | the same but `referencegrants`, for a status that somebody else has written meanwhile | get |
+//! | `gatewayclasses/status`, `gateways/status`, `listenersets/status`, `grpcroutes/status`, `httproutes/status`, `tlsroutes/status`, `tcproutes/status`, `udproutes/status`, `backendtlspolicies/status` | patch |
 //! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
 //! | `xmeshes/status` | patch |
 //! | `customresourcedefinitions` with the names of these kinds (lists and watches select by name) | list, watch |

@@ -16,14 +16,15 @@ mod service;
 pub mod status;
 mod tcp;
 mod tls;
+mod verdict;
 mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::{Identity, Resource, ResourceName, Text};
 
-use crate::inputs::{Inputs, RouteName};
-use status::RouteStatus;
+use crate::inputs::{Inputs, ObjectId};
+use status::Status;
 
 pub use workload::LivePod;
 
@@ -32,8 +33,8 @@ pub use workload::LivePod;
 pub struct Translated {
     /// What is published, before it is filtered by node.
     pub resources: BTreeMap<ResourceName, Resource>,
-    /// Our part of the status of every route that has a Service parent.
-    pub statuses: BTreeMap<RouteName, RouteStatus>,
+    /// Our part of the status of every object that has one.
+    pub statuses: BTreeMap<ObjectId, Status>,
     /// What runs where, by node.
     pub nodes: BTreeMap<Text, Node>,
     /// What was left out and no status can say, in words for the log.

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use weft_controller::inputs::{Inputs, Object};
-use weft_controller::translate::status::RouteStatus;
+use weft_controller::translate::status::Status;
 use weft_controller::translate::{Translated, translate};
 use weft_model::{MeshConfig, Resource, TrustDomain};
 
 #[derive(Serialize)]
 struct Golden<'a> {
     resources: Vec<&'a Resource>,
-    statuses: BTreeMap<String, &'a RouteStatus>,
+    statuses: BTreeMap<String, &'a Status>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notices: Vec<&'a String>,
 }

@@ -20,8 +20,18 @@ const OPTIONS: [&str; 7] =
     ["--hide-kube", "--docs", "--smart-derive-elision", "--derive", "Default", "--derive", "PartialEq"];
 
 /// The kinds that Weft decodes. The other vendored CRDs are only validated against.
-const MODULES: [&str; 6] =
-    ["grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes", "udproutes"];
+const MODULES: [&str; 10] = [
+    "backendtlspolicies",
+    "gatewayclasses",
+    "gateways",
+    "grpcroutes",
+    "httproutes",
+    "listenersets",
+    "referencegrants",
+    "tcproutes",
+    "tlsroutes",
+    "udproutes",
+];
 
 /// Generates `crates/gateway-api/src/generated/*.rs`.
 pub(crate) fn generate(root: &Path) -> Result<Vec<Generated>> {

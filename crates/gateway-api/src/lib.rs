@@ -4,10 +4,18 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, unreachable_pub, clippy::all, rustdoc::all)]
 
+#[path = "generated/backendtlspolicies.rs"]
+pub mod backendtlspolicies;
+#[path = "generated/gatewayclasses.rs"]
+pub mod gatewayclasses;
+#[path = "generated/gateways.rs"]
+pub mod gateways;
 #[path = "generated/grpcroutes.rs"]
 pub mod grpcroutes;
 #[path = "generated/httproutes.rs"]
 pub mod httproutes;
+#[path = "generated/listenersets.rs"]
+pub mod listenersets;
 #[path = "generated/referencegrants.rs"]
 pub mod referencegrants;
 #[path = "generated/tcproutes.rs"]
@@ -19,10 +27,12 @@ pub mod udproutes;
 
 /// The vendored CustomResourceDefinitions: file name and YAML text (Gateway API v1.7.0, experimental channel).
 pub const CRDS: &[(&str, &str)] = &[
+    crd!("gateway.networking.k8s.io_backendtlspolicies.yaml"),
     crd!("gateway.networking.k8s.io_gatewayclasses.yaml"),
     crd!("gateway.networking.k8s.io_gateways.yaml"),
     crd!("gateway.networking.k8s.io_grpcroutes.yaml"),
     crd!("gateway.networking.k8s.io_httproutes.yaml"),
+    crd!("gateway.networking.k8s.io_listenersets.yaml"),
     crd!("gateway.networking.k8s.io_referencegrants.yaml"),
     crd!("gateway.networking.k8s.io_tcproutes.yaml"),
     crd!("gateway.networking.k8s.io_tlsroutes.yaml"),

@@ -6,7 +6,7 @@ mod defaults;
 mod strict;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -63,6 +63,24 @@ pub(crate) const KINDS: &[CoreKind] = &[
         namespaced: true,
         is_name: is_dns_subdomain,
         decode: strict::decode::<ServiceAccount>,
+        fill: |_| {},
+        check: |_, _| {},
+    },
+    CoreKind {
+        api_version: "v1",
+        kind: "Secret",
+        namespaced: true,
+        is_name: is_dns_subdomain,
+        decode: strict::decode::<Secret>,
+        fill: defaults::secret,
+        check: check::secret,
+    },
+    CoreKind {
+        api_version: "v1",
+        kind: "ConfigMap",
+        namespaced: true,
+        is_name: is_dns_subdomain,
+        decode: strict::decode::<ConfigMap>,
         fill: |_| {},
         check: |_, _| {},
     },

@@ -11,6 +11,7 @@ mod controller;
 mod error;
 mod leaf;
 mod peer;
+pub mod pem;
 mod provider;
 pub mod renewal;
 pub mod sni;

@@ -15,24 +15,42 @@ pub enum Kind {
     EndpointSlice,
     /// Pod.
     Pod,
+    /// Secret, of type `kubernetes.io/tls`.
+    Secret,
+    /// ConfigMap.
+    ConfigMap,
+    /// GatewayClass.
+    GatewayClass,
+    /// Gateway.
+    Gateway,
+    /// ListenerSet.
+    ListenerSet,
     /// A route.
     Route(RouteKind),
+    /// BackendTLSPolicy.
+    BackendTlsPolicy,
     /// ReferenceGrant.
     ReferenceGrant,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
+        Self::Secret,
+        Self::ConfigMap,
+        Self::GatewayClass,
+        Self::Gateway,
+        Self::ListenerSet,
         Self::Route(RouteKind::Grpc),
         Self::Route(RouteKind::Http),
         Self::Route(RouteKind::Tls),
         Self::Route(RouteKind::Tcp),
         Self::Route(RouteKind::Udp),
+        Self::BackendTlsPolicy,
         Self::ReferenceGrant,
     ];
 
@@ -43,9 +61,28 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::Secret => "Secret",
+            Self::ConfigMap => "ConfigMap",
+            Self::GatewayClass => "GatewayClass",
+            Self::Gateway => "Gateway",
+            Self::ListenerSet => "ListenerSet",
             Self::Route(kind) => kind.as_str(),
+            Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
         }
+    }
+
+    /// Whether there are statuses of ours in objects of this kind.
+    pub const fn has_status(self) -> bool {
+        matches!(
+            self,
+            Self::GatewayClass | Self::Gateway | Self::ListenerSet | Self::Route(_) | Self::BackendTlsPolicy
+        )
+    }
+
+    /// Whether its objects live in namespaces.
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::GatewayClass)
     }
 }
 

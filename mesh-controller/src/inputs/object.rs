@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,10 +17,17 @@ use weft_gateway_api::udproutes::UdpRouteSpec;
 use weft_model::route::RouteKind;
 use weft_model::{ObjectName, Text};
 
+use super::gateway::{
+    BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret,
+};
+use super::head::Head;
 use super::Kind;
 
 /// The versions of Gateway API kinds that are known, the better ones first.
 pub(crate) const VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha3", "v1alpha2"];
+
+/// The group of the Gateway API.
+pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 /// A decoded object.
 #[derive(Clone, Debug)]
@@ -33,8 +40,20 @@ pub enum Object {
     EndpointSlice(ObjectName, Arc<EndpointSlice>),
     /// A Pod.
     Pod(ObjectName, Arc<Pod>),
+    /// A Secret.
+    Secret(ObjectName, Arc<TlsSecret>),
+    /// A ConfigMap.
+    ConfigMap(ObjectName, Arc<CaBundle>),
+    /// A GatewayClass, decoded or not.
+    GatewayClass(Arc<GatewayClass>),
+    /// A Gateway, decoded or not.
+    Gateway(Arc<Gateway>),
+    /// A ListenerSet, decoded or not.
+    ListenerSet(Arc<ListenerSet>),
     /// A route of any kind, decoded or not.
     Route(Arc<Route>),
+    /// A BackendTLSPolicy, decoded or not.
+    BackendTlsPolicy(Arc<BackendTlsPolicy>),
     /// A ReferenceGrant.
     ReferenceGrant(ObjectName, Arc<ReferenceGrantSpec>),
     /// A kind that the controller does not read.
@@ -70,22 +89,12 @@ impl fmt::Display for RouteName {
 pub struct Route {
     /// Its name.
     pub name: RouteName,
-    /// `apiVersion`, as written.
-    pub api_version: String,
-    /// `metadata.uid`.
-    pub uid: String,
-    /// `metadata.generation`.
-    pub generation: i64,
-    /// `metadata.resourceVersion`; empty in a folder.
-    pub resource_version: String,
-    /// `metadata.creationTimestamp`, seconds since the epoch; 0 when absent.
-    pub created: i64,
+    /// Metadata and status.
+    pub head: Arc<Head>,
     /// `spec.parentRefs`, read leniently, so that they are known also of a route that does not decode.
     pub parent_refs: Vec<ParentRef>,
     /// `spec.hostnames` as far as they are texts.
     pub hostnames: Vec<Text>,
-    /// `status`, as it stands in the object: other controllers' entries are in there.
-    pub status: Value,
     /// The spec, or why it does not decode.
     pub spec: Result<RouteSpec, String>,
 }
@@ -128,10 +137,20 @@ impl ParentRef {
         matches!(self.group.as_str(), "" | "core") && self.kind == "Service"
     }
 
+    /// A Gateway.
+    pub fn is_gateway(&self) -> bool {
+        self.group == GATEWAY_API && self.kind == "Gateway"
+    }
+
+    /// A ListenerSet.
+    pub fn is_listener_set(&self) -> bool {
+        self.group == GATEWAY_API && self.kind == "ListenerSet"
+    }
+
     fn read(value: &Value) -> Option<Self> {
         let text = |key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
         Some(Self {
-            group: text("group").unwrap_or_else(|| "gateway.networking.k8s.io".to_owned()),
+            group: text("group").unwrap_or_else(|| GATEWAY_API.to_owned()),
             kind: text("kind").unwrap_or_else(|| "Gateway".to_owned()),
             namespace: text("namespace"),
             name: text("name")?,
@@ -144,14 +163,10 @@ impl ParentRef {
 impl Object {
     /// Kind and name, for comparing and for words.
     pub fn title(&self) -> String {
-        match self {
-            Self::Namespace(name, _) => format!("Namespace {name}"),
-            Self::Service(name, _) => format!("Service {name}"),
-            Self::EndpointSlice(name, _) => format!("EndpointSlice {name}"),
-            Self::Pod(name, _) => format!("Pod {name}"),
-            Self::Route(route) => format!("{} {}", route.name.kind, route.name.name),
-            Self::ReferenceGrant(name, _) => format!("ReferenceGrant {name}"),
-            Self::Other => String::new(),
+        let Some(kind) = self.kind() else { return String::new() };
+        match kind.is_namespaced() {
+            true => format!("{kind} {}", self.name()),
+            false => format!("{kind} {}", self.name().name),
         }
     }
 
@@ -162,22 +177,24 @@ impl Object {
             Self::Service(..) => Kind::Service,
             Self::EndpointSlice(..) => Kind::EndpointSlice,
             Self::Pod(..) => Kind::Pod,
-            Self::Route(route) => Kind::Route(route.name.kind),
+            Self::Secret(..) => Kind::Secret,
+            Self::ConfigMap(..) => Kind::ConfigMap,
             Self::ReferenceGrant(..) => Kind::ReferenceGrant,
-            Self::Other => return None,
+            _ => self.head()?.id.kind,
         })
     }
 
-    /// Its name; a Namespace's stands beside an empty namespace.
+    /// Its name; that of one that lives in no namespace stands beside an empty one.
     pub fn name(&self) -> ObjectName {
         match self {
             Self::Namespace(name, _) => ObjectName::new("", name.clone()),
             Self::Service(name, _)
             | Self::EndpointSlice(name, _)
             | Self::Pod(name, _)
+            | Self::Secret(name, _)
+            | Self::ConfigMap(name, _)
             | Self::ReferenceGrant(name, _) => name.clone(),
-            Self::Route(route) => route.name.name.clone(),
-            Self::Other => ObjectName::new("", ""),
+            _ => self.head().map_or_else(|| ObjectName::new("", ""), |head| head.name().clone()),
         }
     }
 
@@ -188,42 +205,81 @@ impl Object {
             Self::Service(_, object) => object.metadata.uid.as_deref(),
             Self::EndpointSlice(_, object) => object.metadata.uid.as_deref(),
             Self::Pod(_, object) => object.metadata.uid.as_deref(),
-            Self::Route(route) => Some(&route.uid),
-            Self::ReferenceGrant(..) | Self::Other => None,
+            Self::Secret(_, object) => Some(&object.uid),
+            Self::ConfigMap(_, object) => Some(&object.uid),
+            _ => self.head().map(|head| &*head.uid),
+        }
+    }
+
+    /// Metadata and status, of the kinds that have a status of ours.
+    pub fn head(&self) -> Option<&Arc<Head>> {
+        match self {
+            Self::GatewayClass(object) => Some(&object.head),
+            Self::Gateway(object) => Some(&object.head),
+            Self::ListenerSet(object) => Some(&object.head),
+            Self::Route(object) => Some(&object.head),
+            Self::BackendTlsPolicy(object) => Some(&object.head),
+            _ => None,
         }
     }
 
     /// Decodes one object.
     ///
     /// # Errors
-    /// When an object of a kind that is read cannot be used at all. A route whose spec does not decode is no error.
+    /// When an object of a kind that is read cannot be used at all. One of the Gateway API whose spec does not decode
+    /// is no error.
     pub fn decode(object: Value) -> Result<Self, Undecodable> {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("/apiVersion"), text("/kind"));
         let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
-        let fail = |message: String| Undecodable { kind: kind.to_owned(), name: name.to_string(), message };
-        let route = |route_kind| decode_route(route_kind, name.clone(), version, &object).map_err(&fail);
-        let gateway_api = version.starts_with("gateway.networking.k8s.io/");
+        let fail =
+            |message: String| Undecodable { kind: kind.to_owned(), name: name.to_string(), message };
+        let decoded = match version.strip_prefix("gateway.networking.k8s.io/") {
+            Some(_) => Self::of_gateway_api(kind, version, name.clone(), &object),
+            None => Self::built_in(kind, version, name.clone(), &object),
+        };
+        decoded.map_err(fail)
+    }
+
+    fn built_in(kind: &str, version: &str, name: ObjectName, object: &Value) -> Result<Self, String> {
+        Ok(match (version, kind) {
+            ("v1", "Namespace") => Self::Namespace(name.name, decode(object)?),
+            ("v1", "Service") => Self::Service(name, decode(object)?),
+            ("v1", "Pod") => Self::Pod(name, decode(object)?),
+            ("v1", "Secret") => {
+                let secret: Arc<Secret> = decode(object)?;
+                Self::Secret(name, Arc::new(TlsSecret::read(&secret)))
+            }
+            ("v1", "ConfigMap") => {
+                let map: Arc<ConfigMap> = decode(object)?;
+                Self::ConfigMap(name, Arc::new(CaBundle::read(&map)))
+            }
+            ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(name, decode(object)?),
+            _ => Self::Other,
+        })
+    }
+
+    fn of_gateway_api(kind: &str, version: &str, name: ObjectName, object: &Value) -> Result<Self, String> {
+        let route = |kind| decode_route(kind, name.clone(), object).map(Self::Route);
         Ok(match kind {
-            "Namespace" if version == "v1" => {
-                Self::Namespace(name.name.clone(), decode(&object).map_err(fail)?)
+            "GatewayClass" => {
+                Self::GatewayClass(Configured::decode(Kind::GatewayClass, name, object)?)
             }
-            "Service" if version == "v1" => Self::Service(name.clone(), decode(&object).map_err(fail)?),
-            "Pod" if version == "v1" => Self::Pod(name.clone(), decode(&object).map_err(fail)?),
-            "EndpointSlice" if version == "discovery.k8s.io/v1" => {
-                Self::EndpointSlice(name.clone(), decode(&object).map_err(fail)?)
+            "Gateway" => Self::Gateway(Configured::decode(Kind::Gateway, name, object)?),
+            "ListenerSet" => Self::ListenerSet(Configured::decode(Kind::ListenerSet, name, object)?),
+            "BackendTLSPolicy" => {
+                Self::BackendTlsPolicy(Configured::decode(Kind::BackendTlsPolicy, name, object)?)
             }
-            "GRPCRoute" if gateway_api => Self::Route(route(RouteKind::Grpc)?),
-            "HTTPRoute" if gateway_api => Self::Route(route(RouteKind::Http)?),
-            "TLSRoute" if gateway_api => Self::Route(route(RouteKind::Tls)?),
-            "TCPRoute" if gateway_api => Self::Route(route(RouteKind::Tcp)?),
-            "UDPRoute" if gateway_api => Self::Route(route(RouteKind::Udp)?),
-            "ReferenceGrant" if gateway_api && !is_known(version) => {
-                return Err(fail(format!("its version {version} is not known")));
+            "GRPCRoute" => route(RouteKind::Grpc)?,
+            "HTTPRoute" => route(RouteKind::Http)?,
+            "TLSRoute" => route(RouteKind::Tls)?,
+            "TCPRoute" => route(RouteKind::Tcp)?,
+            "UDPRoute" => route(RouteKind::Udp)?,
+            "ReferenceGrant" if !is_known(version) => {
+                return Err(format!("its version {version} is not known"));
             }
-            "ReferenceGrant" if gateway_api => {
-                let spec = object.get("spec").unwrap_or(&Value::Null);
-                Self::ReferenceGrant(name.clone(), decode(spec).map_err(fail)?)
+            "ReferenceGrant" => {
+                Self::ReferenceGrant(name, decode(object.get("spec").unwrap_or(&Value::Null))?)
             }
             _ => Self::Other,
         })
@@ -235,35 +291,27 @@ fn decode<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, String> {
     T::deserialize(value).map(Arc::new).map_err(|e| e.to_string())
 }
 
-fn decode_route(
-    kind: RouteKind,
-    name: ObjectName,
-    version: &str,
-    object: &Value,
-) -> Result<Arc<Route>, String> {
+fn decode_route(kind: RouteKind, name: ObjectName, object: &Value) -> Result<Arc<Route>, String> {
     if name.name.is_empty() || name.namespace.is_empty() {
         return Err("a route needs metadata.namespace and metadata.name".to_owned());
     }
     let spec = object.get("spec").unwrap_or(&Value::Null);
     let list = |key: &str| spec.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let created = object.pointer("/metadata/creationTimestamp").and_then(Value::as_str);
+    let head = Head::read(Kind::Route(kind), name.clone(), object);
+    let version = &head.api_version;
+    let decoded = match kind {
+        RouteKind::Grpc => decode_spec(version, spec).map(RouteSpec::Grpc),
+        RouteKind::Http => decode_spec(version, spec).map(RouteSpec::Http),
+        RouteKind::Tls => decode_spec(version, spec).map(RouteSpec::Tls),
+        RouteKind::Tcp => decode_spec(version, spec).map(RouteSpec::Tcp),
+        RouteKind::Udp => decode_spec(version, spec).map(RouteSpec::Udp),
+    };
     Ok(Arc::new(Route {
         name: RouteName { kind, name },
-        api_version: version.to_owned(),
-        uid: text("/metadata/uid"),
-        generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
-        resource_version: text("/metadata/resourceVersion"),
-        created: created
-            .and_then(|t| t.parse::<jiff::Timestamp>().ok())
-            .map_or(0, jiff::Timestamp::as_second),
         parent_refs: list("parentRefs").iter().filter_map(ParentRef::read).collect(),
         hostnames: list("hostnames").iter().filter_map(Value::as_str).map(Text::from).collect(),
-        status: object.get("status").cloned().unwrap_or(Value::Null),
-        spec: match is_known(version) {
-            true => decode_spec(kind, spec),
-            false => Err(format!("its version {version} is not known")),
-        },
+        spec: decoded,
+        head,
     }))
 }
 
@@ -272,24 +320,21 @@ fn is_known(api_version: &str) -> bool {
     api_version.rsplit('/').next().is_some_and(|version| VERSIONS.contains(&version))
 }
 
-fn decode_spec(kind: RouteKind, spec: &Value) -> Result<RouteSpec, String> {
-    fn typed<T: DeserializeOwned + Serialize>(
-        spec: &Value,
-        wrap: fn(T) -> RouteSpec,
-    ) -> Result<RouteSpec, String> {
-        let decoded = T::deserialize(spec).map_err(|e| e.to_string())?;
-        let known = serde_json::to_value(&decoded).map_err(|e| e.to_string())?;
-        match unknown_field(spec, &known, "spec".to_owned()) {
-            Some(field) => Err(format!("the field {field} is not known")),
-            None => Ok(wrap(decoded)),
-        }
+/// A generated type of a spec.
+pub trait Spec: DeserializeOwned + Serialize {}
+
+impl<T: DeserializeOwned + Serialize> Spec for T {}
+
+/// Decodes a spec whole: of a version that is known, and with no field that is not.
+pub(super) fn decode_spec<T: Spec>(api_version: &str, spec: &Value) -> Result<T, String> {
+    if !is_known(api_version) {
+        return Err(format!("its version {api_version} is not known"));
     }
-    match kind {
-        RouteKind::Grpc => typed(spec, RouteSpec::Grpc),
-        RouteKind::Http => typed(spec, RouteSpec::Http),
-        RouteKind::Tls => typed(spec, RouteSpec::Tls),
-        RouteKind::Tcp => typed(spec, RouteSpec::Tcp),
-        RouteKind::Udp => typed(spec, RouteSpec::Udp),
+    let decoded = T::deserialize(spec).map_err(|e| e.to_string())?;
+    let known = serde_json::to_value(&decoded).map_err(|e| e.to_string())?;
+    match unknown_field(spec, &known, "spec".to_owned()) {
+        Some(field) => Err(format!("the field {field} is not known")),
+        None => Ok(decoded),
     }
 }
 

@@ -3,10 +3,8 @@
 use kube::core::{ApiResource, GroupVersionKind};
 
 use super::definition::{Definition, Version};
-use crate::inputs::{Kind, RouteKind, VERSIONS};
-
-/// The Gateway API's group.
-const GATEWAY_API: &str = "gateway.networking.k8s.io";
+use super::follow::Selector;
+use crate::inputs::{GATEWAY_API, Kind, RouteKind, VERSIONS};
 
 /// Group and plural of a kind.
 const fn place(kind: Kind) -> (&'static str, &'static str) {
@@ -14,12 +12,18 @@ const fn place(kind: Kind) -> (&'static str, &'static str) {
         Kind::Namespace => ("", "namespaces"),
         Kind::Service => ("", "services"),
         Kind::Pod => ("", "pods"),
+        Kind::Secret => ("", "secrets"),
+        Kind::ConfigMap => ("", "configmaps"),
         Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
+        Kind::GatewayClass => (GATEWAY_API, "gatewayclasses"),
+        Kind::Gateway => (GATEWAY_API, "gateways"),
+        Kind::ListenerSet => (GATEWAY_API, "listenersets"),
         Kind::Route(RouteKind::Grpc) => (GATEWAY_API, "grpcroutes"),
         Kind::Route(RouteKind::Http) => (GATEWAY_API, "httproutes"),
         Kind::Route(RouteKind::Tls) => (GATEWAY_API, "tlsroutes"),
         Kind::Route(RouteKind::Tcp) => (GATEWAY_API, "tcproutes"),
         Kind::Route(RouteKind::Udp) => (GATEWAY_API, "udproutes"),
+        Kind::BackendTlsPolicy => (GATEWAY_API, "backendtlspolicies"),
         Kind::ReferenceGrant => (GATEWAY_API, "referencegrants"),
     }
 }
@@ -33,6 +37,14 @@ pub(crate) fn resource(kind: Kind, version: &str) -> ApiResource {
 /// A kind in the version that an object's `apiVersion` names.
 pub(crate) fn resource_in(kind: Kind, api_version: &str) -> ApiResource {
     resource(kind, api_version.rsplit('/').next().unwrap_or_default())
+}
+
+/// Which objects of a kind are read.
+pub(crate) fn selector(kind: Kind) -> Selector<'static> {
+    match kind {
+        Kind::Secret => Selector::fields("type=kubernetes.io/tls"),
+        _ => Selector::ALL,
+    }
 }
 
 /// The name of the CustomResourceDefinition that makes a kind; `None` for one that is built in.

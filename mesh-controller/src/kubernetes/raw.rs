@@ -68,8 +68,8 @@ impl Raw {
                 trim_pod(object);
             }
         }
-        // Two versions of an object that differ in nothing else are the same object. Routes are written to.
-        if !matches!(kind, Kind::Route(_))
+        // Two versions of an object that differ in nothing else are the same object. Some are written to.
+        if !kind.has_status()
             && let Some(metadata) = self.json.get_mut("metadata").and_then(Value::as_object_mut)
         {
             metadata.remove("resourceVersion");

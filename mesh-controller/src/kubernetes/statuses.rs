@@ -19,9 +19,9 @@ use super::follow::{explain, is, within};
 use super::kinds;
 use super::metrics::StatusMetrics;
 use super::raw::Raw;
-use crate::inputs::{Kind, Route};
-use crate::status::{Routes, StatusSink, Statuses, merge};
-use crate::translate::status::RouteStatus;
+use crate::inputs::{Head, Heads, Kind};
+use crate::status::{StatusSink, Statuses, merge, part, removal};
+use crate::translate::status::Status;
 pub(crate) use queue::Done;
 use queue::{Job, Queue};
 
@@ -36,7 +36,7 @@ const CONFLICTS: u32 = 5;
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     statuses: Statuses,
-    routes: Arc<Routes>,
+    objects: Arc<Heads>,
 }
 
 /// Takes statuses from the control loop for whoever writes them.
@@ -51,8 +51,8 @@ impl ApiStatuses {
 }
 
 impl StatusSink for ApiStatuses {
-    fn write(&mut self, statuses: &Statuses, routes: &Routes, _: &str) -> Vec<io::Error> {
-        self.0.send_replace(Wanted { statuses: Arc::clone(statuses), routes: Arc::new(routes.clone()) });
+    fn write(&mut self, statuses: &Statuses, objects: &Heads, _: &str) -> Vec<io::Error> {
+        self.0.send_replace(Wanted { statuses: Arc::clone(statuses), objects: Arc::new(objects.clone()) });
         Vec::new()
     }
 }
@@ -88,18 +88,21 @@ pub async fn write(
     }
 }
 
-/// Brings one route's status up to date.
+/// Brings one object's status up to date.
 async fn write_one(client: &Client, job: &Job) -> Done {
-    let Job { route, ours, .. } = job;
-    let resource = kinds::resource_in(Kind::Route(route.name.kind), &route.api_version);
-    let api: Api<Raw> = Api::namespaced_with(client.clone(), &route.name.name.namespace, &resource);
-    let name = &*route.name.name.name;
+    let Job { head, ours, .. } = job;
+    let resource = kinds::resource_in(head.id.kind, &head.api_version);
+    let api: Api<Raw> = match head.id.kind.is_namespaced() {
+        true => Api::namespaced_with(client.clone(), &head.name().namespace, &resource),
+        false => Api::all_with(client.clone(), &resource),
+    };
+    let name = &*head.name().name;
     let (mut version, mut current) = (job.version.clone(), job.current.clone());
     for _ in 0..CONFLICTS {
-        let Some(next) = due(&current, ours.as_ref(), &now()) else { return Done::Equal };
+        let Some(next) = due(head.id.kind, &current, ours.as_ref(), &now()) else { return Done::Equal };
         let patch = json!({
-            "metadata": {"resourceVersion": version, "uid": route.uid},
-            "status": {"parents": next.get("parents")},
+            "metadata": {"resourceVersion": version, "uid": head.uid},
+            "status": next.part,
         });
         let patch = Patch::Merge(patch);
         match within(CALL, api.patch_status(name, &PatchParams::default(), &patch)).await {
@@ -112,7 +115,7 @@ async fn write_one(client: &Client, job: &Job) -> Done {
         }
         // Somebody else was faster: judge and write anew on what stands there now.
         match within(CALL, api.get_opt(name)).await {
-            Ok(Some(fresh)) if is_judged(&fresh, route) => {
+            Ok(Some(fresh)) if is_judged(&fresh, head) => {
                 (version, current) = (version_of(&fresh), status_of(&fresh));
             }
             // Another spec than the one that was judged, or another object: the watch brings it.
@@ -123,20 +126,29 @@ async fn write_one(client: &Client, job: &Job) -> Done {
     Done::Failed { why: format!("others wrote it {CONFLICTS} times in between"), everywhere: false }
 }
 
-/// The status with our entries brought up to date; `None` if it is so already.
-fn due(current: &Value, ours: Option<&RouteStatus>, now: &str) -> Option<Value> {
-    let nothing = RouteStatus { parents: Vec::new() };
-    let ours = match ours {
-        Some(ours) => ours,
-        None if crate::status::has_ours(current) => &nothing,
-        None => return None,
-    };
-    let next = merge(current, None, ours, now);
-    (next != *current).then_some(next)
+/// A status that is to be written.
+#[derive(Debug)]
+struct Due {
+    /// As it will stand in the object.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tests play the API server"))]
+    whole: Value,
+    /// What is sent.
+    part: Value,
 }
 
-fn is_judged(fresh: &Raw, route: &Route) -> bool {
-    fresh.uid().as_deref() == Some(&route.uid) && fresh.generation() == route.generation
+/// The status with our part brought up to date; `None` if it is so already.
+fn due(kind: Kind, current: &Value, ours: Option<&Status>, now: &str) -> Option<Due> {
+    let removed = match ours {
+        Some(_) => None,
+        None => Some(removal(kind, current)?),
+    };
+    let ours = ours.or(removed.as_ref())?;
+    let whole = merge(current, None, ours, now);
+    (whole != *current).then(|| Due { part: part(&whole, ours), whole })
+}
+
+fn is_judged(fresh: &Raw, head: &Head) -> bool {
+    fresh.uid().as_deref() == Some(&head.uid) && fresh.generation() == head.generation
 }
 
 fn version_of(object: &Raw) -> String {

@@ -9,7 +9,7 @@ use weft_model::{MeshConfig, ObjectName};
 
 use super::metrics::WatchMetrics;
 use super::raw::Raw;
-use crate::inputs::{Inputs, Kind, Object, Route};
+use crate::inputs::{Head, Inputs, Kind, Object};
 use crate::source::{Change, Loaded};
 
 /// The objects of all kinds.
@@ -320,12 +320,16 @@ impl State {
 
 /// What differs between two versions of an object.
 fn difference(before: &Object, after: &Object) -> Option<Change> {
+    if let (Some(before), Some(after)) = (before.head(), after.head()) {
+        return head_difference(before, after);
+    }
     let same = match (before, after) {
-        (Object::Route(before), Object::Route(after)) => return route_difference(before, after),
         (Object::Namespace(_, before), Object::Namespace(_, after)) => before == after,
         (Object::Service(_, before), Object::Service(_, after)) => before == after,
         (Object::EndpointSlice(_, before), Object::EndpointSlice(_, after)) => before == after,
         (Object::Pod(_, before), Object::Pod(_, after)) => before == after,
+        (Object::Secret(_, before), Object::Secret(_, after)) => before == after,
+        (Object::ConfigMap(_, before), Object::ConfigMap(_, after)) => before == after,
         (Object::ReferenceGrant(_, before), Object::ReferenceGrant(_, after)) => before == after,
         _ => false,
     };
@@ -333,8 +337,8 @@ fn difference(before: &Object, after: &Object) -> Option<Change> {
 }
 
 /// The API server raises the generation whenever the spec changes, and only then.
-fn route_difference(before: &Route, after: &Route) -> Option<Change> {
-    let key = |route: &Route| (route.generation, route.uid.clone(), route.api_version.clone());
+fn head_difference(before: &Head, after: &Head) -> Option<Change> {
+    let key = |head: &Head| (head.generation, head.uid.clone(), head.api_version.clone());
     if after.generation == 0 || key(before) != key(after) {
         return Some(Change::Objects);
     }

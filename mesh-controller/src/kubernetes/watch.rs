@@ -89,7 +89,7 @@ async fn watch_version(client: &Client, kind: Kind, version: &str, store: &Store
     let resource = kinds::resource(kind, version);
     let api: Api<Raw> = Api::all_with(client.clone(), &resource);
     let mut found = Vec::new();
-    follow(&api, Selector::ALL, |event| match event {
+    follow(&api, kinds::selector(kind), |event| match event {
         Event::ListBegins => found.clear(),
         Event::Found(raw) => found.push(Decoded::of(kind, raw, &resource)),
         Event::ListEnds => store.listed(kind, std::mem::take(&mut found)),

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::*;
-use crate::inputs::Object;
-use crate::translate::status::{Condition, ParentStatus, StatusParentRef};
+use crate::inputs::{Head, Object};
+use crate::translate::status::{Condition, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, StatusParentRef};
 
 fn ours(service: &str, accepted: &'static str, generation: i64) -> ParentStatus {
     ParentStatus {
@@ -30,8 +30,8 @@ fn ours(service: &str, accepted: &'static str, generation: i64) -> ParentStatus 
     }
 }
 
-fn status(parents: Vec<ParentStatus>) -> RouteStatus {
-    RouteStatus { parents }
+fn status(parents: Vec<ParentStatus>) -> Status {
+    Status::Route(RouteStatus { parents })
 }
 
 fn times(status: &Value) -> Vec<&str> {
@@ -107,13 +107,13 @@ fn list_never_grows_beyond_what_the_api_admits() {
     assert_eq!(merged["parents"].as_array().unwrap().len(), 32);
 }
 
-fn route(name: &str) -> Arc<Route> {
+fn route(name: &str) -> Arc<Head> {
     let object = json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"namespace": "shop", "name": name, "uid": "u", "generation": 1}, "spec": {},
     });
     match Object::decode(object).unwrap() {
-        Object::Route(route) => route,
+        Object::Route(route) => Arc::clone(&route.head),
         other => panic!("{other:?}"),
     }
 }
@@ -122,9 +122,9 @@ fn route(name: &str) -> Arc<Route> {
 fn unchanged_files_are_left_alone_and_those_of_gone_routes_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(format!("HTTPRoute/shop/{name}.json"));
-    let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
+    let routes: Heads = ["a", "b"].map(|name| (route(name).id.clone(), route(name))).into();
     let statuses = |names: &[&str]| -> Statuses {
-        let named = |name: &&str| (route(name).name.clone(), status(vec![ours("cart", "True", 1)]));
+        let named = |name: &&str| (route(name).id.clone(), status(vec![ours("cart", "True", 1)]));
         Arc::new(names.iter().map(named).collect())
     };
     let mut writer = StatusWriter::new(folder.path());
@@ -150,11 +150,61 @@ fn unchanged_files_are_left_alone_and_those_of_gone_routes_are_removed() {
 fn status_that_cannot_be_written_keeps_no_other_from_being_written() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(folder.path().join("HTTPRoute/shop/a.json")).unwrap();
-    let routes: BTreeMap<_, _> = ["a", "b"].map(|name| (route(name).name.clone(), route(name))).into();
+    let routes: Heads = ["a", "b"].map(|name| (route(name).id.clone(), route(name))).into();
     let statuses = routes.keys().map(|name| (name.clone(), status(vec![ours("cart", "True", 1)])));
     let statuses = Arc::new(statuses.collect());
     let errors = StatusWriter::new(folder.path()).write(&statuses, &routes, "now");
     assert_eq!(errors.len(), 1);
     assert!(errors[0].to_string().contains("HTTPRoute/shop/a"), "{errors:?}");
     assert!(folder.path().join("HTTPRoute/shop/b.json").is_file());
+}
+
+fn condition(kind: &'static str, status: &'static str, generation: i64) -> Condition {
+    Condition { kind, status, reason: kind, message: String::new(), observed_generation: generation }
+}
+
+#[test]
+fn conditions_of_others_stay_on_a_gateway_and_on_its_listeners_and_nothing_stays_of_removed_listeners() {
+    let foreign = json!({"type": "example.com/Seen", "status": "True", "lastTransitionTime": "then", "observedGeneration": 1});
+    let old = json!({"type": "Accepted", "status": "True", "lastTransitionTime": "then", "observedGeneration": 1});
+    let current = json!({
+        "conditions": [foreign, old, {"type": "Programmed", "status": "False", "lastTransitionTime": "then"}],
+        "listeners": [
+            {"name": "web", "conditions": [old, foreign]},
+            {"name": "gone", "conditions": [foreign]},
+        ],
+        "other": 1,
+    });
+    let listener = ListenerStatus {
+        name: "web".into(),
+        supported_kinds: Vec::new(),
+        attached_routes: 0,
+        conditions: vec![condition("Accepted", "True", 2)],
+    };
+    let ours = Status::Gateway(GatewayStatus {
+        addresses: Vec::new(),
+        attached_listener_sets: 0,
+        conditions: vec![condition("Accepted", "True", 2), condition("Programmed", "True", 2)],
+        listeners: vec![listener],
+    });
+    let merged = merge(&current, None, &ours, "now");
+    let conditions = merged["conditions"].as_array().unwrap();
+    assert_eq!(conditions[2], foreign);
+    assert_eq!((&conditions[0]["lastTransitionTime"], &conditions[0]["observedGeneration"]), (&json!("then"), &json!(2)));
+    assert_eq!(conditions[1]["lastTransitionTime"], "now");
+    assert_eq!(merged["listeners"].as_array().unwrap().len(), 1);
+    assert_eq!(merged["listeners"][0]["conditions"][1], foreign);
+    assert_eq!(merged["listeners"][0]["conditions"][0]["lastTransitionTime"], "then");
+    assert_eq!(part(&merged, &ours).get("other"), None, "only what is ours is sent");
+    assert_eq!(merge(&merged, None, &ours, "later"), merged);
+}
+
+#[test]
+fn same_parent_under_another_controller_of_ours_is_another_entry() {
+    let mut gateway = ours("web", "True", 1);
+    gateway.controller_name = GATEWAY_CONTROLLER_NAME;
+    let first = merge(&Value::Null, None, &status(vec![ours("web", "False", 1), gateway.clone()]), "then");
+    let second = merge(&first, None, &status(vec![gateway]), "now");
+    assert_eq!(second["parents"].as_array().unwrap().len(), 1);
+    assert_eq!(second["parents"][0], first["parents"][1]);
 }

@@ -7,7 +7,8 @@ use super::backend::Backends;
 use super::fault::{Fault, Findings, RefusingRule};
 use super::parent::{self, Attachment, Holders};
 use super::service::Services;
-use super::status::{self, Judged};
+use super::status::{RouteStatus, Status};
+use super::verdict::{self, Judged};
 use super::{Translated, grpc, http, tcp, tls};
 use crate::inputs::{self, Inputs, RouteKind, RouteSpec};
 
@@ -29,8 +30,8 @@ pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated
             let parents = holders.won(route, &attachments);
             let mut published = Route {
                 id,
-                generation: route.generation,
-                created: route.created,
+                generation: route.head.generation,
+                created: route.head.created,
                 parents,
                 listeners: Vec::new(),
                 rules,
@@ -39,8 +40,8 @@ pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated
             published
         });
         let judged = Judged { route, attachments: &attachments, holders: &holders, findings: &findings };
-        let status = status::judge(&judged, out);
-        out.statuses.insert(route.name.clone(), status);
+        let parents = verdict::judge(&judged, out);
+        out.statuses.insert(route.head.id.clone(), Status::Route(RouteStatus { parents }));
         if let Some(published) = published.filter(|published| !published.parents.is_empty()) {
             out.insert(Resource::Route(published));
         }

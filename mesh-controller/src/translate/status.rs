@@ -1,23 +1,37 @@
-//! What a route's status says about its Service parents: the conditions `Accepted`, `ResolvedRefs` and, where it
-//! holds, `PartiallyInvalid`, in the Gateway API's own reasons. Times are added when a status is written.
+//! What statuses say: conditions in the Gateway API's own words, by kind of object. Times are added when a status is
+//! written, and what others have written is left alone then (`crate::status`).
 
 use serde::Serialize;
 
-use super::Translated;
-use super::fault::{FaultReason, Findings, RefusingRule};
-use super::parent::{Attachment, Holders};
-use crate::inputs::{ParentRef, Route};
+use crate::inputs::{GATEWAY_API, Kind};
 
-/// The `controllerName` of the entries that Weft's mesh writes.
+/// The `controllerName` of what Weft's mesh writes: entries of Service parents.
 pub const CONTROLLER_NAME: &str = "weft-mesh.dev/mesh";
 
-/// Messages name at most this many rules or references; the API allows 32,768 characters.
-const LISTED: usize = 8;
+/// The `controllerName` of what Weft's Gateways write, and of the GatewayClasses that are Weft's.
+pub const GATEWAY_CONTROLLER_NAME: &str = "weft-mesh.dev/gateway";
+
+/// Our part of an object's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Status {
+    /// Of a route.
+    Route(RouteStatus),
+    /// Of a GatewayClass.
+    GatewayClass(GatewayClassStatus),
+    /// Of a Gateway.
+    Gateway(GatewayStatus),
+    /// Of a ListenerSet.
+    ListenerSet(ListenerSetStatus),
+    /// Of a policy.
+    Policy(PolicyStatus),
+}
 
 /// Our entries of a route's `status.parents`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RouteStatus {
-    /// One entry for each parentRef that names a Service, in the order of the spec.
+    /// One entry for each parentRef that names a Service, a Gateway of ours or a ListenerSet of one, in the order of
+    /// the spec.
     pub parents: Vec<ParentStatus>,
 }
 
@@ -27,23 +41,23 @@ pub struct RouteStatus {
 pub struct ParentStatus {
     /// The parentRef, with group, kind and namespace filled in.
     pub parent_ref: StatusParentRef,
-    /// [`CONTROLLER_NAME`].
+    /// [`CONTROLLER_NAME`] or [`GATEWAY_CONTROLLER_NAME`].
     pub controller_name: &'static str,
     /// The conditions.
     pub conditions: Vec<Condition>,
 }
 
-/// `parentRef` of a status entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// `parentRef` or `ancestorRef` of a status entry.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StatusParentRef {
-    /// Always `""`.
+    /// Its group: `""` for a Service.
     pub group: &'static str,
-    /// Always `Service`.
+    /// Its kind.
     pub kind: &'static str,
-    /// The Service's namespace, also where the spec leaves it out.
+    /// Its namespace, also where the spec leaves it out.
     pub namespace: String,
-    /// The Service's name.
+    /// Its name.
     pub name: String,
     /// As in the spec.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +65,98 @@ pub struct StatusParentRef {
     /// As in the spec.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i64>,
+}
+
+/// A GatewayClass's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayClassStatus {
+    /// `Accepted`, `SupportedVersion`.
+    pub conditions: Vec<Condition>,
+    /// What the official suite calls features, sorted.
+    pub supported_features: Vec<Feature>,
+}
+
+/// One of `supportedFeatures`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Feature {
+    /// Its name.
+    pub name: &'static str,
+}
+
+/// A Gateway's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayStatus {
+    /// Where it is reached.
+    pub addresses: Vec<Address>,
+    /// How many ListenerSets have a listener at it.
+    pub attached_listener_sets: usize,
+    /// `Accepted`, `Programmed`, `ResolvedRefs`, and others where they hold.
+    pub conditions: Vec<Condition>,
+    /// One for each listener of its own, in the order of the spec.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// One of a Gateway's addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Address {
+    /// `IPAddress` or `Hostname`.
+    #[serde(rename = "type")]
+    pub kind: &'static str,
+    /// The address.
+    pub value: String,
+}
+
+/// A ListenerSet's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ListenerSetStatus {
+    /// `Accepted`, `Programmed`.
+    pub conditions: Vec<Condition>,
+    /// One for each listener, in the order of the spec.
+    pub listeners: Vec<ListenerStatus>,
+}
+
+/// A listener's status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// The kinds of route that it can serve and that it allows.
+    pub supported_kinds: Vec<SupportedKind>,
+    /// How many routes are accepted at it.
+    pub attached_routes: usize,
+    /// `Accepted`, `Conflicted`, `Programmed`, `ResolvedRefs`.
+    pub conditions: Vec<Condition>,
+}
+
+/// One of `supportedKinds`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SupportedKind {
+    /// Its group.
+    pub group: &'static str,
+    /// Its kind.
+    pub kind: &'static str,
+}
+
+/// Our entries of a policy's `status.ancestors`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PolicyStatus {
+    /// One entry for each Gateway that the policy holds for.
+    pub ancestors: Vec<AncestorStatus>,
+}
+
+/// One entry of `status.ancestors`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AncestorStatus {
+    /// The Gateway.
+    pub ancestor_ref: StatusParentRef,
+    /// [`GATEWAY_CONTROLLER_NAME`].
+    pub controller_name: &'static str,
+    /// The conditions.
+    pub conditions: Vec<Condition>,
 }
 
 /// A condition, without its time.
@@ -66,169 +172,46 @@ pub struct Condition {
     pub reason: &'static str,
     /// Words for the user: what holds, and if something is wrong what to do.
     pub message: String,
-    /// The generation of the route that was judged.
+    /// The generation of the object that was judged.
     pub observed_generation: i64,
 }
 
-/// What a status is judged by.
-pub(crate) struct Judged<'a> {
-    pub(crate) route: &'a Route,
-    pub(crate) attachments: &'a [Attachment<'a>],
-    pub(crate) holders: &'a Holders,
-    pub(crate) findings: &'a Findings,
-}
-
-/// Judges a route.
-pub(crate) fn judge(judged: &Judged<'_>, translated: &Translated) -> RouteStatus {
-    let entry = |attachment: &Attachment<'_>| ParentStatus {
-        parent_ref: parent_ref(attachment),
-        controller_name: CONTROLLER_NAME,
-        conditions: judged.conditions(attachment, translated),
-    };
-    RouteStatus { parents: judged.attachments.iter().map(entry).collect() }
-}
-
-fn parent_ref(attachment: &Attachment<'_>) -> StatusParentRef {
-    let ParentRef { section_name, port, .. } = attachment.parent_ref;
-    StatusParentRef {
-        group: "",
-        kind: "Service",
-        namespace: attachment.service.namespace.to_string(),
-        name: attachment.service.name.to_string(),
-        section_name: section_name.clone(),
-        port: *port,
-    }
-}
-
-impl Judged<'_> {
-    fn conditions(&self, attachment: &Attachment<'_>, translated: &Translated) -> Vec<Condition> {
-        let (accepted, reason, message) = self.accepted(attachment, translated);
-        let mut conditions =
-            vec![self.condition("Accepted", accepted, reason, message), self.resolved_refs()];
-        if accepted == "True"
-            && let Some(message) = self.partially_invalid()
-        {
-            conditions.push(self.condition("PartiallyInvalid", "True", "UnsupportedValue", message));
+impl Status {
+    /// What a status of a kind is that says nothing. `None`: of this kind, nothing is said by leaving it as it is.
+    pub fn nothing(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Route(_) => Some(Self::Route(RouteStatus::default())),
+            Kind::BackendTlsPolicy => Some(Self::Policy(PolicyStatus::default())),
+            _ => None,
         }
-        conditions
     }
 
-    fn condition(
-        &self,
-        kind: &'static str,
-        status: &'static str,
-        reason: &'static str,
-        message: String,
-    ) -> Condition {
-        Condition { kind, status, reason, message, observed_generation: self.route.generation }
-    }
-
-    fn accepted(
-        &self,
-        attachment: &Attachment<'_>,
-        translated: &Translated,
-    ) -> (&'static str, &'static str, String) {
-        let ports = match &attachment.ports {
-            Ok(ports) => ports,
-            Err(message) => return ("False", "NoMatchingParent", message.clone()),
+    /// Every condition in it.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        let (own, parents, listeners, ancestors): (&[Condition], &[_], &[_], &[_]) = match self {
+            Self::Route(status) => (&[], &status.parents, &[], &[]),
+            Self::GatewayClass(status) => (&status.conditions, &[], &[], &[]),
+            Self::Gateway(status) => (&status.conditions, &[], &status.listeners, &[]),
+            Self::ListenerSet(status) => (&status.conditions, &[], &status.listeners, &[]),
+            Self::Policy(status) => (&[], &[], &[], &status.ancestors),
         };
-        let lost = self.holders.lost(self.route, attachment);
-        let list = |(port, winner): &(u16, _)| format!("port {port} has a {winner}");
-        let lost_ports = lost.iter().map(list).collect::<Vec<_>>().join(", ");
-        if lost.len() == ports.len() {
-            let message = format!(
-                "on Service {} {lost_ports}, and that kind wins over {}; attach this route to another port or remove \
-                 the other one",
-                attachment.service, self.route.name.kind
-            );
-            return ("False", "Conflicted", message);
-        }
-        if let Some((reason, message)) = self.refused_altogether() {
-            return ("False", reason.as_str(), message);
-        }
-        let mut message = "The route is in force.".to_owned();
-        if let Some(nobody) = self.nobody(attachment, translated) {
-            message = nobody;
-        }
-        if !lost.is_empty() {
-            message += &format!(" Not on all ports: {lost_ports}, which wins over {}.", self.route.name.kind);
-        }
-        ("True", "Accepted", message)
-    }
-
-    /// A route for nobody is valid, but worth a word.
-    fn nobody(&self, attachment: &Attachment<'_>, translated: &Translated) -> Option<String> {
-        let own = &*self.route.name.name.namespace;
-        if own == &*attachment.service.namespace {
-            return (!translated.has_clients(None)).then(|| {
-                "Accepted, but no client is enrolled in the mesh yet, so no traffic follows this route: label a \
-                 namespace weft-mesh.dev/mesh=enabled."
-                    .to_owned()
-            });
-        }
-        (!translated.has_clients(Some(own))).then(|| {
-            format!(
-                "Accepted, but a route outside the Service's namespace holds only for clients of its own namespace, \
-                 and no pod of namespace {own} is enrolled in the mesh: label the namespace \
-                 weft-mesh.dev/mesh=enabled."
-            )
-        })
-    }
-
-    fn refused_altogether(&self) -> Option<(FaultReason, String)> {
-        let Findings { rules, refusing, .. } = self.findings;
-        let first = refusing.first().filter(|_| refusing.len() == *rules)?;
-        let message = match refusing.as_slice() {
-            [only] => only.fault.message.clone(),
-            several => list(several.iter().map(describe)),
-        };
-        Some((first.fault.reason, message))
-    }
-
-    /// "Dropped Rule" is the beginning that the API asks for. Dropped here means: what the rule matches is refused.
-    fn partially_invalid(&self) -> Option<String> {
-        let refusing = &self.findings.refusing;
-        (!refusing.is_empty()).then(|| {
-            format!(
-                "Dropped Rule: {}. What such a rule matches is refused.",
-                list(refusing.iter().map(describe))
-            )
-        })
-    }
-
-    fn resolved_refs(&self) -> Condition {
-        let unresolved = &self.findings.unresolved;
-        let (status, reason, message) = match (&self.route.spec, unresolved.first()) {
-            (Err(_), _) => {
-                ("Unknown", "Pending", "The route does not decode, so what it refers to is unknown.".into())
-            }
-            (Ok(_), None) => ("True", "ResolvedRefs", "All references are resolved.".to_owned()),
-            (Ok(_), Some(first)) => {
-                ("False", first.reason.as_str(), list(unresolved.iter().map(|of| of.message.clone())))
-            }
-        };
-        self.condition("ResolvedRefs", status, reason, message)
+        let parents = parents.iter().flat_map(|parent: &ParentStatus| &parent.conditions);
+        let listeners = listeners.iter().flat_map(|listener: &ListenerStatus| &listener.conditions);
+        let ancestors = ancestors.iter().flat_map(|ancestor: &AncestorStatus| &ancestor.conditions);
+        own.iter().chain(parents).chain(listeners).chain(ancestors)
     }
 }
 
-fn describe(rule: &RefusingRule) -> String {
-    let name = rule.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
-    format!("rules[{}]{name}: {}", rule.index, rule.fault.message)
-}
-
-/// Joins, each text once, the first few.
-fn list(texts: impl Iterator<Item = String>) -> String {
-    let mut seen: Vec<String> = Vec::new();
-    for text in texts {
-        if !seen.contains(&text) {
-            seen.push(text);
+impl StatusParentRef {
+    /// A Gateway, whole.
+    pub fn gateway(name: &weft_model::ObjectName) -> Self {
+        Self {
+            group: GATEWAY_API,
+            kind: "Gateway",
+            namespace: name.namespace.to_string(),
+            name: name.name.to_string(),
+            section_name: None,
+            port: None,
         }
     }
-    let more = seen.len().saturating_sub(LISTED);
-    seen.truncate(LISTED);
-    let mut joined = seen.join("; ");
-    if more > 0 {
-        joined += &format!("; and {more} more");
-    }
-    joined
 }

@@ -127,6 +127,19 @@ pub(super) fn pod_spec(object: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
+/// A Secret of a type that Kubernetes knows holds what the type promises.
+pub(super) fn secret(object: &Value, errors: &mut Errors) {
+    if object.get("type").and_then(Value::as_str) != Some("kubernetes.io/tls") {
+        return;
+    }
+    for key in ["tls.crt", "tls.key"] {
+        let has = |field: &str| object.get(field).and_then(|data| data.get(key)).is_some();
+        if !has("data") && !has("stringData") {
+            errors.push(FieldError::new(format!("data[{key}]"), "required field is missing"));
+        }
+    }
+}
+
 pub(super) fn deployment(object: &Value, errors: &mut Errors) {
     let spec = object.get("spec").unwrap_or(&Value::Null);
     let replicas = spec.get("replicas").and_then(Value::as_i64).unwrap_or_default();

@@ -34,6 +34,12 @@ pub(super) fn pod(object: &mut Value) {
     pod_spec(spec);
 }
 
+pub(super) fn secret(object: &mut Value) {
+    if let Some(fields) = object.as_object_mut() {
+        default(fields, "type", "Opaque");
+    }
+}
+
 pub(super) fn deployment(object: &mut Value) {
     let Some(spec) = fields(object, "/spec") else { return };
     default(spec, "replicas", 1);

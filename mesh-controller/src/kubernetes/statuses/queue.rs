@@ -8,8 +8,8 @@ use serde_json::Value;
 use weft_runtime::backoff::Backoff;
 
 use super::{Wanted, due};
-use crate::inputs::{Route, RouteName};
-use crate::translate::status::RouteStatus;
+use crate::inputs::{Head, ObjectId};
+use crate::translate::status::Status;
 
 /// Waits after failures: the first and the longest.
 const WAITS: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -23,9 +23,9 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// One status to be written.
 #[derive(Debug)]
 pub(super) struct Job {
-    pub(super) route: Arc<Route>,
+    pub(super) head: Arc<Head>,
     /// Our part; `None` if nothing of ours should be there.
-    pub(super) ours: Option<RouteStatus>,
+    pub(super) ours: Option<Status>,
     /// What stands there as far as is known, and of which resource version.
     pub(super) current: Value,
     pub(super) version: String,
@@ -84,7 +84,7 @@ impl Retry {
 /// A status that was written and might have to be written again and again, since somebody undoes it.
 #[derive(Debug)]
 struct Repeated {
-    ours: Option<RouteStatus>,
+    ours: Option<Status>,
     times: u32,
     last: Instant,
     next: Retry,
@@ -95,12 +95,12 @@ struct Repeated {
 pub(super) struct Queue {
     wanted: Wanted,
     /// To be looked at.
-    pending: BTreeSet<RouteName>,
+    pending: BTreeSet<ObjectId>,
     /// Being written.
-    writing: BTreeSet<RouteName>,
-    written: BTreeMap<RouteName, Written>,
-    failed: BTreeMap<RouteName, Retry>,
-    repeated: BTreeMap<RouteName, Repeated>,
+    writing: BTreeSet<ObjectId>,
+    written: BTreeMap<ObjectId, Written>,
+    failed: BTreeMap<ObjectId, Retry>,
+    repeated: BTreeMap<ObjectId, Repeated>,
     /// Nothing is written before this.
     paused: Option<Instant>,
     pauses: Backoff,
@@ -124,14 +124,14 @@ impl Default for Queue {
 impl Queue {
     /// Takes over what is wanted now. Only what differs from before is looked at.
     pub(super) fn update(&mut self, wanted: Wanted) {
-        for (name, route) in &*wanted.routes {
-            let known = self.wanted.routes.get(name).is_some_and(|before| Arc::ptr_eq(before, route));
+        for (name, head) in &*wanted.objects {
+            let known = self.wanted.objects.get(name).is_some_and(|before| Arc::ptr_eq(before, head));
             if !known || self.wanted.statuses.get(name) != wanted.statuses.get(name) {
                 self.pending.insert(name.clone());
                 self.failed.remove(name);
             }
         }
-        let there = |name: &RouteName| wanted.routes.contains_key(name);
+        let there = |name: &ObjectId| wanted.objects.contains_key(name);
         self.pending.retain(there);
         self.written.retain(|name, _| there(name));
         self.failed.retain(|name, _| there(name));
@@ -150,8 +150,8 @@ impl Queue {
             return None;
         }
         loop {
-            let waits = |name: &RouteName| self.not_before(name).is_some_and(|at| now < at);
-            let ready = |name: &&RouteName| !self.writing.contains(*name) && !waits(name);
+            let waits = |name: &ObjectId| self.not_before(name).is_some_and(|at| now < at);
+            let ready = |name: &&ObjectId| !self.writing.contains(*name) && !waits(name);
             let name = self.pending.iter().find(ready)?.clone();
             self.pending.remove(&name);
             if let Some(job) = self.job(&name) {
@@ -161,28 +161,27 @@ impl Queue {
         }
     }
 
-    fn not_before(&self, name: &RouteName) -> Option<Instant> {
+    fn not_before(&self, name: &ObjectId) -> Option<Instant> {
         let failed = self.failed.get(name).map(|retry| retry.at);
         let same = |repeated: &&Repeated| repeated.ours.as_ref() == self.wanted.statuses.get(name);
         failed.max(self.repeated.get(name).filter(same).map(|repeated| repeated.next.at))
     }
 
-    fn job(&self, name: &RouteName) -> Option<Job> {
-        let route = self.wanted.routes.get(name)?;
+    fn job(&self, name: &ObjectId) -> Option<Job> {
+        let head = self.wanted.objects.get(name)?;
         let ours = self.wanted.statuses.get(name);
         // Of a spec that is not the newest there is nothing to be said: its judgement is under way.
-        let mut conditions =
-            ours.into_iter().flat_map(|ours| &ours.parents).flat_map(|parent| &parent.conditions);
-        if conditions.any(|condition| condition.observed_generation != route.generation) {
+        let mut conditions = ours.into_iter().flat_map(Status::conditions);
+        if conditions.any(|condition| condition.observed_generation != head.generation) {
             return None;
         }
         let (current, version) = match self.written.get(name) {
-            Some(written) if written.upon == route.resource_version => (&written.status, &written.version),
-            _ => (&route.status, &route.resource_version),
+            Some(written) if written.upon == head.resource_version => (&written.status, &written.version),
+            _ => (&head.status, &head.resource_version),
         };
-        due(current, ours, "")?;
+        due(head.id.kind, current, ours, "")?;
         Some(Job {
-            route: Arc::clone(route),
+            head: Arc::clone(head),
             ours: ours.cloned(),
             current: current.clone(),
             version: version.clone(),
@@ -191,7 +190,7 @@ impl Queue {
 
     /// Takes note of what became of a job.
     pub(super) fn done(&mut self, job: &Job, done: Done, now: Instant) {
-        let name = &job.route.name;
+        let name = &job.head.id;
         self.writing.remove(name);
         match done {
             Done::Failed { why, everywhere } => {
@@ -203,15 +202,15 @@ impl Queue {
                 } else {
                     self.failed.entry(name.clone()).or_insert_with(|| Retry::new(now)).put_off(now)
                 };
-                tracing::warn!(route = %name, why, ?delay, "a status could not be written; trying again");
+                tracing::warn!(object = %name, why, ?delay, "a status could not be written; trying again");
             }
             done => {
                 self.pauses.reset();
                 self.paused = None;
                 self.failed.remove(name);
                 if let Done::Written { version, status } = done {
-                    tracing::debug!(route = %name, "wrote a status");
-                    let upon = job.route.resource_version.clone();
+                    tracing::debug!(object = %name, "wrote a status");
+                    let upon = job.head.resource_version.clone();
                     self.written.insert(name.clone(), Written { upon, version, status });
                     self.note_repetition(job, now);
                 }
@@ -222,7 +221,7 @@ impl Queue {
     /// Another controller that writes the whole list without ours must not be answered as fast as it writes.
     fn note_repetition(&mut self, job: &Job, now: Instant) {
         let fresh = || Repeated { ours: job.ours.clone(), times: 0, last: now, next: Retry::new(now) };
-        let repeated = self.repeated.entry(job.route.name.clone()).or_insert_with(fresh);
+        let repeated = self.repeated.entry(job.head.id.clone()).or_insert_with(fresh);
         if repeated.ours != job.ours || now.saturating_duration_since(repeated.last) > PEACE {
             *repeated = fresh();
         }
@@ -231,7 +230,7 @@ impl Queue {
         if repeated.times > FREELY {
             let delay = repeated.next.put_off(now);
             tracing::warn!(
-                route = %job.route.name, times = repeated.times, ?delay,
+                object = %job.head.id, times = repeated.times, ?delay,
                 "somebody else keeps undoing what is written into this status: it should leave entries of other \
                  controllers alone; going slowly"
             );
@@ -269,12 +268,12 @@ mod tests {
         for json in [service("cart"), object] {
             inputs.insert(&Object::decode(json).unwrap());
         }
-        Wanted { statuses: Arc::new(translate(&inputs).statuses), routes: Arc::new(inputs.routes) }
+        Wanted { statuses: Arc::new(translate(&inputs).statuses), objects: Arc::new(inputs.heads()) }
     }
 
     fn written(job: &Job, version: u32) -> Done {
-        let status = due(&job.current, job.ours.as_ref(), "now").unwrap();
-        Done::Written { version: version.to_string(), status }
+        let due = due(job.head.id.kind, &job.current, job.ours.as_ref(), "now").unwrap();
+        Done::Written { version: version.to_string(), status: due.whole }
     }
 
     #[test]
@@ -337,7 +336,7 @@ mod tests {
     fn judgement_of_an_older_spec_is_not_written() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         let (old, new) = (wanted(1, 1, 1, &Value::Null), wanted(2, 2, 2, &Value::Null));
-        queue.update(Wanted { statuses: old.statuses, routes: Arc::clone(&new.routes) });
+        queue.update(Wanted { statuses: old.statuses, objects: Arc::clone(&new.objects) });
         assert!(queue.take(now).is_none());
         queue.update(new);
         assert!(queue.take(now).is_some());

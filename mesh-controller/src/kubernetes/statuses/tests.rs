@@ -40,7 +40,7 @@ impl Rig {
             loop {
                 source.changed().await;
                 let inputs: Inputs = source.load(&mesh()).unwrap().inputs;
-                sink.write(&Arc::new(translate(&inputs).statuses), &inputs.routes, "");
+                sink.write(&Arc::new(translate(&inputs).statuses), &inputs.heads(), "");
             }
         });
         let mut rig = Self { api: api.clone(), wanted, control, writer: None };

@@ -1,0 +1,106 @@
+//! Gateways and what they are made of: classes, listeners, policies, certificates and bundles of roots.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as k8s;
+use serde_json::Value;
+use weft_gateway_api::backendtlspolicies::BackendTlsPolicySpec;
+use weft_gateway_api::gatewayclasses::GatewayClassSpec;
+use weft_gateway_api::gateways::GatewaySpec;
+use weft_gateway_api::listenersets::ListenerSetSpec;
+use weft_model::gateway::Secret;
+use weft_model::{ObjectName, Text};
+
+use super::Kind;
+use super::head::Head;
+use super::object::{Spec, decode_spec};
+
+/// An object of the Gateway API other than a route: who it is, and its spec or why that does not decode.
+#[derive(Clone, Debug)]
+pub struct Configured<S> {
+    /// Metadata and status.
+    pub head: Arc<Head>,
+    /// The spec, or why it does not decode.
+    pub spec: Result<S, String>,
+}
+
+/// A GatewayClass.
+pub type GatewayClass = Configured<GatewayClassSpec>;
+/// A Gateway.
+pub type Gateway = Configured<GatewaySpec>;
+/// A ListenerSet.
+pub type ListenerSet = Configured<ListenerSetSpec>;
+/// A BackendTLSPolicy.
+pub type BackendTlsPolicy = Configured<BackendTlsPolicySpec>;
+
+impl<S: Spec> Configured<S> {
+    pub(super) fn decode(kind: Kind, name: ObjectName, object: &Value) -> Result<Arc<Self>, String> {
+        if name.name.is_empty() || name.namespace.is_empty() == kind.is_namespaced() {
+            return Err("metadata.namespace or metadata.name is missing".to_owned());
+        }
+        let head = Head::read(kind, name, object);
+        let spec = decode_spec(&head.api_version, object.get("spec").unwrap_or(&Value::Null));
+        Ok(Arc::new(Self { head, spec }))
+    }
+}
+
+/// A Secret, as far as it is read: one of type `kubernetes.io/tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsSecret {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// The certificate with its key, or why it cannot be used.
+    pub pair: Result<CertificatePair, String>,
+}
+
+/// A certificate chain and its key, both PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificatePair {
+    /// `tls.crt`.
+    pub chain_pem: Text,
+    /// `tls.key`.
+    pub key_pem: Secret,
+}
+
+impl TlsSecret {
+    pub(super) fn read(secret: &k8s::Secret) -> Self {
+        let uid = secret.metadata.uid.clone().unwrap_or_default();
+        Self { uid, pair: pair(secret) }
+    }
+}
+
+fn pair(secret: &k8s::Secret) -> Result<CertificatePair, String> {
+    if secret.type_.as_deref() != Some("kubernetes.io/tls") {
+        let of = secret.type_.as_deref().unwrap_or("Opaque");
+        return Err(format!("it is of type {of}, not kubernetes.io/tls"));
+    }
+    let text = |key: &str| {
+        let value = secret.data.as_ref().and_then(|data| data.get(key)).map(|bytes| bytes.0.as_slice());
+        let value = value.or_else(|| Some(secret.string_data.as_ref()?.get(key)?.as_bytes()));
+        let value = value.ok_or_else(|| format!("it has no {key}"))?;
+        std::str::from_utf8(value).map(Text::from).map_err(|_| format!("its {key} is no PEM"))
+    };
+    let (chain_pem, key_pem) = (text("tls.crt")?, text("tls.key")?);
+    weft_tls::pem::check_pair(&chain_pem, &key_pem).map_err(|error| error.to_string())?;
+    Ok(CertificatePair { chain_pem, key_pem: Secret(key_pem) })
+}
+
+/// A ConfigMap, as far as it is read: the roots in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaBundle {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `data["ca.crt"]`, PEM, or why there is nothing that can be used.
+    pub roots_pem: Result<Text, String>,
+}
+
+impl CaBundle {
+    pub(super) fn read(map: &k8s::ConfigMap) -> Self {
+        let pem = map.data.as_ref().and_then(|data| data.get("ca.crt"));
+        let roots = pem.ok_or_else(|| "it has no ca.crt".to_owned()).and_then(|pem| {
+            weft_tls::pem::check_roots(pem).map_err(|error| format!("its ca.crt: {error}"))?;
+            Ok(Text::from(pem.as_str()))
+        });
+        Self { uid: map.metadata.uid.clone().unwrap_or_default(), roots_pem: roots }
+    }
+}
