@@ -1,6 +1,5 @@
 //! Merging into a list shared with other controllers, and writing files.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
