@@ -92,9 +92,7 @@ impl Inputs {
             Object::Pod(_, value) => self.pods.insert(name, value.clone()).is_none(),
             Object::Secret(_, value) => self.secrets.insert(name, value.clone()).is_none(),
             Object::ConfigMap(_, value) => self.config_maps.insert(name, value.clone()).is_none(),
-            Object::GatewayClass(value) => {
-                self.gateway_classes.insert(name.name, value.clone()).is_none()
-            }
+            Object::GatewayClass(value) => self.gateway_classes.insert(name.name, value.clone()).is_none(),
             Object::Gateway(value) => self.gateways.insert(name, value.clone()).is_none(),
             Object::ListenerSet(value) => self.listener_sets.insert(name, value.clone()).is_none(),
             Object::Route(route) => self.routes.insert(route.name.clone(), route.clone()).is_none(),
@@ -110,9 +108,7 @@ impl Inputs {
     pub fn get(&self, kind: Kind, name: &ObjectName) -> Option<Object> {
         let named = || name.clone();
         Some(match kind {
-            Kind::Namespace => {
-                Object::Namespace(name.name.clone(), self.namespaces.get(&name.name)?.clone())
-            }
+            Kind::Namespace => Object::Namespace(name.name.clone(), self.namespaces.get(&name.name)?.clone()),
             Kind::Service => Object::Service(named(), self.services.get(name)?.clone()),
             Kind::EndpointSlice => Object::EndpointSlice(named(), self.endpoint_slices.get(name)?.clone()),
             Kind::Pod => Object::Pod(named(), self.pods.get(name)?.clone()),
@@ -121,12 +117,8 @@ impl Inputs {
             Kind::GatewayClass => Object::GatewayClass(self.gateway_classes.get(&name.name)?.clone()),
             Kind::Gateway => Object::Gateway(self.gateways.get(name)?.clone()),
             Kind::ListenerSet => Object::ListenerSet(self.listener_sets.get(name)?.clone()),
-            Kind::Route(kind) => {
-                Object::Route(self.routes.get(&RouteName { kind, name: named() })?.clone())
-            }
-            Kind::BackendTlsPolicy => {
-                Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone())
-            }
+            Kind::Route(kind) => Object::Route(self.routes.get(&RouteName { kind, name: named() })?.clone()),
+            Kind::BackendTlsPolicy => Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone()),
             Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
         })
     }

@@ -116,9 +116,8 @@ fn merge_entries(
     };
     let mut wanted: Vec<Option<Value>> = ours.as_array().into_iter().flatten().cloned().map(Some).collect();
     for entry in wanted.iter_mut().flatten() {
-        let known = [before, Some(current)].map(|status| {
-            list(list(status, field).iter().find(|old| same(old, entry)), "conditions")
-        });
+        let known = [before, Some(current)]
+            .map(|status| list(list(status, field).iter().find(|old| same(old, entry)), "conditions"));
         if let Some(conditions) = entry.get_mut("conditions") {
             set_conditions(conditions, &known, now);
         }
@@ -161,9 +160,8 @@ fn set_conditions(conditions: &mut Value, known: &[&[Value]; 2], now: &str) {
             fields.insert("lastTransitionTime".to_owned(), time.unwrap_or_else(|| now.into()));
         }
     }
-    let is_owned = |old: &Value| {
-        old.get("type").and_then(Value::as_str).is_none_or(|kind| OWNED.contains(&kind))
-    };
+    let is_owned =
+        |old: &Value| old.get("type").and_then(Value::as_str).is_none_or(|kind| OWNED.contains(&kind));
     let newest = known.iter().rev().find(|list| !list.is_empty());
     conditions.extend(newest.into_iter().flat_map(|list| list.iter()).filter(|old| !is_owned(old)).cloned());
 }

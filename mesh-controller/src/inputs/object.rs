@@ -17,11 +17,9 @@ use weft_gateway_api::udproutes::UdpRouteSpec;
 use weft_model::route::RouteKind;
 use weft_model::{ObjectName, Text};
 
-use super::gateway::{
-    BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret,
-};
-use super::head::Head;
 use super::Kind;
+use super::gateway::{BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret};
+use super::head::Head;
 
 /// The versions of Gateway API kinds that are known, the better ones first.
 pub(crate) const VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha3", "v1alpha2"];
@@ -232,8 +230,7 @@ impl Object {
         let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
         let (version, kind) = (text("/apiVersion"), text("/kind"));
         let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
-        let fail =
-            |message: String| Undecodable { kind: kind.to_owned(), name: name.to_string(), message };
+        let fail = |message: String| Undecodable { kind: kind.to_owned(), name: name.to_string(), message };
         let decoded = match version.strip_prefix("gateway.networking.k8s.io/") {
             Some(_) => Self::of_gateway_api(kind, version, name.clone(), &object),
             None => Self::built_in(kind, version, name.clone(), &object),
@@ -262,9 +259,7 @@ impl Object {
     fn of_gateway_api(kind: &str, version: &str, name: ObjectName, object: &Value) -> Result<Self, String> {
         let route = |kind| decode_route(kind, name.clone(), object).map(Self::Route);
         Ok(match kind {
-            "GatewayClass" => {
-                Self::GatewayClass(Configured::decode(Kind::GatewayClass, name, object)?)
-            }
+            "GatewayClass" => Self::GatewayClass(Configured::decode(Kind::GatewayClass, name, object)?),
             "Gateway" => Self::Gateway(Configured::decode(Kind::Gateway, name, object)?),
             "ListenerSet" => Self::ListenerSet(Configured::decode(Kind::ListenerSet, name, object)?),
             "BackendTLSPolicy" => {

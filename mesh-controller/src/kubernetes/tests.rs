@@ -206,7 +206,8 @@ async fn kind_may_be_absent_come_change_its_version_and_go() {
 
     api.define(GATEWAY, "HTTPRoute", &["v1beta1"]);
     api.put(route("cart", 1));
-    let version = |inputs: &Inputs| inputs.routes.get(&http("cart")).map(|route| route.head.api_version.clone());
+    let version =
+        |inputs: &Inputs| inputs.routes.get(&http("cart")).map(|route| route.head.api_version.clone());
     until(&mut source, "v1beta1", |inputs| version(inputs).is_some_and(|it| it.ends_with("/v1beta1"))).await;
 
     api.define(GATEWAY, "HTTPRoute", &["v1beta1", "v1"]);
@@ -244,7 +245,10 @@ async fn changed_status_alone_asks_for_no_translation() {
     with_status["status"] = json!({"parents": []});
     api.put(with_status);
     assert_eq!(source.changed().await, Change::Statuses);
-    assert_eq!(source.load(&mesh()).unwrap().inputs.routes[&http("cart")].head.status, json!({"parents": []}));
+    assert_eq!(
+        source.load(&mesh()).unwrap().inputs.routes[&http("cart")].head.status,
+        json!({"parents": []})
+    );
     // An object that is written as it was is no change at all: the next one comes first.
     api.put(namespace("shop"));
     assert_eq!(source.changed().await, Change::Objects);

@@ -6,7 +6,9 @@ use serde_json::json;
 
 use super::*;
 use crate::inputs::{Head, Object};
-use crate::translate::status::{Condition, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, StatusParentRef};
+use crate::translate::status::{
+    Condition, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, StatusParentRef,
+};
 
 fn ours(service: &str, accepted: &'static str, generation: i64) -> ParentStatus {
     ParentStatus {
@@ -165,7 +167,8 @@ fn condition(kind: &'static str, status: &'static str, generation: i64) -> Condi
 #[test]
 fn conditions_of_others_stay_on_a_gateway_and_on_its_listeners_and_nothing_stays_of_removed_listeners() {
     let foreign = json!({"type": "example.com/Seen", "status": "True", "lastTransitionTime": "then", "observedGeneration": 1});
-    let old = json!({"type": "Accepted", "status": "True", "lastTransitionTime": "then", "observedGeneration": 1});
+    let old =
+        json!({"type": "Accepted", "status": "True", "lastTransitionTime": "then", "observedGeneration": 1});
     let current = json!({
         "conditions": [foreign, old, {"type": "Programmed", "status": "False", "lastTransitionTime": "then"}],
         "listeners": [
@@ -189,7 +192,10 @@ fn conditions_of_others_stay_on_a_gateway_and_on_its_listeners_and_nothing_stays
     let merged = merge(&current, None, &ours, "now");
     let conditions = merged["conditions"].as_array().unwrap();
     assert_eq!(conditions[2], foreign);
-    assert_eq!((&conditions[0]["lastTransitionTime"], &conditions[0]["observedGeneration"]), (&json!("then"), &json!(2)));
+    assert_eq!(
+        (&conditions[0]["lastTransitionTime"], &conditions[0]["observedGeneration"]),
+        (&json!("then"), &json!(2))
+    );
     assert_eq!(conditions[1]["lastTransitionTime"], "now");
     assert_eq!(merged["listeners"].as_array().unwrap().len(), 1);
     assert_eq!(merged["listeners"][0]["conditions"][1], foreign);
