@@ -11,6 +11,9 @@ use tonic::Status;
 use tonic::metadata::MetadataMap;
 use weft_model::Identity;
 
+/// What identities begin with; no node's name does.
+const SCHEME: &str = "spiffe://";
+
 /// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Node {
@@ -96,8 +99,9 @@ pub async fn authenticate_node<A: Authenticator>(
     }
 }
 
-/// Nodes that share a secret with the controller, each its own: a file of lines `<node>=<secret>` (a colon does as
-/// well), read again when it changes. The proof is `<node>:<secret>`. For the lab, where no API server reviews tokens.
+/// Callers that share a secret with the controller, each its own: a file of lines `<node>=<secret>` (a colon does as
+/// well), or `<identity>=<secret>` for a workload, read again when it changes. The proof is `<node>:<secret>` or
+/// `<identity>:<secret>`. For the lab, where no API server reviews tokens.
 #[derive(Debug)]
 pub struct NodeSecretAuthenticator {
     path: PathBuf,
@@ -132,15 +136,15 @@ impl NodeSecretAuthenticator {
         Self { path: path.into(), loaded: Mutex::default() }
     }
 
-    fn judge(&self, proof: &str) -> Result<Node, ProofError> {
-        let (name, secret) = proof.split_once(':').ok_or(ProofError::Invalid)?;
+    fn judge(&self, proof: &str) -> Result<Caller, ProofError> {
+        let (name, secret) = name_and_secret(proof).ok_or(ProofError::Invalid)?;
         let mut loaded = self.loaded.lock();
         self.reload(&mut loaded).map_err(|error| {
             *loaded = Loaded::default();
             ProofError::Unavailable(format!("{}: {error}", self.path.display()))
         })?;
         match loaded.secrets.get(name) {
-            Some(own) if same(own.0.as_bytes(), secret.as_bytes()) => Ok(Node { name: name.to_owned() }),
+            Some(own) if same(own.0.as_bytes(), secret.as_bytes()) => caller(name),
             _ => Err(ProofError::Invalid),
         }
     }
@@ -162,8 +166,22 @@ impl NodeSecretAuthenticator {
 
 impl Authenticator for NodeSecretAuthenticator {
     async fn authenticate(&self, proof: &str) -> Result<Caller, ProofError> {
-        self.judge(proof).map(Caller::Node)
+        self.judge(proof)
     }
+}
+
+/// Splits a line or a proof: the name of a workload is a URI, which has a colon itself.
+fn name_and_secret(text: &str) -> Option<(&str, &str)> {
+    let scheme = if text.starts_with(SCHEME) { SCHEME.len() } else { 0 };
+    let end = scheme + text.get(scheme..)?.find(['=', ':'])?;
+    Some((text.get(..end)?, text.get(end + 1..)?))
+}
+
+fn caller(name: &str) -> Result<Caller, ProofError> {
+    if name.starts_with(SCHEME) {
+        return name.parse().map(Caller::Workload).map_err(|_| ProofError::Invalid);
+    }
+    Ok(Caller::Node(Node { name: name.to_owned() }))
 }
 
 fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
@@ -172,12 +190,12 @@ fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match line.split_once(['=', ':']) {
+        match name_and_secret(line) {
             Some((node, secret)) if !node.is_empty() && !secret.is_empty() => {
                 secrets.insert(node.to_owned(), Secret(secret.to_owned()));
             }
             _ => {
-                let why = format!("line {} is not <node>=<secret>", index + 1);
+                let why = format!("line {} is not <node>=<secret> or <identity>=<secret>", index + 1);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }

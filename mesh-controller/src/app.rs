@@ -22,6 +22,7 @@ use crate::control::Control;
 use crate::enrolment;
 use crate::enrolment::keeper::{Keeper, Shown};
 use crate::folder::WatchedFolder;
+use crate::infrastructure;
 use crate::kubernetes::lead::{Duties, lead};
 use crate::kubernetes::lease::Candidate;
 use crate::kubernetes::statuses::ApiStatuses;
@@ -77,6 +78,20 @@ impl<'a> Begun<'a> {
         Settings { leaf_lifetime: self.config.leaf_lifetime, ..settings }
     }
 
+    /// What Gateways' proxies are made with.
+    fn gateways(&self, root_pem: String) -> infrastructure::Settings {
+        let args = &self.config.gateways;
+        infrastructure::Settings {
+            image: args.gateway_image.clone(),
+            pull_policy: args.gateway_image_pull_policy.clone(),
+            pull_secrets: args.gateway_image_pull_secrets.clone(),
+            controller: args.gateway_controller.clone(),
+            controller_name: self.config.serving_name.clone(),
+            root_pem,
+            trust_domain: self.config.mesh.to_model().trust_domain,
+        }
+    }
+
     async fn with_folder(
         mut self,
         folder: &Path,
@@ -115,8 +130,12 @@ impl<'a> Begun<'a> {
         self.admin.ready_unless(move || watches.missing());
         self.admin.note(move || noted.troubles());
         let sink = ApiStatuses::default();
+        let provision = self.gateways(authority.root_pem());
+        let wanted = sink.wanted();
+        let control = self.control(source, sink).with_infrastructure(provision);
         let duties = Duties {
-            wanted: sink.wanted(),
+            wanted,
+            infrastructure: control.infrastructure().context("what Gateways need")?,
             root_pem: authority.root_pem(),
             statuses: StatusMetrics::register(&mut self.metrics),
             leader: LeaderMetrics::register(&mut self.metrics),
@@ -125,7 +144,6 @@ impl<'a> Begun<'a> {
             TokenReviewSettings::new(authority.trust_domain().clone(), candidate.namespace.as_str());
         let authenticator = TokenReviewAuthenticator::new(client.clone(), settings);
         let (leadership, leads) = watch::channel(Leadership::Follower { leader: None });
-        let control = self.control(source, sink);
         let snapshots = control.snapshots();
         let leading = tokio::spawn(lead(client, candidate, snapshots, leadership, duties, self.stop.clone()));
         let served = self.serve(control, authority, authenticator, leads, Arc::default()).await;

@@ -87,6 +87,10 @@ pub struct Config {
     )]
     pub enrol_deadline: Duration,
 
+    /// What Gateways' proxies are made with.
+    #[command(flatten)]
+    pub gateways: GatewayArgs,
+
     /// What is logged: a level, or directives such as `info,weft_controller::server=debug`.
     #[arg(long, env = "WEFT_LOG", value_name = "DIRECTIVES", default_value = "info")]
     pub log: String,
@@ -143,6 +147,42 @@ impl Config {
             _ => anyhow::bail!("give --folder or --kubernetes, with what belongs to it"),
         }
     }
+}
+
+/// With `--kubernetes`: what Gateways' proxies are made with.
+#[derive(Clone, Debug, clap::Args)]
+pub struct GatewayArgs {
+    /// Image of Gateways' proxies.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_IMAGE",
+        value_name = "IMAGE",
+        default_value = concat!("weft/weft-proxy:", env!("CARGO_PKG_VERSION"))
+    )]
+    pub gateway_image: String,
+
+    /// When that image is pulled.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_IMAGE_PULL_POLICY",
+        value_name = "POLICY",
+        default_value = "IfNotPresent"
+    )]
+    pub gateway_image_pull_policy: String,
+
+    /// Names of Secrets with the registry's credentials, separated by commas; they have to be in each Gateway's
+    /// namespace.
+    #[arg(long, env = "WEFT_GATEWAY_IMAGE_PULL_SECRETS", value_name = "NAMES", value_delimiter = ',')]
+    pub gateway_image_pull_secrets: Vec<String>,
+
+    /// Where Gateways' proxies reach the controller, as host:port.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_CONTROLLER",
+        value_name = "ADDRESS",
+        default_value = "weft-controller.weft-system.svc:15012"
+    )]
+    pub gateway_controller: String,
 }
 
 /// Facts about the cluster that no object says.

@@ -1,21 +1,30 @@
 //! One change from end to end: load what the source holds, translate, publish, hand statuses on; again with every
 //! change.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
-use weft_model::MeshConfig;
+use weft_model::{MeshConfig, Resource, ResourceName};
 
 use crate::enrolment::keeper::Keeper;
+use crate::infrastructure;
+use crate::infrastructure::plan::Desired;
 use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};
 use crate::source::{Change, Loaded, Source};
 use crate::status::{StatusSink, Statuses};
 use crate::translate::translate;
+
+/// What is made for Gateways: how, and where it is said.
+#[derive(Debug)]
+struct Infrastructure {
+    settings: infrastructure::Settings,
+    desired: watch::Sender<Option<Arc<Desired>>>,
+}
 
 /// Everything that a change passes through.
 #[derive(Debug)]
@@ -29,6 +38,8 @@ pub struct Control<S, W> {
     statuses: Statuses,
     /// Without one every label is in force at once.
     enrolment: Option<Keeper>,
+    /// Without one nothing is made for Gateways.
+    infrastructure: Option<Infrastructure>,
     metrics: ControlMetrics,
     /// What has been logged and still holds: said once, not with every change.
     said: BTreeSet<String>,
@@ -45,6 +56,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             sink,
             statuses: Statuses::default(),
             enrolment: None,
+            infrastructure: None,
             metrics,
             said: BTreeSet::new(),
         }
@@ -55,6 +67,18 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     pub fn with_enrolment(mut self, keeper: Keeper) -> Self {
         self.enrolment = Some(keeper);
         self
+    }
+
+    /// Says what there should be for Gateways.
+    #[must_use]
+    pub fn with_infrastructure(mut self, settings: infrastructure::Settings) -> Self {
+        self.infrastructure = Some(Infrastructure { settings, desired: watch::Sender::new(None) });
+        self
+    }
+
+    /// Where it says so.
+    pub fn infrastructure(&self) -> Option<watch::Receiver<Option<Arc<Desired>>>> {
+        self.infrastructure.as_ref().map(|it| it.desired.subscribe())
     }
 
     /// Where snapshots come out.
@@ -123,6 +147,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         };
         let translating = began.elapsed() - loaded;
         self.say(problems.into_iter().chain(translated.notices).collect());
+        self.provide(inputs, &translated.resources);
         match self.publisher.publish(translated.resources, &translated.nodes) {
             Ok(Some(snapshot)) => {
                 tracing::info!(
@@ -145,6 +170,18 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             enrolment.published(self.publisher.version());
         }
         self.statuses = Arc::new(translated.statuses);
+    }
+
+    fn provide(&self, inputs: &Inputs, resources: &BTreeMap<ResourceName, Resource>) {
+        let Some(Infrastructure { settings, desired }) = &self.infrastructure else { return };
+        let now = infrastructure::subject::all(inputs, resources, settings);
+        desired.send_if_modified(|before| {
+            let changed = before.as_deref() != Some(&now);
+            if changed {
+                *before = Some(Arc::new(now));
+            }
+            changed
+        });
     }
 
     fn say(&mut self, lines: BTreeSet<String>) {

@@ -31,6 +31,7 @@
 //! | `daemonsets` of `apps`, for the review of proofs | get |
 //! | `leases`, `secrets`, `configmaps`: creating cannot be granted by name | create |
 
+pub mod class;
 mod definition;
 mod follow;
 pub mod infrastructure;

@@ -58,6 +58,17 @@ impl Expectations {
         Ok(Self(all))
     }
 
+    /// For a run of some tests only: the others are left out by it.
+    #[must_use]
+    pub fn only(self, runs: impl Fn(&str) -> bool) -> Self {
+        let left_out = || Expectation::NotRun("it belongs to another run".to_owned());
+        let each = self.0.into_iter().map(|(name, expectation)| {
+            let expectation = if runs(&name) { expectation } else { left_out() };
+            (name, expectation)
+        });
+        Self(each.collect())
+    }
+
     /// The tests and what is expected of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Expectation)> {
         self.0.iter().map(|(name, expectation)| (name.as_str(), expectation))
@@ -119,6 +130,13 @@ mod tests {
             let error = Expectations::parse(text).expect_err(text).to_string();
             assert!(error.contains(told), "{error}");
         }
+    }
+
+    #[test]
+    fn in_a_run_of_some_tests_the_others_must_not_run() {
+        let file = Expectations::parse("A pass\nB pass").expect("file").only(|name| name == "A");
+        assert!(file.differences(&run(&[("A", Verdict::Passed), ("B", Verdict::Skipped)])).is_empty());
+        assert_eq!(file.differences(&run(&[("A", Verdict::Passed), ("B", Verdict::Passed)])).len(), 1);
     }
 
     #[test]

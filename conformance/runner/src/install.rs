@@ -11,6 +11,8 @@ use weft_cluster::Cluster;
 
 /// The `controllerName` of Weft's mesh.
 const CONTROLLER: &str = "weft-mesh.dev/mesh";
+/// The GatewayClass that comes with Weft.
+const CLASS: &str = "weft";
 /// The ranges of a test cluster, IPv4 and IPv6.
 const SERVICES: &str = "{10.96.0.0/16,fd00:10:96::/112}";
 const PODS: &str = "{10.244.0.0/16,fd00:10:244::/48}";
@@ -87,6 +89,30 @@ pub fn mesh(cluster: &Cluster) -> Result<String> {
         }
         if start.elapsed() > Duration::from_secs(60) {
             bail!("no XMesh of {CONTROLLER} claims features: {all}");
+        }
+        sleep(Duration::from_millis(500));
+    }
+}
+
+/// Waits until the GatewayClass that comes with Weft claims features.
+///
+/// # Errors
+/// If it does not within a minute.
+#[allow(clippy::disallowed_methods, reason = "waits for a real cluster")]
+pub fn class(cluster: &Cluster) -> Result<String> {
+    let start = Instant::now();
+    loop {
+        let class = cluster.get(&["gatewayclasses.gateway.networking.k8s.io"])?;
+        let all = class.pointer("/items").and_then(Value::as_array).into_iter().flatten();
+        let claims = |class: &&Value| {
+            let features = class.pointer("/status/supportedFeatures").and_then(Value::as_array);
+            text(class, "/metadata/name") == CLASS && features.is_some_and(|features| !features.is_empty())
+        };
+        if all.into_iter().any(|class| claims(&class)) {
+            return Ok(CLASS.to_owned());
+        }
+        if start.elapsed() > Duration::from_secs(60) {
+            bail!("GatewayClass {CLASS} claims no features: {class}");
         }
         sleep(Duration::from_millis(500));
     }

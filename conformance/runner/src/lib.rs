@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod expectations;
+pub mod gateway;
 pub mod install;
 pub mod listing;
 pub mod mesh;

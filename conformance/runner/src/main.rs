@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use weft_conformance_runner::{Common, mesh, own, programs};
+use weft_conformance_runner::{Common, gateway, mesh, own, programs};
 
 /// Conformance of Weft on a real cluster.
 #[derive(Parser)]
@@ -27,6 +27,20 @@ enum Task {
         /// Write the report that is committed.
         #[arg(long)]
         update: bool,
+    },
+    /// The official suite's gateway profiles.
+    Gateway {
+        #[command(flatten)]
+        common: Common,
+        /// Only these profiles.
+        #[arg(long = "profile")]
+        profiles: Vec<String>,
+        /// Only this test.
+        #[arg(long)]
+        test: Option<String>,
+        /// The mesh profiles as well, in the same run.
+        #[arg(long)]
+        all: bool,
     },
     /// Our own cases.
     Weft {
@@ -55,6 +69,9 @@ fn main() -> Result<()> {
         Task::Mesh { common, runs, update } => {
             let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
             mesh::run(&common, if runs.is_empty() { &all } else { &runs }, update)
+        }
+        Task::Gateway { common, profiles, test, all } => {
+            gateway::run(&common, &gateway::Options { profiles, test, all })
         }
         Task::Weft { common, bin_dir, no_install, arguments } => {
             own::run(&common, &bin_dir, !no_install, &arguments)

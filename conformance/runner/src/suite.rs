@@ -9,7 +9,9 @@ use anyhow::{Context, Result};
 use weft_cluster::Cluster;
 
 /// The profiles that a mesh can pass.
-pub const PROFILES: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
+pub const MESH: [&str; 2] = ["MESH-HTTP", "MESH-GRPC"];
+/// The profiles that Gateways can pass.
+pub const GATEWAY: [&str; 5] = ["GATEWAY-HTTP", "GATEWAY-GRPC", "GATEWAY-TLS", "GATEWAY-TCP", "GATEWAY-UDP"];
 /// The Go test that is the suite.
 pub const TEST: &str = "TestConformance";
 
@@ -20,6 +22,23 @@ const URL: &str = "https://weft-mesh.dev";
 const CONTACT: &str = "maintainers@weft-mesh.dev";
 /// How the suite's namespaces come into the mesh.
 const LABELS: &str = "weft-mesh.dev/mesh=enabled";
+/// An address that the test cluster gives on request, and one that it never gives.
+const ADDRESSES: (&str, &str) = ("10.10.1.200", "192.0.2.1");
+
+/// What is run, against what. Features come from the status of the class and of the mesh, since none is given.
+#[derive(Clone, Debug, Default)]
+pub struct Subject {
+    /// The GatewayClass's name; empty: none.
+    pub class: String,
+    /// The XMesh's name; empty: none.
+    pub mesh: String,
+    /// The profiles.
+    pub profiles: Vec<String>,
+    /// Whether the suite's namespaces are in the mesh.
+    pub enrolled: bool,
+    /// Only this test.
+    pub test: Option<String>,
+}
 
 /// What a run printed, and how it ended.
 #[derive(Debug)]
@@ -38,11 +57,11 @@ pub fn version() -> String {
     format!("v{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// Runs the suite's `program` for `mesh` (an XMesh's name); what it prints goes to the terminal and into `folder`.
+/// Runs the suite's `program`; what it prints goes to the terminal and into `folder`.
 ///
 /// # Errors
 /// If it cannot be started or its output cannot be kept. A failed test is no error.
-pub fn run(cluster: &Cluster, program: &Path, mesh: &str, folder: &Path) -> Result<Run> {
+pub fn run(cluster: &Cluster, program: &Path, subject: &Subject, folder: &Path) -> Result<Run> {
     std::fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let report = folder.join("report.yaml");
     if report.exists() {
@@ -50,7 +69,7 @@ pub fn run(cluster: &Cluster, program: &Path, mesh: &str, folder: &Path) -> Resu
     }
     let mut log = File::create(folder.join("output.log"))?;
     let mut command = cluster.command("exec");
-    command.arg("--").arg(program).args(arguments(mesh, &report));
+    command.arg("--").arg(program).args(arguments(subject, &report));
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start the suite")?;
     let mut output = String::new();
@@ -66,16 +85,18 @@ pub fn run(cluster: &Cluster, program: &Path, mesh: &str, folder: &Path) -> Resu
     Ok(Run { output, passed, report })
 }
 
-/// Features come from the XMesh's status, since none is given here; an empty class says that there is none to read.
-fn arguments(mesh: &str, report: &Path) -> Vec<String> {
+fn arguments(subject: &Subject, report: &Path) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["-test.v", "-test.count=1", "-test.timeout=60m"].map(str::to_owned).into();
     arguments.push(format!("-test.run=^{TEST}$"));
+    let (usable, unusable) = ADDRESSES;
     for (flag, value) in [
-        ("gateway-class", ""),
-        ("mesh-name", mesh),
-        ("conformance-profiles", &PROFILES.join(",")),
-        ("namespace-labels", LABELS),
+        ("gateway-class", subject.class.as_str()),
+        ("mesh-name", &subject.mesh),
+        ("conformance-profiles", &subject.profiles.join(",")),
+        ("namespace-labels", if subject.enrolled { LABELS } else { "" }),
+        ("usable-address", usable),
+        ("unusable-address", unusable),
         ("organization", ORGANIZATION),
         ("project", PROJECT),
         ("url", URL),
@@ -85,5 +106,6 @@ fn arguments(mesh: &str, report: &Path) -> Vec<String> {
     ] {
         arguments.push(format!("-{flag}={value}"));
     }
+    arguments.extend(subject.test.as_ref().map(|test| format!("-run-test={test}")));
     arguments
 }

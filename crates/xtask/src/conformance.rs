@@ -13,13 +13,20 @@ pub(crate) struct Options {
     /// The official suite's mesh profiles: with all pods on one node, with versions apart, and through the tunnel.
     #[arg(long)]
     mesh: bool,
+    /// The official suite's gateway profiles: these (http, grpc, tls, tcp, udp), or all of them.
+    #[arg(long, value_name = "PROFILE", num_args = 0..)]
+    gateway: Option<Vec<String>>,
+    /// The official suite's seven profiles in one run, with the suite's namespaces in the mesh.
+    #[arg(long)]
+    all: bool,
     /// Our own, stricter cases.
     #[arg(long)]
     weft: bool,
     /// List the official suite's tests, and write down the words that only it may use.
     #[arg(long)]
     list: bool,
-    /// With --mesh: only this run (together, apart or tunnel). May be given several times.
+    /// With --mesh: only this run (together, apart or tunnel). May be given several times. With --gateway and --all: only
+    /// the test of this name.
     #[arg(long = "run", value_name = "RUN")]
     runs: Vec<String>,
     /// With --weft: only this case. May be given several times.
@@ -41,8 +48,9 @@ pub(crate) struct Options {
 
 /// `cargo xtask conformance`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if !(options.mesh || options.weft || options.list) {
-        bail!("say what to run: --mesh, --weft or --list");
+    let gateways = options.gateway.is_some() || options.all;
+    if !(options.mesh || gateways || options.weft || options.list) {
+        bail!("say what to run: --mesh, --gateway, --all, --weft or --list");
     }
     setup::for_clusters()?;
     let cluster_program = cluster::program()?;
@@ -54,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         list.arg("list").arg("--workspace").arg(run::root());
         run::step("asking the suite", &mut list)?;
     }
-    if !(options.mesh || options.weft) {
+    if !(options.mesh || gateways || options.weft) {
         return Ok(());
     }
     let profile = if options.release { "release" } else { "dev" };
@@ -77,6 +85,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let mut more: Vec<String> = pairs("--run", &options.runs);
         more.extend(options.update.then(|| "--update".to_owned()));
         task("mesh", "conformance", &more)?;
+    }
+    if gateways {
+        let profiles = options.gateway.clone().unwrap_or_default();
+        let mut more: Vec<String> = pairs("--profile", &profiles);
+        more.extend(options.all.then(|| "--all".to_owned()));
+        if options.runs.len() > 1 {
+            bail!("--run names one test");
+        }
+        more.extend::<Vec<String>>(pairs("--test", &options.runs));
+        task("gateway", "conformance", &more)?;
     }
     if options.weft {
         setup::for_tests()?;

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use sha2::{Digest, Sha256};
 
-/// `spec.controllerName` of the GatewayClasses that are this controller's.
-pub const CONTROLLER_NAME: &str = "weft-mesh.dev/gateway";
+pub use crate::translate::status::GATEWAY_CONTROLLER_NAME as CONTROLLER_NAME;
+
 /// The GatewayClass that comes with the controller.
 pub const CLASS: &str = "weft";
 /// The label that says which Gateway something was made for.

@@ -1,5 +1,6 @@
 //! Gateways and what they are made of: classes, listeners, policies, certificates and bundles of roots.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
@@ -85,13 +86,15 @@ fn pair(secret: &k8s::Secret) -> Result<CertificatePair, String> {
     Ok(CertificatePair { chain_pem, key_pem: Secret(key_pem) })
 }
 
-/// A ConfigMap, as far as it is read: the roots in it.
+/// A ConfigMap, as far as it is read: the roots or the parameters in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaBundle {
     /// `metadata.uid`.
     pub uid: String,
     /// `data["ca.crt"]`, PEM, or why there is nothing that can be used.
     pub roots_pem: Result<Text, String>,
+    /// The other keys, for `parametersRef`; none of a ConfigMap that holds more than parameters do.
+    pub data: BTreeMap<String, String>,
 }
 
 impl CaBundle {
@@ -101,6 +104,8 @@ impl CaBundle {
             weft_tls::pem::check_roots(pem).map_err(|error| format!("its ca.crt: {error}"))?;
             Ok(Text::from(pem.as_str()))
         });
-        Self { uid: map.metadata.uid.clone().unwrap_or_default(), roots_pem: roots }
+        let others = map.data.iter().flatten().filter(|(key, _)| *key != "ca.crt");
+        let data = others.map(|(key, value)| (key.clone(), value.clone())).collect();
+        Self { uid: map.metadata.uid.clone().unwrap_or_default(), roots_pem: roots, data }
     }
 }

@@ -1,7 +1,8 @@
-//! What the leader alone does: hold the lease, and while it is held write statuses, the mesh's own object and the
-//! published root. Streaming configuration is the server's part; it reads who leads.
+//! What the leader alone does: hold the lease, and while it is held write statuses, the mesh's own object, the
+//! GatewayClass, what Gateways need, and the published root. Streaming configuration is the server's part; it reads who leads.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use kube::Client;
 use tokio::sync::watch;
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::lease::{Candidate, stand};
 use super::metrics::LeaderMetrics;
 use super::statuses::{Wanted, write};
-use super::{StatusMetrics, mesh, root};
+use super::{StatusMetrics, class, infrastructure, mesh, root};
+use crate::infrastructure::plan::Desired;
 use crate::leadership::Leadership;
 use crate::server::Snapshots;
 
@@ -19,6 +21,8 @@ use crate::server::Snapshots;
 pub struct Duties {
     /// The statuses that there should be.
     pub wanted: watch::Receiver<Wanted>,
+    /// What there should be for Gateways.
+    pub infrastructure: watch::Receiver<Option<Arc<Desired>>>,
     /// The root certificate to be published, PEM.
     pub root_pem: String,
     /// How writing goes.
@@ -67,6 +71,8 @@ async fn work(
             tokio::select! {
                 never = write(client.clone(), duties.wanted.clone(), duties.statuses.clone()) => never,
                 never = mesh::keep(client.clone(), namespace) => never,
+                never = class::keep(client.clone()) => never,
+                never = infrastructure::keep(client.clone(), duties.infrastructure.clone()) => never,
                 never = root::publish(client.clone(), namespace, &duties.root_pem) => never,
             }
         };

@@ -39,6 +39,11 @@ const POD: &[(&str, &[&str])] = &[
 const CONTAINER: &[&str] =
     &["name", "ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"];
 
+/// The key of a ConfigMap with roots.
+const ROOTS: &str = "ca.crt";
+/// What parameters of Gateways hold at most, in bytes.
+const PARAMETERS: usize = 16 * 1024;
+
 /// An object of any kind.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Raw {
@@ -64,8 +69,10 @@ impl Raw {
         if let Some(object) = self.json.as_object_mut() {
             object.insert("apiVersion".to_owned(), resource.api_version.as_str().into());
             object.insert("kind".to_owned(), resource.kind.as_str().into());
-            if kind == Kind::Pod {
-                trim_pod(object);
+            match kind {
+                Kind::Pod => trim_pod(object),
+                Kind::ConfigMap => trim_config_map(object),
+                _ => {}
             }
         }
         // Two versions of an object that differ in nothing else are the same object. Some are written to.
@@ -143,6 +150,17 @@ impl Resource for Raw {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.meta
+    }
+}
+
+/// Of a ConfigMap its roots are kept, and the rest if it can be parameters: there are ConfigMaps of a megabyte.
+fn trim_config_map(object: &mut Map<String, Value>) {
+    object.remove("binaryData");
+    let Some(data) = object.get_mut("data").and_then(Value::as_object_mut) else { return };
+    let size = |(key, value): (&String, &Value)| key.len() + value.as_str().map_or(0, str::len);
+    let others: usize = data.iter().filter(|(key, _)| *key != ROOTS).map(size).sum();
+    if others > PARAMETERS {
+        data.retain(|key, _| key == ROOTS);
     }
 }
 

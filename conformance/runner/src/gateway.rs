@@ -1,0 +1,116 @@
+//! `cargo xtask conformance --gateway` and `--all`: the suite's gateway profiles, alone or with the mesh's, in one run.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+
+use crate::expectations::Expectation;
+use crate::install::{self, Chart};
+use crate::mesh::{expectations, is_of_mesh};
+use crate::outcome::{self, Outcome, Verdict};
+use crate::place::NODES;
+use crate::{Common, programs, suite};
+
+/// What is run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Some of [`suite::GATEWAY`], in any case of letters and with or without the prefix; empty: all.
+    pub profiles: Vec<String>,
+    /// Only this test.
+    pub test: Option<String>,
+    /// The mesh profiles as well, with the suite's namespaces in the mesh.
+    pub all: bool,
+}
+
+impl Options {
+    fn profiles(&self) -> Result<Vec<String>> {
+        let known = suite::GATEWAY.map(str::to_owned);
+        let mesh = self.all.then(|| suite::MESH.map(str::to_owned)).into_iter().flatten();
+        if self.profiles.is_empty() {
+            return Ok(known.into_iter().chain(mesh).collect());
+        }
+        let named = self.profiles.iter().map(|name| {
+            let name = name.to_uppercase();
+            let full = if name.starts_with("GATEWAY-") { name } else { format!("GATEWAY-{name}") };
+            if known.contains(&full) { Ok(full) } else { bail!("{full} is not one of {}", known.join(", ")) }
+        });
+        named.chain(mesh.map(Ok)).collect()
+    }
+
+    /// Whether every test of Gateways is to run.
+    fn is_whole(&self) -> bool {
+        self.profiles.is_empty() && self.test.is_none()
+    }
+}
+
+/// Runs the suite once; fails if a test fails or, in a run of all profiles, if anything is not as expected.
+///
+/// # Errors
+/// If the run cannot be made, or something is not as expected; that has then been printed.
+pub fn run(common: &Common, options: &Options) -> Result<()> {
+    let profiles = options.profiles()?;
+    let (program, listing) = programs::suite()?;
+    let expected = expectations(common, &listing)?.only(|test| options.all || !is_of_mesh(test));
+    let cluster = common.cluster();
+    cluster.up(&[])?;
+    cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
+    cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;
+    Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
+    let subject = suite::Subject {
+        class: install::class(&cluster)?,
+        mesh: if options.all { install::mesh(&cluster)? } else { String::new() },
+        profiles,
+        enrolled: options.all,
+        test: options.test.clone(),
+    };
+    println!("== {}", subject.profiles.join(", "));
+    let ran = suite::run(&cluster, &program, &subject, &common.out)?;
+    let outcomes = outcome::read(&ran.output, suite::TEST);
+    print_table(&outcomes, options.is_whole().then_some(&expected));
+    let mut failures = Vec::new();
+    if !ran.passed {
+        failures.push("the Go test itself failed".to_owned());
+    }
+    if options.is_whole() {
+        failures.extend(expected.differences(&outcomes));
+    }
+    if !failures.is_empty() {
+        bail!("not as expected:\n  {}", failures.join("\n  "));
+    }
+    Ok(())
+}
+
+/// A line for each test that ran, and how many there are of each kind.
+fn print_table(outcomes: &BTreeMap<String, Outcome>, expected: Option<&crate::expectations::Expectations>) {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    println!("\n{:<70} {:<9} {:>8}", "test", "verdict", "seconds");
+    for (name, outcome) in outcomes {
+        *counts.entry(outcome.verdict.to_string()).or_default() += 1;
+        if outcome.verdict != Verdict::Skipped {
+            println!("{name:<70} {:<9} {:>8.1}", outcome.verdict.to_string(), outcome.seconds);
+        }
+    }
+    let counts: Vec<String> = counts.iter().map(|(verdict, count)| format!("{count} {verdict}")).collect();
+    println!("{}", counts.join(", "));
+    if let Some(expected) = expected {
+        let pass = expected.iter().filter(|(_, expectation)| **expectation == Expectation::Pass).count();
+        println!("{pass} expected to pass");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_are_named_briefly_and_unknown_ones_are_refused() {
+        let named = |names: &[&str], all: bool| {
+            let profiles = names.iter().map(ToString::to_string).collect();
+            Options { profiles, test: None, all }.profiles()
+        };
+        assert_eq!(named(&["http", "GATEWAY-UDP"], false).expect("names"), ["GATEWAY-HTTP", "GATEWAY-UDP"]);
+        assert_eq!(named(&[], false).expect("all").len(), 5);
+        assert_eq!(named(&[], true).expect("all").len(), 7);
+        assert!(named(&["MESH-HTTP"], false).is_err());
+    }
+}
