@@ -9,7 +9,7 @@ mod object;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_model::workload::{MESH_LABEL, is_enrolled};
@@ -31,6 +31,8 @@ pub struct Inputs {
     pub mesh: MeshConfig,
     /// Namespaces by name.
     pub namespaces: BTreeMap<Text, Arc<Namespace>>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<Text, Arc<Node>>,
     /// Services.
     pub services: BTreeMap<ObjectName, Arc<Service>>,
     /// EndpointSlices.
@@ -65,6 +67,7 @@ impl Inputs {
         Self {
             mesh,
             namespaces: BTreeMap::new(),
+            nodes: BTreeMap::new(),
             services: BTreeMap::new(),
             endpoint_slices: BTreeMap::new(),
             pods: BTreeMap::new(),
@@ -87,6 +90,7 @@ impl Inputs {
         let name = object.name();
         match object {
             Object::Namespace(name, value) => self.namespaces.insert(name.clone(), value.clone()).is_none(),
+            Object::Node(name, value) => self.nodes.insert(name.clone(), value.clone()).is_none(),
             Object::Service(_, value) => self.services.insert(name, value.clone()).is_none(),
             Object::EndpointSlice(_, value) => self.endpoint_slices.insert(name, value.clone()).is_none(),
             Object::Pod(_, value) => self.pods.insert(name, value.clone()).is_none(),
@@ -109,6 +113,7 @@ impl Inputs {
         let named = || name.clone();
         Some(match kind {
             Kind::Namespace => Object::Namespace(name.name.clone(), self.namespaces.get(&name.name)?.clone()),
+            Kind::Node => Object::Node(name.name.clone(), self.nodes.get(&name.name)?.clone()),
             Kind::Service => Object::Service(named(), self.services.get(name)?.clone()),
             Kind::EndpointSlice => Object::EndpointSlice(named(), self.endpoint_slices.get(name)?.clone()),
             Kind::Pod => Object::Pod(named(), self.pods.get(name)?.clone()),
@@ -127,6 +132,7 @@ impl Inputs {
     pub fn remove(&mut self, kind: Kind, name: &ObjectName) -> bool {
         match kind {
             Kind::Namespace => self.namespaces.remove(&name.name).is_some(),
+            Kind::Node => self.nodes.remove(&name.name).is_some(),
             Kind::Service => self.services.remove(name).is_some(),
             Kind::EndpointSlice => self.endpoint_slices.remove(name).is_some(),
             Kind::Pod => self.pods.remove(name).is_some(),
@@ -146,6 +152,7 @@ impl Inputs {
         let bare = |name: &Text| ObjectName::new("", name.clone());
         match kind {
             Kind::Namespace => self.namespaces.keys().map(bare).collect(),
+            Kind::Node => self.nodes.keys().map(bare).collect(),
             Kind::Service => self.services.keys().cloned().collect(),
             Kind::EndpointSlice => self.endpoint_slices.keys().cloned().collect(),
             Kind::Pod => self.pods.keys().cloned().collect(),

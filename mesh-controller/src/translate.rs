@@ -9,6 +9,7 @@ mod fault;
 mod filter;
 mod grpc;
 mod http;
+mod node;
 mod parent;
 mod plaintext;
 mod route;
@@ -54,6 +55,7 @@ pub struct Node {
 pub fn translate(inputs: &Inputs) -> Translated {
     let mut out = Translated::default();
     out.insert(Resource::MeshConfig(inputs.mesh.clone()));
+    node::convert(inputs, &mut out);
     let mut workloads = workload::convert(inputs, &mut out);
     plaintext::convert(inputs, &mut workloads, &mut out.notices);
     let services = service::convert(inputs, &workloads, &mut out);

@@ -61,7 +61,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
     let telemetry = Telemetry::new(metrics.registry(), &config.access_log)
         .with_context(|| format!("--access-log {:?}", config.access_log))?;
     Ok(Shared {
-        snapshot: State::new(Snapshot::empty(pods.clone(), config.same_node)),
+        snapshot: State::new(Snapshot::empty(pods.clone(), config.same_node).on_node(&config.node)),
         pods,
         certificates: Certificates::default(),
         telemetry,

@@ -4,6 +4,7 @@
 //! 2. [`detect::decide`]: is it HTTP, TLS to be routed by server name, or bytes?
 //! 3. HTTP goes on per request in [`http::serve`]; anything else per connection in [`tls`] and [`tcp`].
 
+pub mod affinity;
 pub mod balance;
 pub mod detect;
 pub mod exchange;

@@ -10,6 +10,7 @@ use weft_api::node::{EnrolledPod, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_
 use weft_model::{Identity, Text};
 use weft_runtime::netns::NetNamespace;
 
+use crate::outbound::affinity::Kept;
 use crate::scope::{Ends, Scope};
 
 /// Whether `port` is one of those that Weft itself uses in a pod: never dialled as a destination (rules 6 and 17).
@@ -28,6 +29,8 @@ pub struct LocalPod {
     pub scope: Arc<Scope>,
     /// Where its sockets are opened; `None` once the pod has ended.
     place: ArcSwapOption<Place>,
+    /// What `sessionAffinity` makes it keep.
+    pub(crate) kept_endpoints: Kept,
 }
 
 /// Where a pod's sockets are opened.
@@ -52,7 +55,8 @@ impl LocalPod {
 
     fn at(enrolled: EnrolledPod, identity: Identity, place: Place, process: &Ends) -> Self {
         let scope = Arc::new(Scope::new(process));
-        Self { enrolled, identity, scope, place: ArcSwapOption::from_pointee(place) }
+        let place = ArcSwapOption::from_pointee(place);
+        Self { enrolled, identity, scope, place, kept_endpoints: Kept::default() }
     }
 
     /// Connects from the pod's namespace to anywhere, uncaptured (`bypass_mark`). The kernel's connect, no deadline:

@@ -5,6 +5,7 @@ mod describe;
 mod gateway;
 mod index;
 pub mod shards;
+mod topology;
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
+use weft_model::node::Node;
 use weft_model::route::{Route, RouteId};
 use weft_model::service::{AppProtocol, Endpoint, Endpoints, PortProtocol, Service};
 use weft_model::workload::{Workload, WorkloadProtocol};
@@ -94,7 +96,12 @@ pub struct Snapshot {
     services_by_address: Sharded<(IpAddr, u16), Arc<Service>>,
     /// The same without the port: who has an address where nobody has the port.
     services_by_ip: Sharded<IpAddr, Arc<Service>>,
+    /// As they travel; `endpoints` holds what this node may choose of them.
+    all_endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     endpoints: Sharded<ObjectName, Arc<Endpoints>>,
+    nodes: Sharded<Text, Arc<Node>>,
+    /// The node that this proxy, and so every caller, is on.
+    node: Text,
     workloads: Sharded<Text, Arc<Workload>>,
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
     routes: Sharded<RouteId, Arc<Route>>,
@@ -117,7 +124,10 @@ impl Snapshot {
             services: Sharded::default(),
             services_by_address: Sharded::default(),
             services_by_ip: Sharded::default(),
+            all_endpoints: Sharded::default(),
             endpoints: Sharded::default(),
+            nodes: Sharded::default(),
+            node: Text::default(),
             workloads: Sharded::default(),
             workloads_by_address: Sharded::default(),
             routes: Sharded::default(),
@@ -127,6 +137,12 @@ impl Snapshot {
             pods,
             same_node,
         }
+    }
+
+    /// Which node callers are on, for policies that prefer what is near.
+    #[must_use]
+    pub fn on_node(self, node: &str) -> Self {
+        Self { node: node.into(), ..self }
     }
 
     /// Whether a controller has told this proxy anything; if not, every connection is refused.
@@ -169,7 +185,7 @@ impl Snapshot {
         self.services.get(name)
     }
 
-    /// The endpoints of a Service port, ready or not; none for a Service that is not known.
+    /// The endpoints of a TCP port of a Service, ready to be chosen from this node or not; none for a Service that is not known.
     pub fn endpoints(&self, service: &ObjectName, port: u16) -> &[Endpoint] {
         let known = self.endpoints.get(service).and_then(|endpoints| endpoints.ports.get(&port));
         known.map_or(&[], Vec::as_slice)
@@ -204,10 +220,11 @@ impl Snapshot {
     }
 
     /// How many of each thing there are, for the admin server: kind and number.
-    pub fn counts(&self) -> [(&'static str, usize); 4] {
+    pub fn counts(&self) -> [(&'static str, usize); 5] {
         [
+            ("Node", self.nodes.len()),
             ("Service", self.services.len()),
-            ("Endpoints", self.endpoints.len()),
+            ("Endpoints", self.all_endpoints.len()),
             ("Workload", self.workloads.len()),
             ("Route", self.routes.len()),
         ]

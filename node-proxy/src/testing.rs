@@ -32,7 +32,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
     let pods: Arc<ArcSwap<LocalPods>> = Arc::default();
     let mut registry = prometheus_client::registry::Registry::default();
     Arc::new(Shared {
-        snapshot: State::new(Snapshot::empty(pods.clone(), config.same_node)),
+        snapshot: State::new(Snapshot::empty(pods.clone(), config.same_node).on_node(&config.node)),
         pods,
         certificates: Certificates::default(),
         telemetry: Telemetry::new(&mut registry, &AccessLogTarget::Off).unwrap(),

@@ -81,6 +81,20 @@ impl Node {
         format!("node{}", self.0)
     }
 
+    /// By its name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        name.strip_prefix("node")?.parse().ok().map(Self)
+    }
+
+    /// Two nodes are a zone: enough for callers to have endpoints that are near, nearer and far.
+    pub(crate) const fn zone(self) -> &'static str {
+        match self.0 {
+            0..=2 => "zone-a",
+            3..=4 => "zone-b",
+            _ => "zone-c",
+        }
+    }
+
     pub(crate) fn address_v4(self) -> Ipv4Addr {
         Ipv4Addr::new(192, 168, 77, 10u8.saturating_add(self.0))
     }

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::apiserver::Store;
+use crate::config::Node;
 use crate::objects::{Key, selects, text};
 
 /// What the endpoints of a pod depend on.
@@ -16,6 +17,14 @@ pub(crate) struct Backend<'a> {
     pub(crate) addresses: &'a [IpAddr],
     pub(crate) ready: bool,
     pub(crate) terminating: bool,
+}
+
+impl Backend<'_> {
+    /// Node and zone.
+    fn place(&self) -> (&str, Option<&'static str>) {
+        let node = text(self.pod, "/spec/nodeName");
+        (node, Node::named(node).map(Node::zone))
+    }
 }
 
 /// All slices of all Services with a selector.
@@ -45,7 +54,8 @@ fn service_slices(key: &Key, service: &Value, backends: &[Backend<'_>]) -> Vec<(
             };
             let ports = resolved_ports(service, backend.pod);
             let group = groups.entry(ports.to_string()).or_insert_with(|| (ports, Vec::new()));
-            group.1.push(endpoint(backend, *address, unready_too));
+            let near = text(service, "/spec/trafficDistribution");
+            group.1.push(with_hints(endpoint(backend, *address, unready_too), near));
         }
         if groups.is_empty() {
             groups.insert(String::new(), (json!([]), Vec::new()));
@@ -59,6 +69,7 @@ fn service_slices(key: &Key, service: &Value, backends: &[Backend<'_>]) -> Vec<(
 
 fn endpoint(backend: &Backend<'_>, address: IpAddr, unready_too: bool) -> Value {
     let serving = backend.ready;
+    let (node, zone) = backend.place();
     json!({
         "addresses": [address],
         "conditions": {
@@ -66,7 +77,8 @@ fn endpoint(backend: &Backend<'_>, address: IpAddr, unready_too: bool) -> Value 
             "serving": serving,
             "terminating": backend.terminating,
         },
-        "nodeName": text(backend.pod, "/spec/nodeName"),
+        "nodeName": node,
+        "zone": zone,
         "targetRef": {
             "kind": "Pod",
             "namespace": text(backend.pod, "/metadata/namespace"),
@@ -74,6 +86,21 @@ fn endpoint(backend: &Backend<'_>, address: IpAddr, unready_too: bool) -> Value 
             "uid": text(backend.pod, "/metadata/uid"),
         },
     })
+}
+
+/// Whom an endpoint is meant for by its Service's `trafficDistribution`: its own zone, and its own node where that comes
+/// first. Those that are not ready have no hints.
+fn with_hints(mut endpoint: Value, near: &str) -> Value {
+    let ready = endpoint.pointer("/conditions/ready").and_then(Value::as_bool).unwrap_or(false);
+    let of = |field: &str| json!([{ "name": endpoint.get(field) }]);
+    let hints = match near {
+        _ if !ready => return endpoint,
+        "PreferClose" | "PreferSameZone" => json!({ "forZones": of("zone") }),
+        "PreferSameNode" => json!({ "forZones": of("zone"), "forNodes": of("nodeName") }),
+        _ => return endpoint,
+    };
+    crate::objects::set(&mut endpoint, "hints", hints);
+    endpoint
 }
 
 fn resolved_ports(service: &Value, pod: &Value) -> Value {

@@ -300,7 +300,9 @@ fn node_object(config: &LabConfig, node: crate::config::Node) -> (Key, Value) {
         node.addresses(config.ipv6).iter().map(|ip| json!({"type": "InternalIP", "address": ip})).collect();
     let object = json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"}},
+        "metadata": {"name": name, "labels": {
+            "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "topology.kubernetes.io/zone": node.zone(),
+        }},
         "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges},
         "status": {
             "addresses": addresses,

@@ -8,6 +8,7 @@
 pub mod gateway;
 pub mod identity;
 pub mod name;
+pub mod node;
 pub mod reason;
 pub mod resource;
 pub mod route;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::{BackendTls, Certificate, Gateway};
 use crate::identity::TrustDomain;
 use crate::name::Text;
+use crate::node::Node;
 use crate::route::Route;
 use crate::service::{Endpoints, Service};
 use crate::workload::Workload;
@@ -22,6 +23,8 @@ pub enum Resource {
     Service(Service),
     /// One per Service with endpoints. Apart from [`Service`], since it changes far more often.
     Endpoints(Endpoints),
+    /// One per node.
+    Node(Node),
     /// One per live pod.
     Workload(Workload),
     /// One per route that is in force anywhere: on a Service port or at a listener.
@@ -52,6 +55,7 @@ impl Resource {
             Self::MeshConfig(_) => "MeshConfig".to_owned(),
             Self::Service(service) => format!("Service/{}", service.name),
             Self::Endpoints(endpoints) => format!("Endpoints/{}", endpoints.service),
+            Self::Node(node) => format!("Node/{}", node.name),
             Self::Workload(workload) => format!("Workload/{}", workload.uid),
             Self::Route(route) => format!("Route/{}", route.id),
             Self::Gateway(gateway) => format!("Gateway/{}", gateway.name),

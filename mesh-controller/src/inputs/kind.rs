@@ -9,6 +9,8 @@ use super::RouteKind;
 pub enum Kind {
     /// Namespace.
     Namespace,
+    /// Node.
+    Node,
     /// Service.
     Service,
     /// EndpointSlice.
@@ -35,8 +37,9 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Namespace,
+        Self::Node,
         Self::Service,
         Self::EndpointSlice,
         Self::Pod,
@@ -58,6 +61,7 @@ impl Kind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Namespace => "Namespace",
+            Self::Node => "Node",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
@@ -82,7 +86,7 @@ impl Kind {
 
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::GatewayClass)
+        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
     }
 }
 

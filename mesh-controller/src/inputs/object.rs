@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, NodeStatus, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -32,6 +33,8 @@ pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
 pub enum Object {
     /// A Namespace.
     Namespace(Text, Arc<Namespace>),
+    /// A Node, as far as it is read: labels and addresses.
+    Node(Text, Arc<Node>),
     /// A Service.
     Service(ObjectName, Arc<Service>),
     /// An EndpointSlice.
@@ -172,6 +175,7 @@ impl Object {
     pub fn kind(&self) -> Option<Kind> {
         Some(match self {
             Self::Namespace(..) => Kind::Namespace,
+            Self::Node(..) => Kind::Node,
             Self::Service(..) => Kind::Service,
             Self::EndpointSlice(..) => Kind::EndpointSlice,
             Self::Pod(..) => Kind::Pod,
@@ -185,7 +189,7 @@ impl Object {
     /// Its name; that of one that lives in no namespace stands beside an empty one.
     pub fn name(&self) -> ObjectName {
         match self {
-            Self::Namespace(name, _) => ObjectName::new("", name.clone()),
+            Self::Namespace(name, _) | Self::Node(name, _) => ObjectName::new("", name.clone()),
             Self::Service(name, _)
             | Self::EndpointSlice(name, _)
             | Self::Pod(name, _)
@@ -200,6 +204,7 @@ impl Object {
     pub fn uid(&self) -> Option<&str> {
         match self {
             Self::Namespace(_, object) => object.metadata.uid.as_deref(),
+            Self::Node(_, object) => object.metadata.uid.as_deref(),
             Self::Service(_, object) => object.metadata.uid.as_deref(),
             Self::EndpointSlice(_, object) => object.metadata.uid.as_deref(),
             Self::Pod(_, object) => object.metadata.uid.as_deref(),
@@ -241,6 +246,7 @@ impl Object {
     fn built_in(kind: &str, version: &str, name: ObjectName, object: &Value) -> Result<Self, String> {
         Ok(match (version, kind) {
             ("v1", "Namespace") => Self::Namespace(name.name, decode(object)?),
+            ("v1", "Node") => Self::Node(name.name, decode_node(object)?),
             ("v1", "Service") => Self::Service(name, decode(object)?),
             ("v1", "Pod") => Self::Pod(name, decode(object)?),
             ("v1", "Secret") => {
@@ -284,6 +290,20 @@ impl Object {
 /// Decodes, naming the field that is wrong.
 fn decode<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, String> {
     T::deserialize(value).map(Arc::new).map_err(|e| e.to_string())
+}
+
+/// Only what is read of a Node is kept: the rest changes all the time.
+fn decode_node(value: &Value) -> Result<Arc<Node>, String> {
+    let Node { metadata, status, .. } = Arc::unwrap_or_clone(decode(value)?);
+    let metadata = ObjectMeta {
+        name: metadata.name,
+        uid: metadata.uid,
+        labels: metadata.labels,
+        deletion_timestamp: metadata.deletion_timestamp,
+        ..ObjectMeta::default()
+    };
+    let status = status.map(|NodeStatus { addresses, .. }| NodeStatus { addresses, ..NodeStatus::default() });
+    Ok(Arc::new(Node { metadata, spec: None, status }))
 }
 
 fn decode_route(kind: RouteKind, name: ObjectName, object: &Value) -> Result<Arc<Route>, String> {

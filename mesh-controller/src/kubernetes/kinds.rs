@@ -10,6 +10,7 @@ use crate::inputs::{GATEWAY_API, Kind, RouteKind, VERSIONS};
 const fn place(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Namespace => ("", "namespaces"),
+        Kind::Node => ("", "nodes"),
         Kind::Service => ("", "services"),
         Kind::Pod => ("", "pods"),
         Kind::Secret => ("", "secrets"),

@@ -325,6 +325,7 @@ fn difference(before: &Object, after: &Object) -> Option<Change> {
     }
     let same = match (before, after) {
         (Object::Namespace(_, before), Object::Namespace(_, after)) => before == after,
+        (Object::Node(_, before), Object::Node(_, after)) => before == after,
         (Object::Service(_, before), Object::Service(_, after)) => before == after,
         (Object::EndpointSlice(_, before), Object::EndpointSlice(_, after)) => before == after,
         (Object::Pod(_, before), Object::Pod(_, after)) => before == after,

@@ -93,8 +93,12 @@ impl Balancer {
                 }
             }
         };
-        load.in_flight.set(load.in_flight.get() + 1);
-        Some(Picked { endpoint, in_flight: InFlight { load } })
+        Some(Picked::of(endpoint, load))
+    }
+
+    /// Takes `endpoint`, which was chosen otherwise, and counts it as busy.
+    pub fn take<'a>(&self, endpoint: &'a Endpoint, now: Instant) -> Picked<'a> {
+        Picked::of(endpoint, self.load(endpoint.address, now))
     }
 
     /// Two different eligible endpoints, or the only one, each equally likely.
@@ -131,6 +135,13 @@ impl Balancer {
         let load = Rc::new(Load::new(now));
         loads.insert(address, Rc::clone(&load));
         load
+    }
+}
+
+impl<'a> Picked<'a> {
+    fn of(endpoint: &'a Endpoint, load: Rc<Load>) -> Self {
+        load.in_flight.set(load.in_flight.get() + 1);
+        Self { endpoint, in_flight: InFlight { load } }
     }
 }
 

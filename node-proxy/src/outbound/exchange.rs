@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::Retry;
 
+use super::affinity::Kept;
 use super::balance::{Balancer, InFlight, Picked};
 use super::http::refusal::Refused;
 use super::resilience::budget::RetryBudget;
@@ -41,6 +42,8 @@ pub struct Exchange<'a, T> {
     pub transmit: T,
     /// Picks endpoints.
     pub balancer: &'a Balancer,
+    /// Endpoints that the calling pod keeps, if it is one.
+    pub kept: Option<&'a Kept>,
     /// Allows further tries.
     pub budget: &'a RetryBudget,
     /// The configuration that the request sees.
@@ -117,10 +120,13 @@ impl<T: Transmit> Exchange<'_, T> {
 
     /// An endpoint not tried yet. A rule with `retry` may come back to one where there is no other.
     fn pick(&self, tried: &[SocketAddr], now: Instant) -> Option<Picked<'_>> {
-        let endpoints = &self.target.endpoints;
-        let other = self.balancer.pick(endpoints, self.dialled, tried, now);
+        let pick = |excluded| match self.kept {
+            Some(kept) => kept.pick(self.balancer, self.target, self.dialled, excluded, now),
+            None => self.balancer.pick(&self.target.endpoints, self.dialled, excluded, now),
+        };
+        let other = pick(tried);
         if other.is_none() && !tried.is_empty() && self.retry.is_some() {
-            return self.balancer.pick(endpoints, self.dialled, &[], now);
+            return pick(&[]);
         }
         other
     }

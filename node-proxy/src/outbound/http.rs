@@ -156,6 +156,7 @@ impl Connection {
         let exchange = Exchange {
             transmit: Live { connection: self, claimed: self.claims.of(&recorder.outcome.labels, rule) },
             balancer: &self.worker.balancer,
+            kept: self.origin.kept_endpoints(),
             budget: &self.worker.shared.retries,
             snapshot,
             dialled: self.origin.family(),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use weft_model::Reason;
 use weft_routing::host::host_name;
 
+use super::affinity::Kept;
 use super::http::authority_of;
 use super::http::refusal::Refused;
 use super::route::{Routed, route};
@@ -40,6 +41,15 @@ pub enum Way {
 }
 
 impl Origin {
+    /// The endpoints that the caller keeps. At a Gateway nobody's are kept: its own pod is no client, and its clients are
+    /// as many as like.
+    pub(crate) fn kept_endpoints(&self) -> Option<&Kept> {
+        match self.way {
+            Way::Captured(_) => Some(&self.sender.kept_endpoints),
+            Way::Gateway(_) => None,
+        }
+    }
+
     /// That of a captured connection.
     pub fn captured(captured: &Captured) -> Self {
         let Captured { source, peer, original, .. } = captured;

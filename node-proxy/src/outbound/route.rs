@@ -2,12 +2,14 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use weft_model::route::{Backend, BackendTarget};
-use weft_model::service::{AppProtocol, Endpoint};
+use weft_model::service::{AppProtocol, Endpoint, PortProtocol, TrafficPolicy};
 use weft_model::{ObjectName, Reason};
 use weft_routing::{Selection, Table};
 
+use super::affinity::Affinity;
 use super::http::refusal::Refused;
 use crate::call::Destination;
 use crate::state::Snapshot;
@@ -30,6 +32,10 @@ pub struct Target<'s> {
     pub protocol: AppProtocol,
     /// The endpoints, ready or not.
     pub endpoints: Cow<'s, [Endpoint]>,
+    /// The Service's `sessionAffinity`, if it has one.
+    pub affinity: Option<Affinity>,
+    /// The Service's `internalTrafficPolicy`, for saying why there is no endpoint: they are judged by it already.
+    pub policy: TrafficPolicy,
 }
 
 /// Finds what decides about a request to `destination`.
@@ -98,12 +104,21 @@ impl<'s> Target<'s> {
     /// The endpoints of a Service port.
     pub fn service(snapshot: &'s Snapshot, service: &ObjectName, port: u16, protocol: AppProtocol) -> Self {
         let endpoints = Cow::Borrowed(snapshot.endpoints(service, port));
-        Self { service: Some((service.clone(), port)), protocol, endpoints }
+        let facts = snapshot.service(service);
+        let seconds = facts.and_then(|service| service.client_ip_affinity);
+        let policy = facts.map(|service| service.internal_traffic_policy).unwrap_or_default();
+        let affinity = seconds.map(|seconds| Affinity {
+            port: (service.clone(), PortProtocol::Tcp, port),
+            timeout: Duration::from_secs(seconds.into()),
+        });
+        Self { service: Some((service.clone(), port)), protocol, endpoints, affinity, policy }
     }
 
-    fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
-        let only = Endpoint { workload, ..Endpoint::at(address) };
-        Self { service: None, protocol: AppProtocol::Unspecified, endpoints: Cow::Owned(vec![only]) }
+    /// An address that was dialled and is no Service's.
+    pub fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
+        let endpoints = Cow::Owned(vec![Endpoint { workload, ..Endpoint::at(address) }]);
+        let (protocol, policy) = (AppProtocol::Unspecified, TrafficPolicy::Cluster);
+        Self { service: None, protocol, endpoints, affinity: None, policy }
     }
 
     /// The pods that claim an endpoint's address, for the log.
@@ -118,7 +133,13 @@ impl<'s> Target<'s> {
             return Refused::new(Reason::AddressConflict, message);
         }
         let message = match &self.service {
-            Some((service, port)) => format!("port {port} of Service {service} has no ready endpoint"),
+            Some((service, port)) => {
+                let here = match self.policy {
+                    TrafficPolicy::Cluster => "",
+                    TrafficPolicy::Local => " on the caller's node (internalTrafficPolicy: Local)",
+                };
+                format!("port {port} of Service {service} has no ready endpoint{here}")
+            }
             None => "the endpoint is not ready".to_owned(),
         };
         Refused::new(Reason::NoEndpoints, message)

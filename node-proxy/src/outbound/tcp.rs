@@ -11,7 +11,6 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::Backend;
-use weft_model::service::{AppProtocol, Endpoint};
 use weft_routing::StreamRule;
 
 use super::balance::InFlight;
@@ -118,8 +117,7 @@ impl<'w> Connection<'w> {
             Destination::Workload { workload, .. } => (self.original, Some(workload.uid.clone())),
             Destination::External | Destination::Unknown => (self.original, None),
         };
-        let only = Endpoint { workload, ..Endpoint::at(address) };
-        Target { service: None, protocol: AppProtocol::Unspecified, endpoints: vec![only].into() }
+        Target::address(address, workload)
     }
 
     async fn forward(mut self, target: &Target<'_>, first: BytesMut) {
@@ -135,9 +133,8 @@ impl<'w> Connection<'w> {
         let mut failure = None;
         for _ in 0..TRIES {
             let (dialled, now) = (self.original.ip(), Instant::now());
-            let Some(picked) = self.worker.balancer.pick(&target.endpoints, dialled, &tried, now) else {
-                break;
-            };
+            let kept = &self.source.kept_endpoints;
+            let Some(picked) = kept.pick(&self.worker.balancer, target, dialled, &tried, now) else { break };
             tried.push(picked.endpoint.address);
             self.outcome.attempts += 1;
             let selected =

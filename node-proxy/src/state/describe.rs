@@ -42,10 +42,16 @@ impl Snapshot {
         let mesh = self.mesh.iter().map(|mesh| Resource::MeshConfig((**mesh).clone()));
         let services = self.services.iter().map(|(_, service)| Resource::Service((**service).clone()));
         let endpoints =
-            self.endpoints.iter().map(|(_, endpoints)| Resource::Endpoints((**endpoints).clone()));
+            self.all_endpoints.iter().map(|(_, endpoints)| Resource::Endpoints((**endpoints).clone()));
+        let nodes = self.nodes.iter().map(|(_, node)| Resource::Node((**node).clone()));
         let workloads = self.workloads.iter().map(|(_, workload)| Resource::Workload((**workload).clone()));
         let routes =
             self.routes.iter().map(|(_, route)| Resource::Route(Arc::unwrap_or_clone(route.clone())));
-        mesh.chain(services).chain(endpoints).chain(workloads).chain(routes).chain(self.of_gateway())
+        mesh.chain(nodes)
+            .chain(services)
+            .chain(endpoints)
+            .chain(workloads)
+            .chain(routes)
+            .chain(self.of_gateway())
     }
 }

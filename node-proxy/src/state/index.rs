@@ -13,6 +13,7 @@ use weft_routing::ServicePortRoutes;
 
 use super::Snapshot;
 use super::gateway::Touched;
+use super::topology::{self, Place};
 
 /// A Service port: a Service may have one of TCP and one of UDP with the same number.
 pub(super) type PortKey = (ObjectName, PortProtocol, u16);
@@ -71,6 +72,7 @@ impl Snapshot {
                 if let Some(old) = self.services.insert(service.name.clone(), service.clone()) {
                     self.forget_addresses_of_service(&old);
                 }
+                self.judge(&service.name);
                 for ip in ips_of(&service) {
                     self.services_by_ip.insert(ip, service.clone());
                 }
@@ -79,7 +81,16 @@ impl Snapshot {
                 }
             }
             Resource::Endpoints(endpoints) => {
-                self.endpoints.insert(endpoints.service.clone(), Arc::new(endpoints));
+                let service = endpoints.service.clone();
+                self.all_endpoints.insert(service.clone(), Arc::new(endpoints));
+                self.judge(&service);
+            }
+            Resource::Node(node) => {
+                let node = Arc::new(node);
+                let old = self.nodes.insert(node.name.clone(), node.clone());
+                if node.name == self.node && old.is_none_or(|old| old.zone != node.zone) {
+                    self.judge_all();
+                }
             }
             Resource::Workload(workload) => {
                 let workload = Arc::new(workload);
@@ -134,7 +145,13 @@ impl Snapshot {
             }
             "Endpoints" => {
                 if let Ok(service) = key.parse::<ObjectName>() {
+                    self.all_endpoints.remove(&service);
                     self.endpoints.remove(&service);
+                }
+            }
+            "Node" => {
+                if self.nodes.remove(key).is_some() && *key == *self.node {
+                    self.judge_all();
                 }
             }
             "Workload" => {
@@ -175,6 +192,24 @@ impl Snapshot {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What of a Service's endpoints may be chosen from this node.
+    fn judge(&mut self, service: &ObjectName) {
+        let Some(endpoints) = self.all_endpoints.get(service) else { return };
+        let policy = self.services.get(service).map(|service| service.internal_traffic_policy);
+        let zone = self.nodes.get(&self.node).and_then(|node| node.zone.as_deref());
+        let place = Place { node: &self.node, zone };
+        let judged = topology::judge(endpoints, policy.unwrap_or_default(), place);
+        self.endpoints.insert(service.clone(), judged);
+    }
+
+    fn judge_all(&mut self) {
+        let services: Vec<ObjectName> =
+            self.all_endpoints.iter().map(|(service, _)| service.clone()).collect();
+        for service in services {
+            self.judge(&service);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,9 +216,7 @@ impl ContainerTask {
                 _ = order.changed() => {
                     let now = *order.borrow();
                     if let Order::Stop(grace) = now {
-                        self.report.ready = false;
-                        self.tell();
-                        break stop(&mut child, pid, grace).await;
+                        break self.end(stop(&mut child, pid, grace), &mut probes).await;
                     }
                 }
                 Ok(()) = maps.changed() => {
@@ -247,6 +246,23 @@ impl ContainerTask {
             None => "lost".to_owned(),
         };
         code
+    }
+
+    /// While it ends, readiness goes on being probed: it may serve still. Whether it lives no longer counts.
+    async fn end(
+        &mut self,
+        stopped: impl Future<Output = std::io::Result<std::process::ExitStatus>>,
+        probes: &mut Probes,
+    ) -> std::io::Result<std::process::ExitStatus> {
+        let mut stopped = pin!(stopped);
+        loop {
+            tokio::select! {
+                status = &mut stopped => return status,
+                verdict = probes.next() => if let Verdict::Ready(outcome) = verdict {
+                    self.probed(outcome);
+                },
+            }
+        }
     }
 
     fn probed(&mut self, outcome: Result<(), String>) {

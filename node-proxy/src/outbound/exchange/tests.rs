@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, StreamBody};
-use weft_model::service::{AppProtocol, Endpoint};
+use weft_model::service::{AppProtocol, Endpoint, TrafficPolicy};
 
 use super::*;
 use crate::config::SameNode;
@@ -110,10 +110,11 @@ impl Rig {
             Snapshot::empty(Arc::new(ArcSwap::from_pointee(LocalPods::default())), SameNode::Direct);
         let endpoints =
             (1..=self.endpoints).map(|last| Endpoint::at(([10, 0, 0, last], 80).into())).collect();
-        let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(endpoints) };
+        let target = target(endpoints);
         let exchange = Exchange {
             transmit: script,
             balancer: &self.balancer,
+            kept: None,
             budget: &self.budget,
             snapshot: &snapshot,
             dialled: [10, 0, 0, 100].into(),
@@ -125,6 +126,16 @@ impl Rig {
             Outcome::new(Labels::new(Reporter::Source, Party::Unknown, Protocol::Http1, Security::None));
         let result = exchange.run(Request::new(body), &mut outcome).await;
         (result.map(|a| a.response.status().as_u16()).map_err(|r| r.reason), outcome.attempts)
+    }
+}
+
+fn target(endpoints: Vec<Endpoint>) -> Target<'static> {
+    Target {
+        service: None,
+        protocol: AppProtocol::Http,
+        endpoints: Cow::Owned(endpoints),
+        affinity: None,
+        policy: TrafficPolicy::Cluster,
     }
 }
 
@@ -176,7 +187,7 @@ async fn no_ready_endpoint_is_told_as_such() {
 async fn an_endpoint_that_several_pods_claim_is_refused_by_their_names() {
     let conflict = Some("pods shop/a and shop/b both claim 10.0.0.1".into());
     let one = Endpoint { ready: false, conflict, ..Endpoint::at(([10, 0, 0, 1], 80).into()) };
-    let target = Target { service: None, protocol: AppProtocol::Http, endpoints: Cow::Owned(vec![one]) };
+    let target = target(vec![one]);
     let refused = target.refusal();
     assert_eq!(refused.reason, Reason::AddressConflict);
     // The caller learns no names; the log has them.
