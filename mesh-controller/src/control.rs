@@ -148,7 +148,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         let translating = began.elapsed() - loaded;
         self.say(problems.into_iter().chain(translated.notices).collect());
         self.provide(inputs, &translated.resources);
-        match self.publisher.publish(translated.resources, &translated.nodes) {
+        match self.publisher.publish(translated.resources, &translated.nodes, &translated.gateways) {
             Ok(Some(snapshot)) => {
                 tracing::info!(
                     version = snapshot.version(),

@@ -24,6 +24,15 @@ pub use object::{GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, Un
 pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 
+/// What all proxies of a Gateway that count have in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InForce {
+    /// The Gateway as they serve it.
+    pub gateway: Option<Arc<weft_model::gateway::Gateway>>,
+    /// What keeps one of them from serving it, in its words.
+    pub trouble: Option<String>,
+}
+
 /// One consistent set of objects. The values are shared with the source, so that a change costs what changed.
 #[derive(Clone, Debug)]
 pub struct Inputs {
@@ -55,6 +64,8 @@ pub struct Inputs {
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
+    /// What Gateways' proxies have in force.
+    pub in_force: BTreeMap<ObjectName, InForce>,
     /// Weft is being uninstalled: no pod is to be in the mesh any longer, whatever labels say.
     pub uninstalling: bool,
     /// How far pods are on their way into the mesh and out of it.
@@ -79,6 +90,7 @@ impl Inputs {
             backend_tls_policies: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
+            in_force: BTreeMap::new(),
             uninstalling: false,
             enrolment: Enrolment::default(),
         }

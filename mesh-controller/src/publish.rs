@@ -1,13 +1,14 @@
-//! What is published: one table for the whole mesh with a version, and for each node the part of it that the node's
-//! proxy needs.
+//! What is published: one table for the whole mesh with a version, and for each node and each Gateway the part of it
+//! that its proxies need.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use weft_api::delta::Payload;
-use weft_model::{Resource, ResourceName, Text};
+use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 
-use crate::translate::Node;
+use crate::translate::{GatewayNeeds, Node};
 
 /// One version of the table. Immutable; each stream reads the newest.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,7 @@ pub struct Snapshot {
     changes: Vec<ResourceName>,
     table: BTreeMap<ResourceName, Entry>,
     nodes: BTreeMap<Text, Node>,
+    gateways: BTreeMap<ObjectName, Arc<GatewayNeeds>>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,19 +55,47 @@ impl Audience {
     }
 }
 
-/// What a node needs, as far as it depends on the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Needs {
-    namespaces: BTreeSet<Text>,
+/// Whose proxy it is that a stream serves.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Peer {
+    /// A node's.
+    Node(Text),
+    /// A Gateway's; there may be several.
+    Gateway(ObjectName),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node(node) => write!(f, "node {node}"),
+            Self::Gateway(gateway) => write!(f, "Gateway {gateway}"),
+        }
+    }
+}
+
+/// What a proxy needs, as far as it depends on whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Of a node with enrolled pods in these namespaces.
+    Node(BTreeSet<Text>),
+    /// Of a Gateway; `None`: there is no such Gateway, and what was sent before is taken back.
+    Gateway(Option<Arc<GatewayNeeds>>),
+}
+
+impl Default for Needs {
+    fn default() -> Self {
+        Self::Node(BTreeSet::new())
+    }
 }
 
 impl Needs {
-    fn include(&self, audience: &Audience) -> bool {
-        match audience {
-            Audience::All => true,
-            Audience::Mesh => !self.namespaces.is_empty(),
-            Audience::Namespace(namespace) => self.namespaces.contains(namespace),
-            Audience::Gateways => false,
+    fn include(&self, name: &ResourceName, entry: &Entry) -> bool {
+        match (self, &entry.audience) {
+            (Self::Gateway(needs), _) => needs.as_ref().is_some_and(|needs| needs.names.contains(name)),
+            (Self::Node(_), Audience::All) => true,
+            (Self::Node(namespaces), Audience::Mesh) => !namespaces.is_empty(),
+            (Self::Node(namespaces), Audience::Namespace(namespace)) => namespaces.contains(namespace),
+            (Self::Node(_), Audience::Gateways) => false,
         }
     }
 }
@@ -92,6 +122,7 @@ impl Publisher {
         &mut self,
         resources: BTreeMap<ResourceName, Resource>,
         nodes: &BTreeMap<Text, Node>,
+        gateways: &BTreeMap<ObjectName, GatewayNeeds>,
     ) -> Result<Option<Arc<Snapshot>>, serde_json::Error> {
         let last = &self.snapshot;
         let mut changes: Vec<ResourceName> =
@@ -108,12 +139,17 @@ impl Publisher {
             };
             table.insert(name.clone(), entry);
         }
-        if changes.is_empty() && *nodes == last.nodes && !last.table.is_empty() {
+        let shared = |(name, needs): (&ObjectName, &GatewayNeeds)| {
+            let known = last.gateways.get(name).filter(|known| ***known == *needs);
+            (name.clone(), known.map_or_else(|| Arc::new(needs.clone()), Arc::clone))
+        };
+        let gateways = gateways.iter().map(shared).collect();
+        if changes.is_empty() && *nodes == last.nodes && gateways == last.gateways && !last.table.is_empty() {
             return Ok(None);
         }
         let previous = if last.table.is_empty() { 0 } else { last.version };
         let nodes = nodes.clone();
-        self.snapshot = Arc::new(Snapshot { version: last.version + 1, previous, changes, table, nodes });
+        self.snapshot = Arc::new(Snapshot { version: last.version + 1, previous, changes, table, nodes, gateways });
         self.resources = resources;
         Ok(Some(Arc::clone(&self.snapshot)))
     }
@@ -140,23 +176,37 @@ impl Snapshot {
         &self.nodes
     }
 
-    /// What a node needs.
-    pub fn needs(&self, node: &str) -> Needs {
-        let namespaces = self.nodes.get(node).map(|node| node.namespaces.clone()).unwrap_or_default();
-        Needs { namespaces }
+    /// The identity of a Gateway's proxies; `None`: there is no such Gateway.
+    pub fn gateway_identity(&self, gateway: &ObjectName) -> Option<&Identity> {
+        self.gateways.get(gateway).map(|needs| &needs.identity)
     }
 
-    /// Everything a node needs.
+    /// Whether an identity is that of some Gateway's proxies.
+    pub fn is_gateway(&self, identity: &Identity) -> bool {
+        self.gateways.values().any(|needs| needs.identity == *identity)
+    }
+
+    /// What a proxy needs.
+    pub fn needs(&self, of: &Peer) -> Needs {
+        match of {
+            Peer::Node(node) => {
+                Needs::Node(self.nodes.get(node).map(|node| node.namespaces.clone()).unwrap_or_default())
+            }
+            Peer::Gateway(gateway) => Needs::Gateway(self.gateways.get(gateway).cloned()),
+        }
+    }
+
+    /// Everything a proxy needs.
     pub fn whole(&self, needs: &Needs) -> BTreeMap<ResourceName, Payload> {
-        let needed = self.table.iter().filter(|(_, entry)| needs.include(&entry.audience));
+        let needed = self.table.iter().filter(|(name, entry)| needs.include(name, entry));
         needed.map(|(name, entry)| (name.clone(), entry.payload.clone())).collect()
     }
 
-    /// What changed for a node with these needs since version `since`: `None` removes. `None` altogether: `since` is
+    /// What changed for a proxy with these needs since version `since`: `None` removes. `None` altogether: `since` is
     /// not the version before, so the whole has to be compared.
     pub fn changes(&self, since: u64, needs: &Needs) -> Option<Vec<(ResourceName, Option<Payload>)>> {
         let change = |name: &ResourceName| {
-            let entry = self.table.get(name).filter(|entry| needs.include(&entry.audience));
+            let entry = self.table.get(name).filter(|entry| needs.include(name, entry));
             (name.clone(), entry.map(|entry| entry.payload.clone()))
         };
         (since == self.previous && since != 0).then(|| self.changes.iter().map(change).collect())
@@ -164,12 +214,20 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The table as JSON, whole or as far as a node needs it, for the admin endpoint.
-    pub fn shown(&self, node: Option<&str>) -> serde_json::Value {
-        let needs = node.map(|node| self.needs(node));
-        let needed = |entry: &&Entry| needs.as_ref().is_none_or(|needs| needs.include(&entry.audience));
-        let resources = self.table.values().filter(needed);
-        let resources = resources.filter_map(|entry| serde_json::from_slice(entry.payload.bytes()).ok());
+    /// The table as JSON, whole or as far as a proxy needs it, for the admin endpoint. Keys are left out.
+    pub fn shown(&self, of: Option<&Peer>) -> serde_json::Value {
+        let needs = of.map(|of| self.needs(of));
+        let needed = |(name, entry): &(&ResourceName, &Entry)| {
+            needs.as_ref().is_none_or(|needs| needs.include(name, entry))
+        };
+        let resources = self.table.iter().filter(needed);
+        let resources = resources.filter_map(|(_, entry)| serde_json::from_slice(entry.payload.bytes()).ok());
+        let resources = resources.map(|mut resource: serde_json::Value| {
+            if let Some(resource) = resource.as_object_mut() {
+                resource.remove("key_pem");
+            }
+            resource
+        });
         serde_json::json!({"version": self.version, "resources": resources.collect::<Vec<serde_json::Value>>()})
     }
 }

@@ -7,6 +7,8 @@ mod duration;
 mod endpoint;
 mod fault;
 mod filter;
+pub(crate) mod gateway;
+mod grant;
 mod grpc;
 mod http;
 mod node;
@@ -22,11 +24,12 @@ mod workload;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::{Identity, Resource, ResourceName, Text};
+use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 
 use crate::inputs::{Inputs, ObjectId};
 use status::Status;
 
+pub use gateway::GatewayNeeds;
 pub use workload::LivePod;
 
 /// What a set of objects means.
@@ -38,6 +41,8 @@ pub struct Translated {
     pub statuses: BTreeMap<ObjectId, Status>,
     /// What runs where, by node.
     pub nodes: BTreeMap<Text, Node>,
+    /// Who the proxies of each Gateway of ours are, and what they need.
+    pub gateways: BTreeMap<ObjectName, GatewayNeeds>,
     /// What was left out and no status can say, in words for the log.
     pub notices: BTreeSet<String>,
 }
@@ -59,10 +64,14 @@ pub fn translate(inputs: &Inputs) -> Translated {
     let mut workloads = workload::convert(inputs, &mut out);
     plaintext::convert(inputs, &mut workloads, &mut out.notices);
     let services = service::convert(inputs, &workloads, &mut out);
-    route::convert(inputs, &services, &mut out);
     for workload in workloads.into_workloads() {
         out.insert(Resource::Workload(workload));
     }
+    let mut gateways = gateway::resolve(inputs);
+    let policies = gateway::policy::resolve(inputs, &services);
+    let context = route::Context { inputs, services: &services, policies: &policies };
+    route::convert(&context, &mut gateways, &mut out);
+    gateway::convert(inputs, &gateways, &policies, &mut out);
     out
 }
 

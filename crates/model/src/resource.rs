@@ -27,7 +27,7 @@ pub enum Resource {
     Node(Node),
     /// One per live pod.
     Workload(Workload),
-    /// One per route that is in force anywhere: on a Service port or at a listener.
+    /// One per route that is in force on a Service port, and one for each Gateway that it is attached to.
     Route(Route),
     /// One per Gateway, for its own proxies.
     Gateway(Gateway),
@@ -57,7 +57,10 @@ impl Resource {
             Self::Endpoints(endpoints) => format!("Endpoints/{}", endpoints.service),
             Self::Node(node) => format!("Node/{}", node.name),
             Self::Workload(workload) => format!("Workload/{}", workload.uid),
-            Self::Route(route) => format!("Route/{}", route.id),
+            Self::Route(route) => match route.listeners.first() {
+                None => format!("Route/{}", route.id),
+                Some(attachment) => format!("Route/{}/at/{}", route.id, attachment.gateway),
+            },
             Self::Gateway(gateway) => format!("Gateway/{}", gateway.name),
             Self::Certificate(certificate) => format!("Certificate/{}", certificate.name),
             Self::BackendTls(tls) => format!("BackendTls/{}/{}", tls.service, tls.port),

@@ -96,7 +96,8 @@ impl fmt::Display for RouteId {
     }
 }
 
-/// A route object with the Service ports and listeners it is in force on.
+/// A route object with the Service ports or the listeners it is in force on: of one that is on Services and at Gateways
+/// there is one of these for all Services, and one for each Gateway, since references are judged otherwise there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The object.
@@ -108,7 +109,7 @@ pub struct Route {
     /// The Service ports that the route is in force on, as the controller resolved its parentRefs:
     /// conflicts with other kinds are already decided.
     pub parents: Vec<Parent>,
-    /// The listeners that it is attached to.
+    /// The listeners that it is attached to: all of one Gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Attachment>,
     /// The rules, in the order of the object.

@@ -23,6 +23,8 @@ pub struct Configured<S> {
     pub head: Arc<Head>,
     /// The spec, or why it does not decode.
     pub spec: Result<S, String>,
+    /// The spec as it is written, if it does not decode.
+    raw: Value,
 }
 
 /// A GatewayClass.
@@ -40,8 +42,45 @@ impl<S: Spec> Configured<S> {
             return Err("metadata.namespace or metadata.name is missing".to_owned());
         }
         let head = Head::read(kind, name, object);
-        let spec = decode_spec(&head.api_version, object.get("spec").unwrap_or(&Value::Null));
-        Ok(Arc::new(Self { head, spec }))
+        let raw = object.get("spec").unwrap_or(&Value::Null);
+        let spec = decode_spec(&head.api_version, raw);
+        let raw = if spec.is_err() { raw.clone() } else { Value::Null };
+        Ok(Arc::new(Self { head, spec, raw }))
+    }
+}
+
+impl Gateway {
+    /// `spec.gatewayClassName`, also of one that does not decode.
+    pub fn class_name(&self) -> &str {
+        match &self.spec {
+            Ok(spec) => &spec.gateway_class_name,
+            Err(_) => self.raw.get("gatewayClassName").and_then(Value::as_str).unwrap_or_default(),
+        }
+    }
+}
+
+impl BackendTlsPolicy {
+    /// The Services that `spec.targetRefs` names, and the port's name if it does; also of one that does not decode.
+    pub fn targets(&self) -> Vec<(ObjectName, Option<Text>)> {
+        let namespace = &self.head.name().namespace;
+        let target = |kind: &str, name: &str, section: Option<&str>| {
+            let service = ObjectName::new(namespace.clone(), name);
+            (kind == "Service").then(|| (service, section.filter(|it| !it.is_empty()).map(Text::from)))
+        };
+        match &self.spec {
+            Ok(spec) => {
+                let named = spec.target_refs.iter();
+                named.filter_map(|of| target(&of.kind, &of.name, of.section_name.as_deref())).collect()
+            }
+            Err(_) => {
+                let list = self.raw.get("targetRefs").and_then(Value::as_array);
+                let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
+                let read = |of: &Value| {
+                    target(&text(of, "kind")?, &text(of, "name")?, text(of, "sectionName").as_deref())
+                };
+                list.into_iter().flatten().filter_map(read).collect()
+            }
+        }
     }
 }
 

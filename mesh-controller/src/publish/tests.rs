@@ -51,11 +51,11 @@ fn table(resources: &[Resource]) -> BTreeMap<ResourceName, Resource> {
 }
 
 fn publish(to: &mut Publisher, resources: &[Resource], on: &[(&str, &[&str])]) -> Option<Arc<Snapshot>> {
-    to.publish(table(resources), &nodes(on)).unwrap()
+    to.publish(table(resources), &nodes(on), &BTreeMap::new()).unwrap()
 }
 
 fn names(snapshot: &Snapshot, node: &str) -> Vec<String> {
-    snapshot.whole(&snapshot.needs(node)).keys().map(ToString::to_string).collect()
+    snapshot.whole(&snapshot.needs(&Peer::Node(node.into()))).keys().map(ToString::to_string).collect()
 }
 
 #[test]

@@ -6,7 +6,9 @@ use weft_model::{ObjectName, Text};
 
 use super::fault::{Unresolved, UnresolvedReason};
 use super::service::{Form, Port, Services};
-use crate::inputs::RouteKind;
+use super::gateway::policy::Policies;
+use super::grant::Grants;
+use crate::inputs::{Kind, RouteKind};
 
 /// The fields that every generated backend reference has, whatever its position.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,16 @@ pub(crate) struct Backends<'a> {
     pub(crate) kind: RouteKind,
     /// The route's namespace, for references that name none.
     pub(crate) namespace: &'a str,
+    /// What counts at Gateways; `None`: the route is judged as one of Services.
+    pub(crate) gateways: Option<AtGateways<'a>>,
+}
+
+/// What a backend at a Gateway is judged by beyond that: whether it may be referred to, and whether it is reached by
+/// TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AtGateways<'a> {
+    pub(crate) grants: Grants<'a>,
+    pub(crate) policies: &'a Policies<'a>,
 }
 
 impl Backends<'_> {
@@ -64,6 +76,7 @@ impl Backends<'_> {
     }
 
     /// Across namespaces a mesh route needs no ReferenceGrant: its clients could call that Service anyway (GEP-1294).
+    /// Whoever can reach a Gateway could not.
     fn resolve(&self, reference: Reference<'_>) -> Result<BackendTarget, Unresolved> {
         let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
         let service =
@@ -73,6 +86,16 @@ impl Backends<'_> {
                 "backend {kind}.{group} {service} is of a kind that is not supported; name a Service"
             );
             return Err(Unresolved { reason: UnresolvedReason::InvalidKind, message });
+        }
+        if let Some(at) = &self.gateways
+            && !at.grants.permit(Kind::Route(self.kind), self.namespace, Kind::Service, &service)
+        {
+            let message = format!(
+                "backend Service {service} is in another namespace, where no ReferenceGrant permits references from a \
+                 {} of namespace {}",
+                self.kind, self.namespace
+            );
+            return Err(Unresolved { reason: UnresolvedReason::RefNotPermitted, message });
         }
         let not_found = |message| Unresolved { reason: UnresolvedReason::BackendNotFound, message };
         let facts = self
@@ -91,7 +114,8 @@ impl Backends<'_> {
         let port = facts.port(i64::from(number), transport).ok_or_else(|| {
             not_found(format!("backend Service {service} has no {} port {number}", transport.as_str()))
         })?;
-        let protocol = self.protocol(port).ok_or_else(|| Unresolved {
+        let by_tls = self.gateways.is_some_and(|at| at.policies.holds(&service, port.number));
+        let protocol = self.protocol(port, by_tls).ok_or_else(|| Unresolved {
             reason: UnresolvedReason::UnsupportedProtocol,
             message: format!(
                 "port {number} of backend Service {service} says appProtocol {}, to which a {} cannot send; correct the \
@@ -105,10 +129,13 @@ impl Backends<'_> {
 
     /// What the application is spoken to in. `None`: the port declares something that a route of this kind cannot
     /// send (GEP-1911). A port's name alone never makes a backend unusable.
-    fn protocol(&self, port: &Port) -> Option<AppProtocol> {
+    fn protocol(&self, port: &Port, by_tls: bool) -> Option<AppProtocol> {
         use AppProtocol::{H2c, Http, Tcp, Tls, Unspecified, WebSocket};
         let declared = port.declared.is_some();
         match (self.kind, port.protocol) {
+            // A BackendTLSPolicy says how TLS is spoken there: what is inside is as the request came.
+            (RouteKind::Http, Tls) if by_tls => Some(Unspecified),
+            (RouteKind::Grpc, Tls) if by_tls => Some(H2c),
             // gRPC is HTTP/2: known from the route, whether or not the port says so.
             (RouteKind::Grpc, H2c | Unspecified) => Some(H2c),
             (RouteKind::Grpc, _) => (!declared).then_some(H2c),

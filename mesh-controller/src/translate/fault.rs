@@ -47,6 +47,8 @@ pub(crate) enum UnresolvedReason {
     BackendNotFound,
     /// `UnsupportedProtocol`.
     UnsupportedProtocol,
+    /// `RefNotPermitted`.
+    RefNotPermitted,
 }
 
 impl UnresolvedReason {
@@ -55,6 +57,7 @@ impl UnresolvedReason {
             Self::InvalidKind => "InvalidKind",
             Self::BackendNotFound => "BackendNotFound",
             Self::UnsupportedProtocol => "UnsupportedProtocol",
+            Self::RefNotPermitted => "RefNotPermitted",
         }
     }
 }

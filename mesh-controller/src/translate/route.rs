@@ -1,51 +1,117 @@
 //! Routes of all kinds: where they are in force, what they do there, and what their status says.
 
-use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rules, TcpRule, TlsRule};
-use weft_model::{Resource, Text};
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::backend::Backends;
+use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rules, TcpRule, TlsRule};
+use weft_model::{ObjectName, Resource, Text, gateway};
+
+use super::backend::{AtGateways, Backends};
 use super::fault::{Fault, Findings, RefusingRule};
-use super::parent::{self, Attachment, Holders};
+use super::gateway::Gateways;
+use super::gateway::attach::{self, GatewayParent};
+use super::gateway::policy::Policies;
+use super::grant::Grants;
+use super::parent::{self, Holders};
 use super::service::Services;
-use super::status::{RouteStatus, Status};
-use super::verdict::{self, Judged};
+use super::status::{ParentStatus, RouteStatus, Status};
+use super::verdict::{Judged, OnServices};
 use super::{Translated, grpc, http, tcp, tls};
 use crate::inputs::{self, Inputs, RouteKind, RouteSpec};
 
-/// Converts every route that has a Service parent.
-pub(crate) fn convert(inputs: &Inputs, services: &Services, out: &mut Translated) {
+/// What routes are converted by.
+pub(crate) struct Context<'a> {
+    pub(crate) inputs: &'a Inputs,
+    pub(crate) services: &'a Services,
+    pub(crate) policies: &'a Policies<'a>,
+}
+
+/// Converts every route that has a Service parent or is at a Gateway of ours.
+pub(crate) fn convert(context: &Context<'_>, gateways: &mut Gateways<'_>, out: &mut Translated) {
     let mut holders = Holders::default();
-    let mut attached: Vec<(&inputs::Route, Vec<Attachment<'_>>)> = Vec::new();
-    for route in inputs.routes.values() {
-        let attachments = parent::resolve(route, services);
-        if !attachments.is_empty() {
-            holders.compete(route, &attachments);
-            attached.push((route, attachments));
+    let mut attached = Vec::new();
+    for route in context.inputs.routes.values() {
+        let attachments = parent::resolve(route, context.services);
+        let at = attach::resolve(context.inputs, route, gateways);
+        holders.compete(route, &attachments);
+        if !attachments.is_empty() || !at.is_empty() {
+            attached.push((route, attachments, at));
         }
     }
-    for (route, attachments) in attached {
-        let (rules, mut findings) = convert_rules(route, services);
-        let published = rules.map(|rules| {
-            let id = RouteId { kind: route.name.kind, name: route.name.name.clone() };
-            let parents = holders.won(route, &attachments);
-            let mut published = Route {
-                id,
-                generation: route.head.generation,
-                created: route.head.created,
-                parents,
-                listeners: Vec::new(),
-                rules,
-            };
-            refuse_what_proxies_would(&mut published, &mut findings);
-            published
-        });
-        let judged = Judged { route, attachments: &attachments, holders: &holders, findings: &findings };
-        let parents = verdict::judge(&judged, out);
+    for (route, attachments, at) in attached {
+        let on = OnServices { attachments: &attachments, holders: &holders };
+        let mut parents = on_services(context, route, &on, out);
+        parents.extend(at_gateways(context, route, &at, out));
+        parents.sort_by_key(|(place, _)| *place);
+        let parents = parents.into_iter().map(|(_, parent)| parent).collect();
         out.statuses.insert(route.head.id.clone(), Status::Route(RouteStatus { parents }));
-        if let Some(published) = published.filter(|published| !published.parents.is_empty()) {
-            out.insert(Resource::Route(published));
+    }
+}
+
+/// What a route is on Services.
+fn on_services(
+    context: &Context<'_>,
+    route: &inputs::Route,
+    on: &OnServices<'_>,
+    out: &mut Translated,
+) -> Vec<(usize, ParentStatus)> {
+    if on.attachments.is_empty() {
+        return Vec::new();
+    }
+    let parents = on.holders.won(route, on.attachments);
+    let (published, findings) = publishable(context, route, None);
+    let entries = Judged { route, findings: &findings }.on_services(on, out);
+    if let Some(published) = published.filter(|_| !parents.is_empty()) {
+        out.insert(Resource::Route(Route { parents, ..published }));
+    }
+    entries
+}
+
+/// What a route is at Gateways: published once for each, since its backends are judged otherwise than on Services, and
+/// a Gateway is to hear nothing of another.
+fn at_gateways(
+    context: &Context<'_>,
+    route: &inputs::Route,
+    parents: &[GatewayParent<'_>],
+    out: &mut Translated,
+) -> Vec<(usize, ParentStatus)> {
+    if parents.is_empty() {
+        return Vec::new();
+    }
+    let at = AtGateways { grants: Grants(context.inputs), policies: context.policies };
+    let (published, findings) = publishable(context, route, Some(at));
+    let mut listeners: BTreeMap<&ObjectName, BTreeSet<&gateway::Attachment>> = BTreeMap::new();
+    for attachment in parents.iter().filter_map(|parent| parent.attached.as_ref().ok()).flatten() {
+        listeners.entry(&attachment.gateway).or_default().insert(attachment);
+    }
+    for listeners in listeners.into_values() {
+        if let Some(published) = &published {
+            let listeners = listeners.into_iter().cloned().collect();
+            out.insert(Resource::Route(Route { listeners, ..published.clone() }));
         }
     }
+    Judged { route, findings: &findings }.at_gateways(parents)
+}
+
+/// The route with its rules and with no parents yet, and what is to be said about it.
+fn publishable(
+    context: &Context<'_>,
+    route: &inputs::Route,
+    at: Option<AtGateways<'_>>,
+) -> (Option<Route>, Findings) {
+    let (rules, mut findings) = convert_rules(route, context.services, at);
+    let published = rules.map(|rules| {
+        let mut published = Route {
+            id: RouteId { kind: route.name.kind, name: route.name.name.clone() },
+            generation: route.head.generation,
+            created: route.head.created,
+            parents: Vec::new(),
+            listeners: Vec::new(),
+            rules,
+        };
+        refuse_what_proxies_would(&mut published, &mut findings);
+        published
+    });
+    (published, findings)
 }
 
 /// Proxies refuse rules that they cannot compile. The same check is made here, so that the status says what they do.
@@ -66,9 +132,13 @@ fn refuse_what_proxies_would(route: &mut Route, findings: &mut Findings) {
 }
 
 /// The rules, and what is to be said about them.
-fn convert_rules(route: &inputs::Route, services: &Services) -> (Option<Rules>, Findings) {
+fn convert_rules(
+    route: &inputs::Route,
+    services: &Services,
+    gateways: Option<AtGateways<'_>>,
+) -> (Option<Rules>, Findings) {
     let mut findings = Findings::default();
-    let backends = Backends { services, kind: route.name.kind, namespace: &route.name.name.namespace };
+    let backends = Backends { services, kind: route.name.kind, namespace: &route.name.name.namespace, gateways };
     let rules = match &route.spec {
         Ok(RouteSpec::Grpc(spec)) => Some(grpc::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),
@@ -76,7 +146,8 @@ fn convert_rules(route: &inputs::Route, services: &Services) -> (Option<Rules>, 
         Ok(RouteSpec::Tcp(spec)) => Some(tcp::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Udp(spec)) => {
             let fault = Fault::unsupported("UDPRoute on a Service is not carried yet");
-            Some(tcp::convert_udp(spec, &backends, Some(&fault), &mut findings))
+            let fault = backends.gateways.is_none().then_some(&fault);
+            Some(tcp::convert_udp(spec, &backends, fault, &mut findings))
         }
         Err(error) => {
             let fault = Fault::unsupported(format!(

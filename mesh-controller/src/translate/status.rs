@@ -9,7 +9,7 @@ use crate::inputs::{GATEWAY_API, Kind};
 pub const CONTROLLER_NAME: &str = "weft-mesh.dev/mesh";
 
 /// The `controllerName` of what Weft's Gateways write, and of the GatewayClasses that are Weft's.
-pub const GATEWAY_CONTROLLER_NAME: &str = "weft-mesh.dev/gateway";
+pub use crate::infrastructure::names::CONTROLLER_NAME as GATEWAY_CONTROLLER_NAME;
 
 /// Our part of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -199,6 +199,19 @@ impl Status {
         let listeners = listeners.iter().flat_map(|listener: &ListenerStatus| &listener.conditions);
         let ancestors = ancestors.iter().flat_map(|ancestor: &AncestorStatus| &ancestor.conditions);
         own.iter().chain(parents).chain(listeners).chain(ancestors)
+    }
+}
+
+impl Condition {
+    /// One of a generation.
+    pub(crate) fn new(
+        kind: &'static str,
+        status: &'static str,
+        reason: &'static str,
+        message: impl Into<String>,
+        observed_generation: i64,
+    ) -> Self {
+        Self { kind, status, reason, message: message.into(), observed_generation }
     }
 }
 

@@ -1,11 +1,12 @@
-//! What a route's status says about its Service parents: the conditions `Accepted`, `ResolvedRefs` and, where it
+//! What a route's status says about its parents, Services and Gateways: the conditions `Accepted`, `ResolvedRefs` and, where it
 //! holds, `PartiallyInvalid`, in the Gateway API's own reasons.
 
 use super::Translated;
 use super::fault::{FaultReason, Findings, RefusingRule};
+use super::gateway::attach::GatewayParent;
 use super::parent::{Attachment, Holders};
-use super::status::{CONTROLLER_NAME, Condition, ParentStatus, StatusParentRef};
-use crate::inputs::{ParentRef, Route};
+use super::status::{CONTROLLER_NAME, Condition, GATEWAY_CONTROLLER_NAME, ParentStatus, StatusParentRef};
+use crate::inputs::{GATEWAY_API, ParentRef, Route};
 
 /// Messages name at most this many rules or references; the API allows 32,768 characters.
 const LISTED: usize = 8;
@@ -13,22 +14,16 @@ const LISTED: usize = 8;
 /// What a status is judged by.
 pub(crate) struct Judged<'a> {
     pub(crate) route: &'a Route,
-    pub(crate) attachments: &'a [Attachment<'a>],
-    pub(crate) holders: &'a Holders,
     pub(crate) findings: &'a Findings,
 }
 
-/// Judges a route.
-pub(crate) fn judge(judged: &Judged<'_>, translated: &Translated) -> Vec<ParentStatus> {
-    let entry = |attachment: &Attachment<'_>| ParentStatus {
-        parent_ref: parent_ref(attachment),
-        controller_name: CONTROLLER_NAME,
-        conditions: judged.conditions(attachment, translated),
-    };
-    judged.attachments.iter().map(entry).collect()
+/// Where a route stands among others on Services.
+pub(crate) struct OnServices<'a> {
+    pub(crate) attachments: &'a [Attachment<'a>],
+    pub(crate) holders: &'a Holders,
 }
 
-fn parent_ref(attachment: &Attachment<'_>) -> StatusParentRef {
+fn service_ref(attachment: &Attachment<'_>) -> StatusParentRef {
     let ParentRef { section_name, port, .. } = attachment.parent_ref;
     StatusParentRef {
         group: "",
@@ -40,9 +35,57 @@ fn parent_ref(attachment: &Attachment<'_>) -> StatusParentRef {
     }
 }
 
+fn gateway_ref(parent: &GatewayParent<'_>) -> StatusParentRef {
+    let ParentRef { section_name, port, .. } = parent.parent_ref;
+    StatusParentRef {
+        group: GATEWAY_API,
+        kind: if parent.parent_ref.is_gateway() { "Gateway" } else { "ListenerSet" },
+        namespace: parent.parent.namespace.to_string(),
+        name: parent.parent.name.to_string(),
+        section_name: section_name.clone(),
+        port: *port,
+    }
+}
+
 impl Judged<'_> {
-    fn conditions(&self, attachment: &Attachment<'_>, translated: &Translated) -> Vec<Condition> {
-        let (accepted, reason, message) = self.accepted(attachment, translated);
+    /// The entries of its Service parents.
+    pub(crate) fn on_services(&self, on: &OnServices<'_>, translated: &Translated) -> Vec<(usize, ParentStatus)> {
+        let entry = |attachment: &Attachment<'_>| {
+            let accepted = self.accepted(attachment, on.holders, translated);
+            let status = ParentStatus {
+                parent_ref: service_ref(attachment),
+                controller_name: CONTROLLER_NAME,
+                conditions: self.conditions(accepted),
+            };
+            (self.place(attachment.parent_ref), status)
+        };
+        on.attachments.iter().map(entry).collect()
+    }
+
+    /// The entries of its Gateways and ListenerSets.
+    pub(crate) fn at_gateways(&self, parents: &[GatewayParent<'_>]) -> Vec<(usize, ParentStatus)> {
+        let entry = |parent: &GatewayParent<'_>| {
+            let accepted = match (&parent.attached, self.refused_altogether()) {
+                (Err(problem), _) => ("False", problem.reason, problem.message.clone()),
+                (Ok(_), Some((reason, message))) => ("False", reason.as_str(), message),
+                (Ok(_), None) => ("True", "Accepted", "The route is attached.".to_owned()),
+            };
+            let status = ParentStatus {
+                parent_ref: gateway_ref(parent),
+                controller_name: GATEWAY_CONTROLLER_NAME,
+                conditions: self.conditions(accepted),
+            };
+            (self.place(parent.parent_ref), status)
+        };
+        parents.iter().map(entry).collect()
+    }
+
+    /// The place of a parentRef in the spec.
+    fn place(&self, parent_ref: &ParentRef) -> usize {
+        self.route.parent_refs.iter().position(|of| of == parent_ref).unwrap_or_default()
+    }
+
+    fn conditions(&self, (accepted, reason, message): (&'static str, &'static str, String)) -> Vec<Condition> {
         let mut conditions =
             vec![self.condition("Accepted", accepted, reason, message), self.resolved_refs()];
         if accepted == "True"
@@ -66,13 +109,14 @@ impl Judged<'_> {
     fn accepted(
         &self,
         attachment: &Attachment<'_>,
+        holders: &Holders,
         translated: &Translated,
     ) -> (&'static str, &'static str, String) {
         let ports = match &attachment.ports {
             Ok(ports) => ports,
             Err(message) => return ("False", "NoMatchingParent", message.clone()),
         };
-        let lost = self.holders.lost(self.route, attachment);
+        let lost = holders.lost(self.route, attachment);
         let list = |(port, winner): &(u16, _)| format!("port {port} has a {winner}");
         let lost_ports = lost.iter().map(list).collect::<Vec<_>>().join(", ");
         if lost.len() == ports.len() {

@@ -1,0 +1,100 @@
+//! What a Gateway's proxies are sent: exactly what they need.
+
+use std::collections::BTreeSet;
+
+use weft_model::gateway::{Gateway, ListenerTls};
+use weft_model::route::{Backend, BackendTarget, Filter, Route, Rules};
+use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
+
+use super::Facts;
+use crate::infrastructure::names;
+use crate::inputs::Inputs;
+use crate::translate::Translated;
+
+/// Who a Gateway's proxies are, and what they need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayNeeds {
+    /// The ServiceAccount that its proxies run as, in the Gateway's namespace.
+    pub service_account: Text,
+    /// The identity that they have, and the only one.
+    pub identity: Identity,
+    /// The resources that they are sent.
+    pub names: BTreeSet<ResourceName>,
+}
+
+/// Gathers it. Everything that is published has been.
+pub(crate) fn of(inputs: &Inputs, facts: &Facts<'_>, out: &Translated) -> GatewayNeeds {
+    let name = facts.name();
+    let service_account: Text = names::object(&name.name, facts.class).into();
+    let identity = Identity {
+        trust_domain: inputs.mesh.trust_domain.clone(),
+        namespace: name.namespace.clone(),
+        service_account: service_account.clone(),
+    };
+    let mut needed = BTreeSet::from([Resource::MeshConfig(inputs.mesh.clone()).name()]);
+    let key = ResourceName(format!("Gateway/{name}").into());
+    if let Some(Resource::Gateway(gateway)) = out.resources.get(&key) {
+        needed.extend(certificates(gateway).iter().map(|name| ResourceName(format!("Certificate/{name}").into())));
+    }
+    needed.insert(key);
+    for resource in out.resources.values() {
+        let Resource::Route(route) = resource else { continue };
+        if route.listeners.first().is_some_and(|attachment| attachment.gateway == *name) {
+            needed.insert(resource.name());
+            add_backends(route, out, &mut needed);
+        }
+    }
+    GatewayNeeds { service_account, identity, names: needed }
+}
+
+/// The certificates that a Gateway names.
+pub(crate) fn certificates(gateway: &Gateway) -> BTreeSet<&ObjectName> {
+    let listeners = gateway.listeners.iter().filter_map(|listener| match &listener.tls {
+        Some(ListenerTls::Terminate { certificates, .. }) => Some(certificates),
+        _ => None,
+    });
+    listeners.flatten().chain(&gateway.client_certificate).collect()
+}
+
+fn add_backends(route: &Route, out: &Translated, needed: &mut BTreeSet<ResourceName>) {
+    for (service, port) in targets(route) {
+        let names = [
+            format!("Service/{service}"),
+            format!("Endpoints/{service}"),
+            format!("BackendTls/{service}/{port}"),
+        ];
+        for name in names.map(|name| ResourceName(name.into())) {
+            let Some(resource) = out.resources.get(&name) else { continue };
+            if let Resource::Endpoints(endpoints) = resource {
+                let all = endpoints.ports.iter().flat_map(|(_, list)| list);
+                let workloads = all.filter_map(|endpoint| endpoint.workload.as_ref());
+                needed.extend(workloads.map(|uid| ResourceName(format!("Workload/{uid}").into())));
+            }
+            needed.insert(name);
+        }
+    }
+}
+
+/// The Service ports that a route may send to.
+pub(crate) fn targets(route: &Route) -> BTreeSet<(&ObjectName, u16)> {
+    let backends: Vec<&Backend> = match &route.rules {
+        Rules::Http(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
+        Rules::Tls(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
+        Rules::Tcp(rules) | Rules::Udp(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
+    };
+    let own = match &route.rules {
+        Rules::Http(rules) => rules.iter().flat_map(|rule| &rule.filters).collect(),
+        _ => Vec::new(),
+    };
+    let filters = own.into_iter().chain(backends.iter().flat_map(|backend| &backend.filters));
+    let mirrors = filters.filter_map(|filter| match filter {
+        Filter::Mirror(mirror) => Some(&mirror.target),
+        _ => None,
+    });
+    let all = backends.iter().map(|backend| &backend.target).chain(mirrors);
+    let services = all.filter_map(|target| match target {
+        BackendTarget::Service { service, port, .. } => Some((service, *port)),
+        BackendTarget::Invalid { .. } => None,
+    });
+    services.collect()
+}

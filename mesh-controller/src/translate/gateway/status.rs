@@ -1,0 +1,310 @@
+//! What the statuses of GatewayClasses, Gateways and ListenerSets say.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+use weft_model::ObjectName;
+use weft_model::gateway::ListenerId;
+
+use super::features::FEATURES;
+use super::listener::Listener;
+use super::{Facts, Gateways, Problem, SetFacts, is_ours};
+use crate::infrastructure::{names, subject};
+use crate::inputs::gateway::GatewayClass;
+use crate::inputs::{GATEWAY_API, Head, InForce, Inputs};
+use crate::translate::Translated;
+use crate::translate::status::{
+    Address, Condition, Feature, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, Status,
+    SupportedKind,
+};
+
+/// What a condition is: status, reason, message.
+type Verdict = (&'static str, &'static str, String);
+
+/// Judges all of them.
+pub(crate) fn judge(inputs: &Inputs, gateways: &Gateways<'_>, out: &mut Translated) {
+    for class in inputs.gateway_classes.values().filter(|class| is_ours(class)) {
+        out.statuses.insert(class.head.id.clone(), Status::GatewayClass(class_status(inputs, class)));
+    }
+    for facts in gateways.by_name.values() {
+        let status = gateway_status(inputs, facts, gateways);
+        out.statuses.insert(facts.gateway.head.id.clone(), Status::Gateway(status));
+    }
+    for set in gateways.sets.values() {
+        let status = set_status(inputs, set, gateways);
+        out.statuses.insert(set.set.head.id.clone(), Status::ListenerSet(status));
+    }
+}
+
+fn condition(kind: &'static str, (status, reason, message): Verdict, generation: i64) -> Condition {
+    Condition::new(kind, status, reason, message, generation)
+}
+
+fn refused(problem: &Problem) -> Verdict {
+    ("False", problem.reason, problem.message.clone())
+}
+
+fn class_status(inputs: &Inputs, class: &GatewayClass) -> GatewayClassStatus {
+    let generation = class.head.generation;
+    let accepted = match subject::judge_class(inputs, class) {
+        Ok(()) => ("True", "Accepted", "Gateways of this class are served.".to_owned()),
+        Err(error) => ("False", "InvalidParameters", error.to_string()),
+    };
+    let version = ("True", "SupportedVersion", "The installed version of the Gateway API is known.".to_owned());
+    GatewayClassStatus {
+        conditions: vec![
+            condition("Accepted", accepted, generation),
+            condition("SupportedVersion", version, generation),
+        ],
+        supported_features: FEATURES.iter().map(|name| Feature { name }).collect(),
+    }
+}
+
+/// What proxies have in force of a Gateway, against what its object's status says.
+struct View<'a> {
+    in_force: Option<&'a InForce>,
+}
+
+impl<'a> View<'a> {
+    fn of(inputs: &'a Inputs, gateway: &ObjectName) -> Self {
+        Self { in_force: inputs.in_force.get(gateway) }
+    }
+
+    /// Whether a listener is in force as it is now to be served. As long as no proxy has been heard of, what is said
+    /// of this generation already stays said: a controller that starts anew knows less than the one before it.
+    fn has(&self, listener: &Listener, owner: &Head) -> bool {
+        let Some(in_force) = self.in_force else {
+            return said(owner, Some(&listener.id), "Programmed");
+        };
+        let listeners = in_force.gateway.iter().flat_map(|gateway| &gateway.listeners);
+        listener.to_model().is_some_and(|wanted| listeners.into_iter().any(|one| *one == wanted))
+    }
+
+    fn trouble(&self) -> Option<&str> {
+        self.in_force?.trouble.as_deref()
+    }
+}
+
+/// Whether the object's own status says that a condition holds for the generation that it has.
+fn said(head: &Head, listener: Option<&ListenerId>, kind: &str) -> bool {
+    let list = |of: &Value, field: &str| of.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
+    let conditions = match listener {
+        None => list(&head.status, "conditions"),
+        Some(id) => {
+            let listeners = list(&head.status, "listeners");
+            let this = |one: &&Value| one.get("name").is_some_and(|name| *name == *id.name);
+            listeners.iter().find(this).map(|one| list(one, "conditions")).unwrap_or_default()
+        }
+    };
+    conditions.iter().any(|one| {
+        one.get("type").is_some_and(|it| it == kind)
+            && one.get("status").is_some_and(|it| it == "True")
+            && one.get("observedGeneration").and_then(Value::as_i64) == Some(head.generation)
+    })
+}
+
+fn listener_status(listener: &Listener, view: &View<'_>, owner: &Head) -> ListenerStatus {
+    let generation = owner.generation;
+    let accepted = match listener.conflict.as_ref().or(listener.unaccepted.as_ref()) {
+        Some(problem) => refused(problem),
+        None => ("True", "Accepted", "The listener is accepted.".to_owned()),
+    };
+    let conflicted = match &listener.conflict {
+        Some(problem) => ("True", problem.reason, problem.message.clone()),
+        None => ("False", "NoConflicts", "No other listener wants the same.".to_owned()),
+    };
+    let resolved = match &listener.unresolved {
+        Some(problem) => refused(problem),
+        None => ("True", "ResolvedRefs", "All references are resolved.".to_owned()),
+    };
+    let kind = |kind: &weft_model::route::RouteKind| SupportedKind { group: GATEWAY_API, kind: kind.as_str() };
+    ListenerStatus {
+        name: listener.id.name.to_string(),
+        supported_kinds: listener.kinds.iter().map(kind).collect(),
+        attached_routes: listener.attached,
+        conditions: vec![
+            condition("Accepted", accepted, generation),
+            condition("Conflicted", conflicted, generation),
+            condition("Programmed", listener_programmed(listener, view, owner), generation),
+            condition("ResolvedRefs", resolved, generation),
+        ],
+    }
+}
+
+fn listener_programmed(listener: &Listener, view: &View<'_>, owner: &Head) -> Verdict {
+    if let Some(problem) = &listener.conflict {
+        return refused(problem);
+    }
+    if let Some(problem) = listener.invalid() {
+        return ("False", "Invalid", problem.message.clone());
+    }
+    if view.has(listener, owner) {
+        return ("True", "Programmed", "Every proxy serves the listener.".to_owned());
+    }
+    ("False", "Pending", "Not every proxy has the listener in force yet.".to_owned())
+}
+
+fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -> GatewayStatus {
+    let head = &facts.gateway.head;
+    let view = View::of(inputs, facts.name());
+    let addresses = addresses(inputs, facts);
+    let resolved = match &facts.client_certificate {
+        Some(Err(problem)) => refused(problem),
+        _ => ("True", "ResolvedRefs", "All references are resolved.".to_owned()),
+    };
+    let mut conditions = vec![
+        condition("Accepted", gateway_accepted(facts), head.generation),
+        condition("Programmed", gateway_programmed(facts, &view, &addresses), head.generation),
+        condition("ResolvedRefs", resolved, head.generation),
+    ];
+    if facts.insecure {
+        let message = "Clients without a certificate that can be verified are let in: mode AllowInsecureFallback.";
+        let insecure = ("True", "ConfigurationChanged", message.to_owned());
+        conditions.push(condition("InsecureFrontendValidationMode", insecure, head.generation));
+    }
+    let attached = gateways.sets.values().filter(|set| set.gateway == *facts.name() && is_attached(set, facts));
+    GatewayStatus {
+        addresses: addresses.usable,
+        attached_listener_sets: attached.count(),
+        conditions,
+        listeners: facts.listeners_of(None).map(|listener| listener_status(listener, &view, head)).collect(),
+    }
+}
+
+fn is_attached(set: &SetFacts<'_>, facts: &Facts<'_>) -> bool {
+    set.unaccepted.is_none() && facts.listeners_of(Some(set.set.head.name())).any(Listener::is_accepted)
+}
+
+/// Of several listeners one that is accepted suffices; that some are not is said.
+fn accepted_listeners(what: &str, listeners: &[&Listener]) -> Verdict {
+    let accepted = listeners.iter().filter(|listener| listener.is_accepted()).count();
+    if accepted == listeners.len() && accepted > 0 {
+        return ("True", "Accepted", format!("The {what} is accepted."));
+    }
+    let first = listeners.iter().find_map(|listener| {
+        let problem = listener.conflict.as_ref().or(listener.unaccepted.as_ref())?;
+        Some(format!("listener {}: {}", listener.id, problem.message))
+    });
+    let message = first.unwrap_or_else(|| "there are no listeners".to_owned());
+    (if accepted > 0 { "True" } else { "False" }, "ListenersNotValid", message)
+}
+
+fn gateway_accepted(facts: &Facts<'_>) -> Verdict {
+    match &facts.unaccepted {
+        Some(problem) => refused(problem),
+        None => accepted_listeners("Gateway", &facts.listeners.iter().collect::<Vec<_>>()),
+    }
+}
+
+/// Programmed: reached at every address that was asked for, and every proxy serves the listeners that can be served.
+fn gateway_programmed(facts: &Facts<'_>, view: &View<'_>, addresses: &Addresses) -> Verdict {
+    if let Some(problem) = &facts.unaccepted {
+        return ("False", "Invalid", problem.message.clone());
+    }
+    let valid: Vec<&Listener> = facts.listeners.iter().filter(|it| it.invalid().is_none()).collect();
+    if valid.is_empty() {
+        return ("False", "Invalid", "no listener can be served".to_owned());
+    }
+    if let Some(address) = addresses.unusable.first() {
+        let message = format!("{address} could not be had: no Service of the Gateway was given it");
+        return ("False", "AddressNotUsable", message);
+    }
+    if addresses.usable.is_empty() {
+        return ("False", "AddressNotAssigned", "the Gateway's Service has no address yet".to_owned());
+    }
+    if let Some(trouble) = view.trouble() {
+        return ("False", "Invalid", format!("a proxy cannot serve it: {trouble}"));
+    }
+    let own = &facts.gateway.head;
+    let in_force = match view.in_force {
+        Some(_) => valid.iter().all(|listener| view.has(listener, own)),
+        None => said(own, None, "Programmed"),
+    };
+    if in_force {
+        return ("True", "Programmed", "Every proxy serves the listeners.".to_owned());
+    }
+    ("False", "Pending", "Not every proxy has the listeners in force yet.".to_owned())
+}
+
+/// Where a Gateway is reached, and which addresses that were asked for it has not.
+struct Addresses {
+    usable: Vec<Address>,
+    unusable: Vec<IpAddr>,
+}
+
+/// Of the Services that are made for the Gateway: what the load balancer gave, or where there is none the ClusterIP.
+fn addresses(inputs: &Inputs, facts: &Facts<'_>) -> Addresses {
+    let name = facts.name();
+    let spec = facts.gateway.spec.as_ref().ok();
+    let listed = || spec.into_iter().flat_map(|spec| spec.addresses.iter().flatten());
+    let requested: BTreeSet<IpAddr> = listed().filter_map(|of| of.value.as_deref()?.parse().ok()).collect();
+    let any = listed().next().is_none() || listed().any(|of| of.value.as_deref().is_none_or(str::is_empty));
+    let given = |service: String| {
+        let service = inputs.services.get(&ObjectName::new(name.namespace.clone(), service));
+        service.map(|service| given(service, facts.service_type.has_load_balancer())).unwrap_or_default()
+    };
+    let mut usable = BTreeSet::new();
+    if any {
+        usable.extend(given(names::object(&name.name, facts.class)));
+    }
+    let mut unusable = Vec::new();
+    for address in requested {
+        let at = names::service_for(&name.name, facts.class, &address.to_string());
+        let wanted = Address { kind: "IPAddress", value: address.to_string() };
+        match given(at).contains(&wanted) {
+            true => drop(usable.insert(wanted)),
+            false => unusable.push(address),
+        }
+    }
+    Addresses { usable: usable.into_iter().collect(), unusable }
+}
+
+fn given(service: &k8s_openapi::api::core::v1::Service, by_balancer: bool) -> Vec<Address> {
+    let ip = |value: &String| Address { kind: "IPAddress", value: value.clone() };
+    if !by_balancer {
+        let spec = service.spec.as_ref();
+        let addresses = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
+        return addresses.filter(|address| *address != "None").map(ip).collect();
+    }
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
+    let address = |of: &k8s_openapi::api::core::v1::LoadBalancerIngress| {
+        let hostname = of.hostname.as_ref().map(|name| Address { kind: "Hostname", value: name.clone() });
+        of.ip.as_ref().map(ip).or(hostname)
+    };
+    ingress.filter_map(address).collect()
+}
+
+fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> ListenerSetStatus {
+    let head = &set.set.head;
+    let Some(facts) = gateways.by_name.get(&set.gateway).filter(|_| set.unaccepted.is_none()) else {
+        let problem = set.unaccepted.clone();
+        let problem = problem.unwrap_or_else(|| Problem::new("Pending", "its Gateway is not known"));
+        let said = |kind| condition(kind, refused(&problem), head.generation);
+        return ListenerSetStatus { conditions: vec![said("Accepted"), said("Programmed")], listeners: Vec::new() };
+    };
+    let view = View::of(inputs, &set.gateway);
+    let listeners: Vec<&Listener> = facts.listeners_of(Some(head.name())).collect();
+    let accepted = accepted_listeners("ListenerSet", &listeners);
+    let programmed = match accepted.0 {
+        "True" => {
+            let mut valid = listeners.iter().filter(|listener| listener.invalid().is_none()).peekable();
+            match (valid.peek().is_some(), valid.all(|listener| view.has(listener, head))) {
+                (false, _) => ("False", "Invalid", "no listener can be served".to_owned()),
+                (true, true) => ("True", "Programmed", "Every proxy serves the listeners.".to_owned()),
+                (true, false) => {
+                    ("False", "Pending", "Not every proxy has the listeners in force yet.".to_owned())
+                }
+            }
+        }
+        _ => accepted.clone(),
+    };
+    ListenerSetStatus {
+        conditions: vec![
+            condition("Accepted", accepted, head.generation),
+            condition("Programmed", programmed, head.generation),
+        ],
+        listeners: listeners.into_iter().map(|listener| listener_status(listener, &view, head)).collect(),
+    }
+}
