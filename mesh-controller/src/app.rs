@@ -29,6 +29,7 @@ use crate::kubernetes::statuses::ApiStatuses;
 use crate::kubernetes::{Kubernetes, LeaderMetrics, StatusMetrics, WatchMetrics, root};
 use crate::leadership::Leadership;
 use crate::metrics::ControlMetrics;
+use crate::publish::Peer;
 use crate::server::{Progress, Server, Snapshots};
 use crate::source::Source;
 use crate::status::{StatusSink, StatusWriter};
@@ -210,17 +211,22 @@ fn show(
 ) {
     let translated = snapshots.clone();
     admin.ready_when("the first translation", move || translated.borrow().is_some());
-    // Everything that is published, or with ?node=NAME what that node's proxy gets.
+    // Everything that is published, or with ?node=NAME or ?gateway=NAMESPACE/NAME what proxies of that get.
     admin.handle("/config", move |query| {
         let snapshot = snapshots.borrow().clone();
         snapshot.map_or_else(
             || Answer::text(http::StatusCode::SERVICE_UNAVAILABLE, "nothing is published yet\n"),
-            |snapshot| Answer::json(&snapshot.shown(query.strip_prefix("node="))),
+            |snapshot| Answer::json(&snapshot.shown(peer(query).as_ref())),
         )
     });
+    let gateways = Arc::clone(&progress);
     admin.handle("/nodes", move |_| {
         let nodes: BTreeMap<_, _> = progress.by_node();
         Answer::json(&nodes)
+    });
+    admin.handle("/gateways", move |_| {
+        let gateways = gateways.by_gateway().into_iter().map(|(name, it)| (name.to_string(), it));
+        Answer::json(&gateways.collect::<BTreeMap<_, _>>())
     });
     admin.handle("/leader", move |_| {
         let text = match &*leadership.borrow() {
@@ -230,6 +236,11 @@ fn show(
         };
         Answer::text(http::StatusCode::OK, text)
     });
+}
+
+fn peer(query: &str) -> Option<Peer> {
+    let gateway = || query.strip_prefix("gateway=")?.parse().ok().map(Peer::Gateway);
+    query.strip_prefix("node=").map(|node| Peer::Node(node.into())).or_else(gateway)
 }
 
 /// Every namespace that is in the mesh, on its way in or on its way out, with the pods that are waited for.

@@ -64,6 +64,16 @@ pub enum Peer {
     Gateway(ObjectName),
 }
 
+impl Peer {
+    /// The node, of a node's proxy.
+    pub fn node(&self) -> Option<&Text> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Gateway(_) => None,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

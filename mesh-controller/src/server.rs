@@ -22,10 +22,10 @@ use weft_model::Identity;
 use weft_tls::ServerTls;
 
 use crate::leadership::Leadership;
-use crate::publish::Snapshot;
+use crate::publish::{Peer, Snapshot};
 use stream::Stream;
 
-pub use progress::{Changes, NodeProgress, Progress};
+pub use progress::{Changes, GatewayProgress, NodeProgress, Progress};
 
 /// The newest snapshot; `None` until the first translation is done.
 pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -53,7 +53,7 @@ impl<A: Authenticator> Config for ConfigService<A> {
             return Err(refusal);
         }
         let (stream, responses) = Stream::new(
-            node.name.as_str().into(),
+            Peer::Node(node.name.as_str().into()),
             request.into_inner(),
             self.snapshots.clone(),
             &self.progress,

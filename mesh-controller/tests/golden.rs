@@ -2,7 +2,7 @@
 //! translated to. `UPDATE_GOLDEN=1` writes the outputs anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,14 +10,23 @@ use serde::Serialize;
 use weft_controller::inputs::{Inputs, Object};
 use weft_controller::translate::status::Status;
 use weft_controller::translate::{Translated, translate};
-use weft_model::{MeshConfig, Resource, TrustDomain};
+use weft_model::{MeshConfig, Resource, ResourceName, TrustDomain};
 
 #[derive(Serialize)]
 struct Golden<'a> {
     resources: Vec<&'a Resource>,
     statuses: BTreeMap<String, &'a Status>,
+    /// What each Gateway's proxies are sent.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    gateways: BTreeMap<String, Needs<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notices: Vec<&'a String>,
+}
+
+#[derive(Serialize)]
+struct Needs<'a> {
+    identity: String,
+    names: &'a BTreeSet<ResourceName>,
 }
 
 fn mesh() -> MeshConfig {
@@ -65,6 +74,11 @@ fn render(translated: &Translated) -> String {
         // The mesh's own facts are the same in every golden.
         resources: translated.resources.values().filter(|r| !matches!(r, Resource::MeshConfig(_))).collect(),
         statuses: translated.statuses.iter().map(|(name, status)| (name.to_string(), status)).collect(),
+        gateways: translated
+            .gateways
+            .iter()
+            .map(|(name, it)| (name.to_string(), Needs { identity: it.identity.to_string(), names: &it.names }))
+            .collect(),
         notices: translated.notices.iter().collect(),
     };
     serde_saphyr::to_string(&golden).unwrap()

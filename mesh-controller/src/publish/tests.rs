@@ -85,7 +85,7 @@ fn changes_name_only_what_differs_from_the_version_before() {
     let on: &[(&str, &[&str])] = &[("one", &["shop"])];
     let first = publish(&mut publisher, &[mesh(), service("a"), service("b"), service("c")], on).unwrap();
     assert_eq!(first.version(), 42);
-    assert!(first.changes(41, &first.needs("one")).is_none(), "nothing was published before");
+    assert!(first.changes(41, &first.needs(&Peer::Node("one".into()))).is_none(), "nothing was published before");
 
     let consumer = route("web", "consumer", &["shop"]);
     let mut changed = service("b");
@@ -93,7 +93,7 @@ fn changes_name_only_what_differs_from_the_version_before() {
         service.addresses.push("10.0.0.1".parse().unwrap());
     }
     let second = publish(&mut publisher, &[mesh(), service("a"), changed, consumer], on).unwrap();
-    let changes = second.changes(42, &second.needs("one")).unwrap();
+    let changes = second.changes(42, &second.needs(&Peer::Node("one".into()))).unwrap();
     let changes: BTreeMap<String, bool> =
         changes.into_iter().map(|(name, payload)| (name.to_string(), payload.is_some())).collect();
     let expected = [
@@ -102,7 +102,7 @@ fn changes_name_only_what_differs_from_the_version_before() {
         ("Service/shop/c".to_owned(), false),
     ];
     assert_eq!(changes, BTreeMap::from(expected));
-    assert!(second.changes(41, &second.needs("one")).is_none(), "a version was missed");
+    assert!(second.changes(41, &second.needs(&Peer::Node("one".into()))).is_none(), "a version was missed");
 }
 
 #[test]

@@ -6,17 +6,18 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
 use weft_api::proto;
-use weft_model::Text;
+use weft_model::{ObjectName, Text};
 
 use crate::enrolment::NodeView;
+use crate::publish::Peer;
 
 /// The longest reason that is kept of one pod, in bytes.
 const LONGEST_WHY: usize = 1024;
 
-/// Every node's progress, and word of changes.
+/// The progress of every node's and every Gateway's proxies, and word of changes.
 #[derive(Debug, Default)]
 pub struct Progress {
-    nodes: Mutex<BTreeMap<Text, Node>>,
+    peers: Mutex<BTreeMap<Peer, Node>>,
     changes: watch::Sender<Changes>,
 }
 
@@ -47,7 +48,20 @@ pub struct NodeProgress {
     pub unserved: BTreeMap<Text, String>,
 }
 
-/// A node, by its streams; what the last one said stays when it is gone.
+/// What a Gateway's proxies have taken in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GatewayProgress {
+    /// How many streams its proxies have open.
+    pub streams: usize,
+    /// The newest version that is wholly in force in all of them that have any in force: one that has just come up
+    /// takes nothing away from what the others serve. 0: none has been heard of.
+    pub in_force: u64,
+    /// What proxies cannot serve, with their words.
+    pub rejections: BTreeMap<String, String>,
+}
+
+/// A node or a Gateway, by its streams; what the last one said stays when it is gone.
 #[derive(Debug, Default)]
 struct Node {
     next: u64,
@@ -74,14 +88,15 @@ struct Report {
 #[derive(Debug)]
 pub(super) struct Place {
     progress: std::sync::Arc<Progress>,
-    node: Text,
+    peer: Peer,
     number: u64,
 }
 
 impl Progress {
     /// A copy for showing.
     pub fn by_node(&self) -> BTreeMap<Text, NodeProgress> {
-        self.nodes.lock().iter().map(|(name, node)| (name.clone(), node.shown())).collect()
+        let peers = self.peers.lock();
+        peers.iter().filter_map(|(peer, node)| Some((peer.node()?.clone(), node.shown()))).collect()
     }
 
     /// What enrolment is judged by.
@@ -90,7 +105,18 @@ impl Progress {
             let NodeProgress { in_force, served, parting, unserved, .. } = node.shown();
             NodeView { served, parting, unserved, in_force }
         };
-        self.nodes.lock().iter().map(|(name, node)| (name.clone(), view(node))).collect()
+        let peers = self.peers.lock();
+        peers.iter().filter_map(|(peer, node)| Some((peer.node()?.clone(), view(node)))).collect()
+    }
+
+    /// What every Gateway's proxies have taken in.
+    pub fn by_gateway(&self) -> BTreeMap<ObjectName, GatewayProgress> {
+        let peers = self.peers.lock();
+        let of = |(peer, node): (&Peer, &Node)| match peer {
+            Peer::Gateway(gateway) => Some((gateway.clone(), node.as_gateway())),
+            Peer::Node(_) => None,
+        };
+        peers.iter().filter_map(of).collect()
     }
 
     /// Told of every acknowledgement and report.
@@ -100,18 +126,18 @@ impl Progress {
 
     /// Forgets nodes whose proxies are gone and that no pod is bound to any more.
     pub fn retain(&self, has_pods: impl Fn(&str) -> bool) {
-        self.nodes.lock().retain(|name, node| !node.streams.is_empty() || has_pods(name));
+        self.peers.lock().retain(|peer, node| !node.streams.is_empty() || peer.node().is_none_or(|it| has_pods(it)));
     }
 
-    /// A stream of a node begins.
-    pub(super) fn open(self: &std::sync::Arc<Self>, node: Text) -> Place {
-        let mut nodes = self.nodes.lock();
-        let known = nodes.entry(node.clone()).or_default();
+    /// A stream begins.
+    pub(super) fn open(self: &std::sync::Arc<Self>, peer: Peer) -> Place {
+        let mut peers = self.peers.lock();
+        let known = peers.entry(peer.clone()).or_default();
         let number = known.next;
         known.next += 1;
         known.streams.insert(number, Said::default());
-        drop(nodes);
-        Place { progress: self.clone(), node, number }
+        drop(peers);
+        Place { progress: self.clone(), peer, number }
     }
 
     fn reported(&self) {
@@ -124,6 +150,16 @@ impl Progress {
 }
 
 impl Node {
+    fn as_gateway(&self) -> GatewayProgress {
+        let said = || self.streams.values();
+        let serving = said().map(|said| said.in_force).filter(|version| *version != 0);
+        GatewayProgress {
+            streams: self.streams.len(),
+            in_force: serving.min().unwrap_or(self.last.in_force),
+            rejections: said().flat_map(|said| said.rejections.clone()).collect(),
+        }
+    }
+
     fn shown(&self) -> NodeProgress {
         let said = || self.streams.values();
         let last = &self.last;
@@ -146,8 +182,8 @@ impl Node {
 }
 
 impl Place {
-    pub(super) fn node(&self) -> &Text {
-        &self.node
+    pub(super) fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// A version is wholly in force.
@@ -165,6 +201,9 @@ impl Place {
             said.rejections.clone_from(rejections);
             changed
         });
+        if changed == Some(true) {
+            self.progress.acked();
+        }
         changed == Some(true)
     }
 
@@ -187,22 +226,22 @@ impl Place {
     }
 
     fn update<T>(&self, change: impl FnOnce(&mut Said) -> T) -> Option<T> {
-        let mut nodes = self.progress.nodes.lock();
-        nodes.get_mut(&self.node)?.streams.get_mut(&self.number).map(change)
+        let mut peers = self.progress.peers.lock();
+        peers.get_mut(&self.peer)?.streams.get_mut(&self.number).map(change)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut nodes = self.progress.nodes.lock();
-        if let Some(node) = nodes.get_mut(&self.node)
+        let mut peers = self.progress.peers.lock();
+        if let Some(node) = peers.get_mut(&self.peer)
             && let Some(said) = node.streams.remove(&self.number)
         {
             let report = said.report.or_else(|| node.last.report.take());
             // What was in force in a proxy stays in force there, or the proxy is gone and serves nobody.
             node.last = Said { in_force: said.in_force, rejections: said.rejections, report };
         }
-        drop(nodes);
+        drop(peers);
         self.progress.reported();
     }
 }
@@ -230,14 +269,14 @@ mod tests {
     fn what_a_node_said_stays_when_its_stream_is_gone_and_until_the_next_says_more() {
         let progress = Arc::new(Progress::default());
         let shown = || progress.by_node()["n"].clone();
-        let first = progress.open("n".into());
+        let first = progress.open(Peer::Node("n".into()));
         assert_eq!(shown().served, None);
         first.in_force(7);
         first.serves(serves(&["a"]));
         drop(first);
         assert_eq!((shown().streams, shown().in_force), (0, 7));
         assert!(shown().served.unwrap().contains("a"));
-        let second = progress.open("n".into());
+        let second = progress.open(Peer::Node("n".into()));
         assert_eq!(shown().in_force, 0, "what is in force in a new process has to be heard");
         assert!(shown().served.unwrap().contains("a"));
         second.serves(serves(&["b"]));
@@ -247,7 +286,7 @@ mod tests {
     #[test]
     fn of_two_proxies_the_slower_one_counts_and_both_serve() {
         let progress = Arc::new(Progress::default());
-        let (old, new) = (progress.open("n".into()), progress.open("n".into()));
+        let (old, new) = (progress.open(Peer::Node("n".into())), progress.open(Peer::Node("n".into())));
         old.in_force(3);
         new.in_force(9);
         old.serves(serves(&["a"]));

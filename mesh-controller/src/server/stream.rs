@@ -11,12 +11,11 @@ use tonic::{Status, Streaming};
 use weft_api::delta::{DeltaError, Publisher};
 use weft_api::proto::config_request::Request;
 use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
-use weft_model::Text;
 
 use super::Snapshots;
 use super::progress::{Place, Progress};
 use crate::leadership::{self, Leadership};
-use crate::publish::{Needs, Snapshot};
+use crate::publish::{Needs, Peer, Snapshot};
 
 /// How long a proxy may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
@@ -54,29 +53,29 @@ struct State {
 
 impl Stream {
     pub(super) fn new(
-        node: Text,
+        peer: Peer,
         requests: Streaming<ConfigRequest>,
         snapshots: Snapshots,
         progress: &Arc<Progress>,
     ) -> (Self, ReceiverStream<Result<ConfigResponse, Status>>) {
         let (responses, receiver) = mpsc::channel(2);
-        let place = progress.open(node);
+        let place = progress.open(peer);
         (Self { place, requests, responses, snapshots }, ReceiverStream::new(receiver))
     }
 
     /// Serves the stream to its end, or for as long as this replica leads.
     pub(super) async fn serve(mut self, mut leads: watch::Receiver<Leadership>, stop: CancellationToken) {
-        let node = self.place.node().clone();
-        tracing::info!(%node, "a proxy connected");
+        let peer = self.place.peer().clone();
+        tracing::info!(%peer, "a proxy connected");
         let end = tokio::select! {
             end = self.run() => end,
             status = leadership::lost(&mut leads) => End::Told(status),
             () = stop.cancelled() => End::Told(Status::unavailable("the controller is stopping")),
         };
         match end {
-            End::Gone => tracing::info!(%node, "a proxy went away"),
+            End::Gone => tracing::info!(%peer, "a proxy went away"),
             End::Told(status) => {
-                tracing::info!(%node, code = ?status.code(), why = status.message(), "ended a proxy's stream");
+                tracing::info!(%peer, code = ?status.code(), why = status.message(), "ended a proxy's stream");
                 // A proxy that reads nothing more is not waited for.
                 let _ = self.responses.try_send(Err(status));
             }
@@ -92,7 +91,7 @@ impl Stream {
             loop {
                 let responses = tokio::select! {
                     changed = self.snapshots.changed() => match changed {
-                        Ok(()) => state.publish(&self.newest(), self.place.node())?,
+                        Ok(()) => state.publish(&self.newest(), self.place.peer())?,
                         Err(_) => return Err::<(), End>(End::Told(Status::unavailable("the controller is stopping"))),
                     },
                     request = self.requests.next() => self.take(&mut state, request)?,
@@ -114,12 +113,12 @@ impl Stream {
         let first = tokio::time::timeout(GREETING, self.requests.next())
             .await
             .map_err(|_| End::Told(Status::deadline_exceeded("no greeting came")))?;
+        let peer = self.place.peer();
         match first.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
-            Some(Some(Request::Hello(hello))) if *hello.node == **self.place.node() => Ok(hello),
+            Some(Some(Request::Hello(hello))) if is_from(&hello, peer) => Ok(hello),
             Some(Some(Request::Hello(hello))) => Err(End::Told(Status::permission_denied(format!(
-                "the greeting is from node {:?}, the proof from node {:?}",
-                hello.node,
-                self.place.node()
+                "the greeting is from node {:?}, Gateway {:?}, the proof from {peer}",
+                hello.node, hello.gateway
             )))),
             Some(_) => Err(End::Told(Status::invalid_argument("the first message has to be a greeting"))),
             None => Err(End::Gone),
@@ -151,24 +150,32 @@ impl Stream {
         let rejections = ack.rejections.iter().map(|r| (r.name.clone(), r.message.clone()));
         let rejections = rejections.collect();
         if self.place.rejects(&rejections) {
-            let node = self.place.node();
-            tracing::warn!(%node, ?rejections, "a proxy refuses for resources it cannot decode");
+            let peer = self.place.peer();
+            tracing::warn!(%peer, ?rejections, "a proxy refuses for resources it cannot decode");
         }
     }
 }
 
+/// Whether a greeting names the one that was proven.
+fn is_from(hello: &Hello, peer: &Peer) -> bool {
+    match peer {
+        Peer::Node(node) => *hello.node == **node && hello.gateway.is_empty(),
+        Peer::Gateway(gateway) => hello.gateway == gateway.to_string() && hello.node.is_empty(),
+    }
+}
+
 impl State {
-    /// Sends what the node needs of a snapshot and does not have. Nothing as long as there is none.
+    /// Sends what the proxy needs of a snapshot and does not have. Nothing as long as there is none.
     fn publish(
         &mut self,
         snapshot: &Option<Arc<Snapshot>>,
-        node: &str,
+        peer: &Peer,
     ) -> Result<Vec<ConfigResponse>, DeltaError> {
         let Some(snapshot) = snapshot else { return Ok(Vec::new()) };
         if snapshot.version() == self.version {
             return Ok(Vec::new());
         }
-        let needs = snapshot.needs(node);
+        let needs = snapshot.needs(peer);
         let changes = snapshot.changes(self.version, &needs).filter(|_| needs == self.needs);
         let responses = match changes {
             Some(changes) => self.publisher.publish_changes(snapshot.version(), changes)?,

@@ -9,7 +9,7 @@ use crate::inputs::{GATEWAY_API, Kind};
 pub const CONTROLLER_NAME: &str = "weft-mesh.dev/mesh";
 
 /// The `controllerName` of what Weft's Gateways write, and of the GatewayClasses that are Weft's.
-pub use crate::infrastructure::names::CONTROLLER_NAME as GATEWAY_CONTROLLER_NAME;
+pub const GATEWAY_CONTROLLER_NAME: &str = "weft-mesh.dev/gateway";
 
 /// Our part of an object's status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
