@@ -38,7 +38,9 @@ fn main() {
         inputs.insert(&Object::decode(route(0, weight)).unwrap());
         let (translated, took) = timed(|| translate(&inputs));
         translating.push(took);
-        let (_, took) = timed(|| publisher.publish(translated.resources, &translated.nodes, &translated.gateways).unwrap());
+        let (_, took) = timed(|| {
+            publisher.publish(translated.resources, &translated.nodes, &translated.gateways).unwrap()
+        });
         publishing.push(took);
     }
     let first = publishing.remove(0);

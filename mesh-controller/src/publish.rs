@@ -159,7 +159,8 @@ impl Publisher {
         }
         let previous = if last.table.is_empty() { 0 } else { last.version };
         let nodes = nodes.clone();
-        self.snapshot = Arc::new(Snapshot { version: last.version + 1, previous, changes, table, nodes, gateways });
+        self.snapshot =
+            Arc::new(Snapshot { version: last.version + 1, previous, changes, table, nodes, gateways });
         self.resources = resources;
         Ok(Some(Arc::clone(&self.snapshot)))
     }

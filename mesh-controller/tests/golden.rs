@@ -77,7 +77,9 @@ fn render(translated: &Translated) -> String {
         gateways: translated
             .gateways
             .iter()
-            .map(|(name, it)| (name.to_string(), Needs { identity: it.identity.to_string(), names: &it.names }))
+            .map(|(name, it)| {
+                (name.to_string(), Needs { identity: it.identity.to_string(), names: &it.names })
+            })
             .collect(),
         notices: translated.notices.iter().collect(),
     };

@@ -85,7 +85,10 @@ fn changes_name_only_what_differs_from_the_version_before() {
     let on: &[(&str, &[&str])] = &[("one", &["shop"])];
     let first = publish(&mut publisher, &[mesh(), service("a"), service("b"), service("c")], on).unwrap();
     assert_eq!(first.version(), 42);
-    assert!(first.changes(41, &first.needs(&Peer::Node("one".into()))).is_none(), "nothing was published before");
+    assert!(
+        first.changes(41, &first.needs(&Peer::Node("one".into()))).is_none(),
+        "nothing was published before"
+    );
 
     let consumer = route("web", "consumer", &["shop"]);
     let mut changed = service("b");

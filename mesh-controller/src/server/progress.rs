@@ -126,7 +126,9 @@ impl Progress {
 
     /// Forgets nodes whose proxies are gone and that no pod is bound to any more.
     pub fn retain(&self, has_pods: impl Fn(&str) -> bool) {
-        self.peers.lock().retain(|peer, node| !node.streams.is_empty() || peer.node().is_none_or(|it| has_pods(it)));
+        self.peers
+            .lock()
+            .retain(|peer, node| !node.streams.is_empty() || peer.node().is_none_or(|it| has_pods(it)));
     }
 
     /// A stream begins.

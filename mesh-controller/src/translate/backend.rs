@@ -5,9 +5,9 @@ use weft_model::service::AppProtocol;
 use weft_model::{ObjectName, Text};
 
 use super::fault::{Unresolved, UnresolvedReason};
-use super::service::{Form, Port, Services};
 use super::gateway::policy::Policies;
 use super::grant::Grants;
+use super::service::{Form, Port, Services};
 use crate::inputs::{Kind, RouteKind};
 
 /// The fields that every generated backend reference has, whatever its position.

@@ -135,7 +135,8 @@ fn facts<'a>(
     let spec = match &gateway.spec {
         Ok(spec) => spec,
         Err(error) => {
-            facts.unaccepted = Some(Problem::new("Invalid", format!("this Gateway does not decode: {error}")));
+            facts.unaccepted =
+                Some(Problem::new("Invalid", format!("this Gateway does not decode: {error}")));
             return facts;
         }
     };
@@ -249,7 +250,12 @@ impl Facts<'_> {
 }
 
 /// Publishes everything but the routes, which have been published, and judges.
-pub(crate) fn convert(inputs: &Inputs, gateways: &Gateways<'_>, policies: &policy::Policies<'_>, out: &mut Translated) {
+pub(crate) fn convert(
+    inputs: &Inputs,
+    gateways: &Gateways<'_>,
+    policies: &policy::Policies<'_>,
+    out: &mut Translated,
+) {
     for facts in gateways.by_name.values() {
         let model = facts.to_model();
         for certificate in certificates(inputs, &model) {

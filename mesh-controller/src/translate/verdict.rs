@@ -49,7 +49,11 @@ fn gateway_ref(parent: &GatewayParent<'_>) -> StatusParentRef {
 
 impl Judged<'_> {
     /// The entries of its Service parents.
-    pub(crate) fn on_services(&self, on: &OnServices<'_>, translated: &Translated) -> Vec<(usize, ParentStatus)> {
+    pub(crate) fn on_services(
+        &self,
+        on: &OnServices<'_>,
+        translated: &Translated,
+    ) -> Vec<(usize, ParentStatus)> {
         let entry = |attachment: &Attachment<'_>| {
             let accepted = self.accepted(attachment, on.holders, translated);
             let status = ParentStatus {
@@ -85,7 +89,10 @@ impl Judged<'_> {
         self.route.parent_refs.iter().position(|of| of == parent_ref).unwrap_or_default()
     }
 
-    fn conditions(&self, (accepted, reason, message): (&'static str, &'static str, String)) -> Vec<Condition> {
+    fn conditions(
+        &self,
+        (accepted, reason, message): (&'static str, &'static str, String),
+    ) -> Vec<Condition> {
         let mut conditions =
             vec![self.condition("Accepted", accepted, reason, message), self.resolved_refs()];
         if accepted == "True"

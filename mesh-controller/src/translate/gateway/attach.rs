@@ -122,8 +122,7 @@ fn common(kind: RouteKind, listener: &Listener, hostnames: &[Text]) -> Option<Ve
     let (Some(own), true, false) = (&listener.hostname, matched_by_name, hostnames.is_empty()) else {
         return Some(if matched_by_name { hostnames.to_vec() } else { Vec::new() });
     };
-    let common: Vec<Text> =
-        hostnames.iter().filter(|name| hostname::intersect(own, name)).cloned().collect();
+    let common: Vec<Text> = hostnames.iter().filter(|name| hostname::intersect(own, name)).cloned().collect();
     (!common.is_empty()).then_some(common)
 }
 
@@ -135,7 +134,9 @@ fn count(
 ) {
     for listener in &mut facts.listeners {
         let this = |one: &Attachment| one.listener == listener.id;
-        if attached.iter().any(this) && counted.insert((facts.gateway.head.name().clone(), listener.id.clone())) {
+        if attached.iter().any(this)
+            && counted.insert((facts.gateway.head.name().clone(), listener.id.clone()))
+        {
             listener.attached += 1;
         }
     }

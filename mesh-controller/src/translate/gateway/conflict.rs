@@ -45,7 +45,9 @@ impl Place {
         if !share_a_port(self.protocol, winner.protocol) {
             return Some(Problem::new(
                 "ProtocolConflict",
-                format!("port {port} is held by listener {other}, whose protocol cannot share it with this one"),
+                format!(
+                    "port {port} is held by listener {other}, whose protocol cannot share it with this one"
+                ),
             ));
         }
         (self.hostname == winner.hostname).then(|| {

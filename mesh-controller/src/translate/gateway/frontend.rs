@@ -21,8 +21,7 @@ pub(crate) fn validation(
     let reasons = ("InvalidCACertificateKind", "InvalidCACertificateRef");
     let (mut roots_pem, mut problems) = (Vec::new(), Vec::new());
     for of in &validation.ca_certificate_refs {
-        let to =
-            To { group: &of.group, kind: &of.kind, namespace: of.namespace.as_deref(), name: &of.name };
+        let to = To { group: &of.group, kind: &of.kind, namespace: of.namespace.as_deref(), name: &of.name };
         match by.roots(&to, reasons) {
             Ok(pem) => roots_pem.push(pem),
             Err(problem) => problems.push(problem),

@@ -72,7 +72,10 @@ impl Listener {
         if tls.and_then(|tls| tls.mode.as_ref()) == Some(&Mode::Passthrough) {
             self.tls = Some(ListenerTls::Passthrough);
             if is_http {
-                self.refuse("UnsupportedValue", "TLS that is passed through cannot be read as HTTP: use mode Terminate");
+                self.refuse(
+                    "UnsupportedValue",
+                    "TLS that is passed through cannot be read as HTTP: use mode Terminate",
+                );
             }
             return;
         }
@@ -91,7 +94,8 @@ impl Listener {
             }
         }
         if refs.is_empty() {
-            let problem = Problem::new("InvalidCertificateRef", "tls.certificateRefs names no certificate".to_owned());
+            let problem =
+                Problem::new("InvalidCertificateRef", "tls.certificateRefs names no certificate".to_owned());
             self.unresolved.get_or_insert(problem);
         }
         let client_validation = match validation(self.port).filter(|_| is_http) {
@@ -121,9 +125,7 @@ impl Listener {
 
     /// Why whoever connects is refused.
     fn refusal(&self) -> Option<&Problem> {
-        let without = |tls: &ListenerTls| {
-            matches!(tls, ListenerTls::Terminate { certificates, .. } if certificates.is_empty())
-        };
+        let without = |tls: &ListenerTls| matches!(tls, ListenerTls::Terminate { certificates, .. } if certificates.is_empty());
         let certificateless = self.tls.as_ref().is_some_and(without);
         self.unaccepted.as_ref().or_else(|| self.unresolved.as_ref().filter(|_| certificateless))
     }

@@ -34,7 +34,9 @@ pub(crate) fn of(inputs: &Inputs, facts: &Facts<'_>, out: &Translated) -> Gatewa
     let mut needed = BTreeSet::from([Resource::MeshConfig(inputs.mesh.clone()).name()]);
     let key = ResourceName(format!("Gateway/{name}").into());
     if let Some(Resource::Gateway(gateway)) = out.resources.get(&key) {
-        needed.extend(certificates(gateway).iter().map(|name| ResourceName(format!("Certificate/{name}").into())));
+        needed.extend(
+            certificates(gateway).iter().map(|name| ResourceName(format!("Certificate/{name}").into())),
+        );
     }
     needed.insert(key);
     for resource in out.resources.values() {

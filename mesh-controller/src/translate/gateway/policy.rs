@@ -146,7 +146,8 @@ impl Policies<'_> {
                 subject_alt_names: alt_names(listed.unwrap_or_default()),
                 roots: facts.roots.clone(),
                 refusal: facts.unaccepted.as_ref().map(|problem| Refusal {
-                    message: format!("BackendTLSPolicy {}: {}", facts.policy.head.name(), problem.message).into(),
+                    message: format!("BackendTLSPolicy {}: {}", facts.policy.head.name(), problem.message)
+                        .into(),
                 }),
             }));
         }
@@ -155,7 +156,8 @@ impl Policies<'_> {
     /// Says of each policy what becomes of it at the Gateways that its Services are reached through.
     pub(crate) fn judge(&self, out: &mut Translated) {
         for facts in &self.all {
-            let key = |(service, _): &(ObjectName, Option<Text>)| ResourceName(format!("Service/{service}").into());
+            let key =
+                |(service, _): &(ObjectName, Option<Text>)| ResourceName(format!("Service/{service}").into());
             let names: Vec<ResourceName> = facts.targets.iter().map(key).collect();
             let concerned = |needs: &super::GatewayNeeds| names.iter().any(|name| needs.names.contains(name));
             let gateways = out.gateways.iter().filter(|(_, needs)| concerned(needs)).map(|(name, _)| name);
@@ -175,9 +177,11 @@ impl Facts<'_> {
         let generation = self.policy.head.generation;
         let (status, reason, message) = match (&self.unaccepted, self.lost_to.first()) {
             (Some(problem), _) => ("False", problem.reason, problem.message.clone()),
-            (None, Some(holder)) if self.lost_to.len() == self.targets.len() => {
-                ("False", "Conflicted", format!("the older BackendTLSPolicy {holder} holds for the same target"))
-            }
+            (None, Some(holder)) if self.lost_to.len() == self.targets.len() => (
+                "False",
+                "Conflicted",
+                format!("the older BackendTLSPolicy {holder} holds for the same target"),
+            ),
             (None, Some(holder)) => (
                 "True",
                 "Accepted",
@@ -188,7 +192,11 @@ impl Facts<'_> {
         let accepted = Condition::new("Accepted", status, reason, message, generation);
         let resolved = match &self.unresolved {
             None => Condition::new(
-                "ResolvedRefs", "True", "ResolvedRefs", "All references are resolved.", generation,
+                "ResolvedRefs",
+                "True",
+                "ResolvedRefs",
+                "All references are resolved.",
+                generation,
             ),
             Some(problem) => {
                 Condition::new("ResolvedRefs", "False", problem.reason, problem.message.as_str(), generation)

@@ -60,7 +60,8 @@ impl Referrer<'_> {
         let unusable = |why: &str| Problem::new(invalid, format!("Secret {name} cannot be used: {why}"));
         let secret = self.inputs.secrets.get(&name);
         // Of other types not even the existence is read.
-        let secret = secret.ok_or_else(|| unusable("there is none of that name of type kubernetes.io/tls"))?;
+        let secret =
+            secret.ok_or_else(|| unusable("there is none of that name of type kubernetes.io/tls"))?;
         secret.pair.as_ref().map_err(|why| unusable(why))?;
         Ok(name)
     }
@@ -73,8 +74,7 @@ impl Referrer<'_> {
             return Err(Problem::new(reasons.0, message));
         }
         let name = self.permitted(Kind::ConfigMap, to)?;
-        let unusable =
-            |why: &str| Problem::new(reasons.1, format!("ConfigMap {name} cannot be used: {why}"));
+        let unusable = |why: &str| Problem::new(reasons.1, format!("ConfigMap {name} cannot be used: {why}"));
         let map = self.inputs.config_maps.get(&name).ok_or_else(|| unusable("it does not exist"))?;
         map.roots_pem.clone().map_err(|why| unusable(&why))
     }

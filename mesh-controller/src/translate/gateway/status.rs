@@ -15,8 +15,8 @@ use crate::inputs::gateway::GatewayClass;
 use crate::inputs::{GATEWAY_API, Head, InForce, Inputs};
 use crate::translate::Translated;
 use crate::translate::status::{
-    Address, Condition, Feature, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus, Status,
-    SupportedKind,
+    Address, Condition, Feature, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
+    Status, SupportedKind,
 };
 
 /// What a condition is: status, reason, message.
@@ -51,7 +51,8 @@ fn class_status(inputs: &Inputs, class: &GatewayClass) -> GatewayClassStatus {
         Ok(()) => ("True", "Accepted", "Gateways of this class are served.".to_owned()),
         Err(error) => ("False", "InvalidParameters", error.to_string()),
     };
-    let version = ("True", "SupportedVersion", "The installed version of the Gateway API is known.".to_owned());
+    let version =
+        ("True", "SupportedVersion", "The installed version of the Gateway API is known.".to_owned());
     GatewayClassStatus {
         conditions: vec![
             condition("Accepted", accepted, generation),
@@ -118,7 +119,8 @@ fn listener_status(listener: &Listener, view: &View<'_>, owner: &Head) -> Listen
         Some(problem) => refused(problem),
         None => ("True", "ResolvedRefs", "All references are resolved.".to_owned()),
     };
-    let kind = |kind: &weft_model::route::RouteKind| SupportedKind { group: GATEWAY_API, kind: kind.as_str() };
+    let kind =
+        |kind: &weft_model::route::RouteKind| SupportedKind { group: GATEWAY_API, kind: kind.as_str() };
     ListenerStatus {
         name: listener.id.name.to_string(),
         supported_kinds: listener.kinds.iter().map(kind).collect(),
@@ -159,11 +161,13 @@ fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -
         condition("ResolvedRefs", resolved, head.generation),
     ];
     if facts.insecure {
-        let message = "Clients without a certificate that can be verified are let in: mode AllowInsecureFallback.";
+        let message =
+            "Clients without a certificate that can be verified are let in: mode AllowInsecureFallback.";
         let insecure = ("True", "ConfigurationChanged", message.to_owned());
         conditions.push(condition("InsecureFrontendValidationMode", insecure, head.generation));
     }
-    let attached = gateways.sets.values().filter(|set| set.gateway == *facts.name() && is_attached(set, facts));
+    let attached =
+        gateways.sets.values().filter(|set| set.gateway == *facts.name() && is_attached(set, facts));
     GatewayStatus {
         addresses: addresses.usable,
         attached_listener_sets: attached.count(),
@@ -282,7 +286,10 @@ fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> L
         let problem = set.unaccepted.clone();
         let problem = problem.unwrap_or_else(|| Problem::new("Pending", "its Gateway is not known"));
         let said = |kind| condition(kind, refused(&problem), head.generation);
-        return ListenerSetStatus { conditions: vec![said("Accepted"), said("Programmed")], listeners: Vec::new() };
+        return ListenerSetStatus {
+            conditions: vec![said("Accepted"), said("Programmed")],
+            listeners: Vec::new(),
+        };
     };
     let view = View::of(inputs, &set.gateway);
     let listeners: Vec<&Listener> = facts.listeners_of(Some(head.name())).collect();
