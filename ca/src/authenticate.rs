@@ -9,10 +9,10 @@ use std::{fs, hint, io};
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use weft_model::Identity;
+use weft_model::{Identity, ObjectName};
 
-/// What identities begin with; no node's name does.
-const SCHEME: &str = "spiffe://";
+/// What stands before a Gateway's name; no node's name has a slash.
+const GATEWAY: &str = "gateway/";
 
 /// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,8 +26,10 @@ pub struct Node {
 pub enum Caller {
     /// A node's proxy: gets its configuration, and certificates for the enrolled pods of its node.
     Node(Node),
-    /// Any other workload: gets a certificate for itself, and nothing else.
+    /// Any other workload: gets a certificate for itself; and, if that is who a Gateway's proxies are, what they need.
     Workload(Identity),
+    /// A proxy of this Gateway, by a secret: gets what the Gateway's proxies need.
+    Gateway(ObjectName),
 }
 
 impl std::fmt::Display for Caller {
@@ -35,6 +37,7 @@ impl std::fmt::Display for Caller {
         match self {
             Self::Node(node) => write!(f, "node {}", node.name),
             Self::Workload(identity) => write!(f, "{identity}"),
+            Self::Gateway(name) => write!(f, "Gateway {name}"),
         }
     }
 }
@@ -81,27 +84,9 @@ pub async fn authenticate<A: Authenticator>(
     })
 }
 
-/// As [`authenticate`], for what only nodes' proxies are told.
-///
-/// # Errors
-/// As there, and PERMISSION_DENIED for any other workload.
-pub async fn authenticate_node<A: Authenticator>(
-    authenticator: &A,
-    metadata: &MetadataMap,
-) -> Result<Node, Status> {
-    match authenticate(authenticator, metadata).await? {
-        Caller::Node(node) => Ok(node),
-        Caller::Workload(identity) => {
-            tracing::warn!(%identity, "a workload that is no node's proxy was refused");
-            let why = format!("{identity} is no node's proxy: only those get configuration");
-            Err(Status::permission_denied(why))
-        }
-    }
-}
-
-/// Callers that share a secret with the controller, each its own: a file of lines `<node>=<secret>` (a colon does as
-/// well), or `<identity>=<secret>` for a workload, read again when it changes. The proof is `<node>:<secret>` or
-/// `<identity>:<secret>`. For the lab, where no API server reviews tokens.
+/// Callers that share a secret with the controller, each its own: a file of lines `<name>=<secret>` (a colon does as
+/// well), read again when it changes. The name is a node's, or `gateway/<namespace>/<name>` for a Gateway's proxies. The
+/// proof is `<name>:<secret>`. For the lab, where no API server reviews tokens.
 #[derive(Debug)]
 pub struct NodeSecretAuthenticator {
     path: PathBuf,
@@ -137,7 +122,7 @@ impl NodeSecretAuthenticator {
     }
 
     fn judge(&self, proof: &str) -> Result<Caller, ProofError> {
-        let (name, secret) = name_and_secret(proof).ok_or(ProofError::Invalid)?;
+        let (name, secret) = proof.split_once(':').ok_or(ProofError::Invalid)?;
         let mut loaded = self.loaded.lock();
         self.reload(&mut loaded).map_err(|error| {
             *loaded = Loaded::default();
@@ -170,18 +155,11 @@ impl Authenticator for NodeSecretAuthenticator {
     }
 }
 
-/// Splits a line or a proof: the name of a workload is a URI, which has a colon itself.
-fn name_and_secret(text: &str) -> Option<(&str, &str)> {
-    let scheme = if text.starts_with(SCHEME) { SCHEME.len() } else { 0 };
-    let end = scheme + text.get(scheme..)?.find(['=', ':'])?;
-    Some((text.get(..end)?, text.get(end + 1..)?))
-}
-
 fn caller(name: &str) -> Result<Caller, ProofError> {
-    if name.starts_with(SCHEME) {
-        return name.parse().map(Caller::Workload).map_err(|_| ProofError::Invalid);
+    match name.strip_prefix(GATEWAY) {
+        Some(gateway) => gateway.parse().map(Caller::Gateway).map_err(|_| ProofError::Invalid),
+        None => Ok(Caller::Node(Node { name: name.to_owned() })),
     }
-    Ok(Caller::Node(Node { name: name.to_owned() }))
 }
 
 fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
@@ -190,12 +168,15 @@ fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        match name_and_secret(line) {
+        match line.split_once(['=', ':']) {
             Some((node, secret)) if !node.is_empty() && !secret.is_empty() => {
                 secrets.insert(node.to_owned(), Secret(secret.to_owned()));
             }
             _ => {
-                let why = format!("line {} is not <node>=<secret> or <identity>=<secret>", index + 1);
+                let why = format!(
+                    "line {} is not <node>=<secret> or gateway/<namespace>/<name>=<secret>",
+                    index + 1
+                );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));
             }
         }

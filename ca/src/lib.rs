@@ -16,9 +16,7 @@ mod root;
 mod service;
 mod token_review;
 
-pub use authenticate::{
-    Authenticator, Caller, Node, NodeSecretAuthenticator, ProofError, authenticate, authenticate_node,
-};
+pub use authenticate::{Authenticator, Caller, Node, NodeSecretAuthenticator, ProofError, authenticate};
 pub use authority::{Authority, ServingCertificate, Settings, SignError};
 pub use root::{NewRoot, RootError};
 pub use service::{CertificatesService, IdentitiesOnNode, Rate};

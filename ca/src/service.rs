@@ -10,7 +10,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status};
 use weft_api::proto;
 use weft_api::proto::certificates_server::{Certificates, CertificatesServer};
-use weft_model::Identity;
+use weft_model::{Identity, ObjectName};
 use weft_tls::TrustBundle;
 
 use crate::authenticate::{Authenticator, Caller, authenticate};
@@ -22,6 +22,9 @@ use crate::rate::Rates;
 pub trait IdentitiesOnNode: Send + Sync + 'static {
     /// Whether a live pod (bound to the node, neither terminal nor being deleted) runs as this identity there.
     fn runs_on(&self, identity: &Identity, node: &str) -> bool;
+
+    /// Whether the proxies of this Gateway run as this identity.
+    fn is_of_gateway(&self, identity: &Identity, gateway: &ObjectName) -> bool;
 }
 
 /// The gRPC service `Certificates`.
@@ -77,6 +80,10 @@ impl<A: Authenticator, I: IdentitiesOnNode> CertificatesService<A, I> {
             Caller::Node(node) => {
                 Err(format!("no live pod with the identity {identity} is bound to node {}", node.name))
             }
+            Caller::Gateway(gateway) if self.identities.is_of_gateway(identity, gateway) => Ok(()),
+            Caller::Gateway(gateway) => Err(format!(
+                "the proxies of Gateway {gateway} are not {identity}: they may ask for their own identity only"
+            )),
             Caller::Workload(own) if own == identity => Ok(()),
             Caller::Workload(own) => {
                 Err(format!("{own} is no node's proxy: it may ask for its own identity only"))

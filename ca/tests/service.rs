@@ -35,7 +35,7 @@ async fn fixture(rate: Rate) -> Fixture {
     let authority =
         Arc::new(Authority::open(&directory.path().join("ca"), settings, SystemTime::now()).unwrap());
     let secrets = directory.path().join("secrets");
-    fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\n").unwrap();
+    fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\ngateway/shop/front=gate\n").unwrap();
     let pods = Pods::of([(cart(), "node-1")]);
     let authenticator = Arc::new(NodeSecretAuthenticator::new(&secrets));
     let service = CertificatesService::server(Arc::clone(&authority), authenticator, Arc::new(pods), rate);
@@ -90,6 +90,19 @@ async fn without_a_valid_proof_nothing_is_answered() {
         let watch = fixture.client.watch_trust_bundle(with_proof(WatchTrustBundleRequest {}, proof)).await;
         assert_eq!(watch.unwrap_err().code(), Code::Unauthenticated, "{proof:?}");
     }
+}
+
+#[tokio::test]
+async fn a_gateways_proxy_gets_its_own_certificate_and_no_other() {
+    let mut fixture = fixture(Rate::default()).await;
+    let own: Identity = "spiffe://td/ns/shop/sa/front-weft".parse().unwrap();
+    let proof = Some("Bearer gateway/shop/front:gate");
+    fixture.ask(proof, &own.to_string(), &own).await.unwrap();
+    let (code, why) = fixture.refused(proof, &cart().to_string()).await;
+    assert_eq!(code, Code::PermissionDenied);
+    assert!(why.contains("their own identity only"), "{why}");
+    let (code, _) = fixture.refused(Some("Bearer gateway/shop/front:other"), &own.to_string()).await;
+    assert_eq!(code, Code::Unauthenticated);
 }
 
 #[tokio::test]

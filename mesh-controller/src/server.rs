@@ -1,5 +1,5 @@
-//! The controller's gRPC server: the config stream and the certificate service, over TLS, for nodes that prove
-//! themselves with every call.
+//! The controller's gRPC server: the config stream and the certificate service, over TLS, for proxies of nodes and of
+//! Gateways that prove themselves with every call.
 
 mod connection;
 mod progress;
@@ -17,12 +17,12 @@ use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt;
 use weft_api::proto;
 use weft_api::proto::config_server::{Config, ConfigServer};
-use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate_node};
-use weft_model::Identity;
+use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode, Rate, authenticate};
+use weft_model::{Identity, ObjectName};
 use weft_tls::ServerTls;
 
 use crate::leadership::Leadership;
-use crate::publish::{Peer, Snapshot};
+use crate::publish::Snapshot;
 use stream::Stream;
 
 pub use progress::{Changes, GatewayProgress, NodeProgress, Progress};
@@ -48,16 +48,12 @@ impl<A: Authenticator> Config for ConfigService<A> {
         &self,
         request: Request<Streaming<proto::ConfigRequest>>,
     ) -> Result<Response<Self::StreamStream>, Status> {
-        let node = authenticate_node(&*self.authenticator, request.metadata()).await?;
+        let caller = authenticate(&*self.authenticator, request.metadata()).await?;
         if let Some(refusal) = self.leadership.borrow().refusal() {
             return Err(refusal);
         }
-        let (stream, responses) = Stream::new(
-            Peer::Node(node.name.as_str().into()),
-            request.into_inner(),
-            self.snapshots.clone(),
-            &self.progress,
-        );
+        let (stream, responses) =
+            Stream::new(caller, request.into_inner(), self.snapshots.clone(), &self.progress);
         tokio::spawn(stream.serve(self.leadership.clone(), self.stop.clone()));
         Ok(Response::new(responses))
     }
@@ -72,6 +68,12 @@ impl IdentitiesOnNode for SnapshotIdentities {
         let snapshot = self.0.borrow();
         let node = snapshot.as_ref().and_then(|snapshot| snapshot.nodes().get(node));
         node.is_some_and(|node| node.identities.contains(identity))
+    }
+
+    fn is_of_gateway(&self, identity: &Identity, gateway: &ObjectName) -> bool {
+        let snapshot = self.0.borrow();
+        let own = snapshot.as_ref().and_then(|snapshot| snapshot.gateway_identity(gateway));
+        own == Some(identity)
     }
 }
 

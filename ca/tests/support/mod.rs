@@ -19,7 +19,7 @@ use weft_api::proto::SignRequest;
 use weft_api::proto::certificates_client::CertificatesClient;
 use weft_api::proto::certificates_server::CertificatesServer;
 use weft_ca::{Authenticator, Authority, CertificatesService, IdentitiesOnNode};
-use weft_model::Identity;
+use weft_model::{Identity, ObjectName};
 use weft_tls::{ClientTls, KeyRequest, ServerTls, TlsStream, WorkloadTls};
 
 const NAME: &str = "weft-controller.weft-system.svc";
@@ -37,6 +37,11 @@ impl Pods {
 impl IdentitiesOnNode for Pods {
     fn runs_on(&self, identity: &Identity, node: &str) -> bool {
         self.0.contains(&(identity.clone(), node.to_owned()))
+    }
+
+    fn is_of_gateway(&self, identity: &Identity, gateway: &ObjectName) -> bool {
+        identity.namespace == gateway.namespace
+            && *identity.service_account == format!("{}-weft", gateway.name)
     }
 }
 

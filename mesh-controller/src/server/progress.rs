@@ -184,10 +184,6 @@ impl Node {
 }
 
 impl Place {
-    pub(super) fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
     /// A version is wholly in force.
     pub(super) fn in_force(&self, version: u64) {
         let changed = self.update(|said| std::mem::replace(&mut said.in_force, version) != version);

@@ -11,6 +11,8 @@ use tonic::{Status, Streaming};
 use weft_api::delta::{DeltaError, Publisher};
 use weft_api::proto::config_request::Request;
 use weft_api::proto::{Ack, ConfigRequest, ConfigResponse, Hello};
+use weft_ca::Caller;
+use weft_model::ObjectName;
 
 use super::Snapshots;
 use super::progress::{Place, Progress};
@@ -19,12 +21,15 @@ use crate::publish::{Needs, Peer, Snapshot};
 
 /// How long a proxy may take to greet.
 const GREETING: Duration = Duration::from_secs(10);
+/// How long a Gateway's proxy waits for the Gateway to be known.
+const KNOWN: Duration = Duration::from_secs(10);
 
 type Responses = mpsc::Sender<Result<ConfigResponse, Status>>;
 
 /// A stream that has been authenticated.
 pub(super) struct Stream {
-    place: Place,
+    caller: Caller,
+    progress: Arc<Progress>,
     requests: Streaming<ConfigRequest>,
     responses: Responses,
     snapshots: Snapshots,
@@ -44,8 +49,11 @@ impl From<DeltaError> for End {
     }
 }
 
-/// What has been published on the stream.
+/// What has been published on the stream, and to whom.
 struct State {
+    caller: Caller,
+    peer: Peer,
+    place: Place,
     publisher: Publisher,
     version: u64,
     needs: Needs,
@@ -53,29 +61,29 @@ struct State {
 
 impl Stream {
     pub(super) fn new(
-        peer: Peer,
+        caller: Caller,
         requests: Streaming<ConfigRequest>,
         snapshots: Snapshots,
         progress: &Arc<Progress>,
     ) -> (Self, ReceiverStream<Result<ConfigResponse, Status>>) {
         let (responses, receiver) = mpsc::channel(2);
-        let place = progress.open(peer);
-        (Self { place, requests, responses, snapshots }, ReceiverStream::new(receiver))
+        let progress = Arc::clone(progress);
+        (Self { caller, progress, requests, responses, snapshots }, ReceiverStream::new(receiver))
     }
 
     /// Serves the stream to its end, or for as long as this replica leads.
     pub(super) async fn serve(mut self, mut leads: watch::Receiver<Leadership>, stop: CancellationToken) {
-        let peer = self.place.peer().clone();
-        tracing::info!(%peer, "a proxy connected");
+        let caller = self.caller.clone();
+        tracing::info!(%caller, "a proxy connected");
         let end = tokio::select! {
             end = self.run() => end,
             status = leadership::lost(&mut leads) => End::Told(status),
             () = stop.cancelled() => End::Told(Status::unavailable("the controller is stopping")),
         };
         match end {
-            End::Gone => tracing::info!(%peer, "a proxy went away"),
+            End::Gone => tracing::info!(%caller, "a proxy went away"),
             End::Told(status) => {
-                tracing::info!(%peer, code = ?status.code(), why = status.message(), "ended a proxy's stream");
+                tracing::info!(%caller, code = ?status.code(), why = status.message(), "ended a proxy's stream");
                 // A proxy that reads nothing more is not waited for.
                 let _ = self.responses.try_send(Err(status));
             }
@@ -85,18 +93,21 @@ impl Stream {
     async fn run(&mut self) -> End {
         let ended = async {
             let hello = self.greeting().await?;
+            let peer = self.admit(&hello).await?;
             let publisher = Publisher::hello(&hello.bucket_digests)?;
-            let mut state = State { publisher, version: 0, needs: Needs::default() };
+            let (caller, needs) = (self.caller.clone(), Needs::default());
+            let place = self.progress.open(peer.clone());
+            let mut state = State { caller, peer, place, publisher, version: 0, needs };
             self.snapshots.mark_changed();
             loop {
                 let responses = tokio::select! {
                     changed = self.snapshots.changed() => match changed {
-                        Ok(()) => state.publish(&self.newest(), self.place.peer())?,
+                        Ok(()) => state.publish(&self.newest())?,
                         Err(_) => return Err::<(), End>(End::Told(Status::unavailable("the controller is stopping"))),
                     },
-                    request = self.requests.next() => self.take(&mut state, request)?,
+                    request = self.requests.next() => state.take(request)?,
                 };
-                self.place.in_force(state.publisher.in_force());
+                state.place.in_force(state.publisher.in_force());
                 for response in responses {
                     self.responses.send(Ok(response)).await.map_err(|_| End::Gone)?;
                 }
@@ -113,27 +124,71 @@ impl Stream {
         let first = tokio::time::timeout(GREETING, self.requests.next())
             .await
             .map_err(|_| End::Told(Status::deadline_exceeded("no greeting came")))?;
-        let peer = self.place.peer();
         match first.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
-            Some(Some(Request::Hello(hello))) if is_from(&hello, peer) => Ok(hello),
-            Some(Some(Request::Hello(hello))) => Err(End::Told(Status::permission_denied(format!(
-                "the greeting is from node {:?}, Gateway {:?}, the proof from {peer}",
-                hello.node, hello.gateway
-            )))),
+            Some(Some(Request::Hello(hello))) => Ok(hello),
             Some(_) => Err(End::Told(Status::invalid_argument("the first message has to be a greeting"))),
             None => Err(End::Gone),
         }
     }
 
-    fn take(
-        &self,
-        state: &mut State,
-        request: Option<Result<ConfigRequest, Status>>,
-    ) -> Result<Vec<ConfigResponse>, End> {
+    /// Whose proxy greets; it must have proved that.
+    async fn admit(&mut self, hello: &Hello) -> Result<Peer, End> {
+        let denied = |why: String| End::Told(Status::permission_denied(why));
+        let caller = &self.caller;
+        match whose(hello) {
+            Some(peer @ Peer::Node(_)) if is(caller, &peer) => Ok(peer),
+            Some(peer @ Peer::Gateway(_)) if !matches!(caller, Caller::Node(_)) => {
+                let Peer::Gateway(name) = &peer else { return Err(End::Gone) };
+                // A Gateway's pod may be faster than the news of the Gateway.
+                let known = |snapshot: &Option<Arc<Snapshot>>| {
+                    snapshot.as_ref().is_some_and(|snapshot| snapshot.gateway_identity(name).is_some())
+                };
+                match tokio::time::timeout(KNOWN, self.snapshots.wait_for(known)).await {
+                    Ok(Ok(snapshot)) if may_serve(&snapshot, caller, name) => Ok(peer.clone()),
+                    Ok(Err(_)) => Err(End::Told(Status::unavailable("the controller is stopping"))),
+                    _ => Err(denied(format!("{caller} is not who the proxies of {peer} are"))),
+                }
+            }
+            _ => Err(denied(format!(
+                "the greeting is from node {:?}, Gateway {:?}, the proof from {caller}",
+                hello.node, hello.gateway
+            ))),
+        }
+    }
+}
+
+/// Whose proxy a greeting says it is from.
+fn whose(hello: &Hello) -> Option<Peer> {
+    match (hello.node.as_str(), hello.gateway.as_str()) {
+        (node, "") => Some(Peer::Node(node.into())),
+        ("", gateway) => gateway.parse().ok().map(Peer::Gateway),
+        _ => None,
+    }
+}
+
+fn is(caller: &Caller, peer: &Peer) -> bool {
+    match (caller, peer) {
+        (Caller::Node(node), Peer::Node(name)) => *node.name == **name,
+        _ => false,
+    }
+}
+
+/// Whether the caller is a proxy of this Gateway.
+fn may_serve(snapshot: &Option<Arc<Snapshot>>, caller: &Caller, gateway: &ObjectName) -> bool {
+    let identity = snapshot.as_ref().and_then(|snapshot| snapshot.gateway_identity(gateway));
+    match (caller, identity) {
+        (Caller::Workload(own), Some(identity)) => own == identity,
+        (Caller::Gateway(own), Some(_)) => own == gateway,
+        _ => false,
+    }
+}
+
+impl State {
+    fn take(&mut self, request: Option<Result<ConfigRequest, Status>>) -> Result<Vec<ConfigResponse>, End> {
         match request.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
             Some(Some(Request::Ack(ack))) => {
                 self.note(&ack);
-                Ok(state.publisher.ack(ack)?)
+                Ok(self.publisher.ack(ack)?)
             }
             Some(Some(Request::Served(served))) => {
                 self.place.serves(served);
@@ -150,38 +205,28 @@ impl Stream {
         let rejections = ack.rejections.iter().map(|r| (r.name.clone(), r.message.clone()));
         let rejections = rejections.collect();
         if self.place.rejects(&rejections) {
-            let peer = self.place.peer();
+            let peer = &self.peer;
             tracing::warn!(%peer, ?rejections, "a proxy refuses for resources it cannot decode");
         }
     }
-}
 
-/// Whether a greeting names the one that was proven.
-fn is_from(hello: &Hello, peer: &Peer) -> bool {
-    match peer {
-        Peer::Node(node) => *hello.node == **node && hello.gateway.is_empty(),
-        Peer::Gateway(gateway) => hello.gateway == gateway.to_string() && hello.node.is_empty(),
-    }
-}
-
-impl State {
     /// Sends what the proxy needs of a snapshot and does not have. Nothing as long as there is none.
-    fn publish(
-        &mut self,
-        snapshot: &Option<Arc<Snapshot>>,
-        peer: &Peer,
-    ) -> Result<Vec<ConfigResponse>, DeltaError> {
-        let Some(snapshot) = snapshot else { return Ok(Vec::new()) };
-        if snapshot.version() == self.version {
+    fn publish(&mut self, snapshot: &Option<Arc<Snapshot>>) -> Result<Vec<ConfigResponse>, DeltaError> {
+        let Some(newest) = snapshot else { return Ok(Vec::new()) };
+        if newest.version() == self.version {
             return Ok(Vec::new());
         }
-        let needs = snapshot.needs(peer);
-        let changes = snapshot.changes(self.version, &needs).filter(|_| needs == self.needs);
-        let responses = match changes {
-            Some(changes) => self.publisher.publish_changes(snapshot.version(), changes)?,
-            None => self.publisher.publish(snapshot.version(), &snapshot.whole(&needs))?,
+        let needs = match &self.peer {
+            // One that is not its own any more is taken back whole.
+            Peer::Gateway(name) if !may_serve(snapshot, &self.caller, name) => Needs::Gateway(None),
+            peer => newest.needs(peer),
         };
-        (self.version, self.needs) = (snapshot.version(), needs);
+        let changes = newest.changes(self.version, &needs).filter(|_| needs == self.needs);
+        let responses = match changes {
+            Some(changes) => self.publisher.publish_changes(newest.version(), changes)?,
+            None => self.publisher.publish(newest.version(), &newest.whole(&needs))?,
+        };
+        (self.version, self.needs) = (newest.version(), needs);
         Ok(responses)
     }
 }

@@ -55,10 +55,26 @@ impl Proxy {
         channel: Channel,
         node: &str,
         proof: &str,
+        replica: Replica,
+    ) -> Result<Self, Status> {
+        let hello = Hello { node: node.to_owned(), ..Hello::default() };
+        Self::greet(channel, hello, proof, replica).await
+    }
+
+    /// As the proxy of a Gateway, `namespace/name`.
+    pub async fn connect_gateway(channel: Channel, gateway: &str, proof: &str) -> Result<Self, Status> {
+        let hello = Hello { gateway: gateway.to_owned(), ..Hello::default() };
+        Self::greet(channel, hello, proof, Replica::default()).await
+    }
+
+    async fn greet(
+        channel: Channel,
+        mut hello: Hello,
+        proof: &str,
         mut replica: Replica,
     ) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(4);
-        let hello = Hello { node: node.to_owned(), bucket_digests: replica.connect(), ..Hello::default() };
+        hello.bucket_digests = replica.connect();
         requests.send(ConfigRequest { request: Some(Message::Hello(hello)) }).await.unwrap();
         let stream = with_proof(ReceiverStream::new(receiver), proof);
         let responses = ConfigClient::new(channel).stream(stream).await?.into_inner();
