@@ -168,6 +168,7 @@ impl<'a> Begun<'a> {
         progress: Arc<Progress>,
     ) -> anyhow::Result<()> {
         let Self { config, metrics, mut admin, stop, .. } = self;
+        let control = control.with_progress(Arc::clone(&progress));
         let listener = listen(config).await?;
         let admin_listener = Admin::bind(config.admin).await?;
         let authority = Arc::new(authority);

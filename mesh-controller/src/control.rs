@@ -12,9 +12,11 @@ use weft_model::{MeshConfig, Resource, ResourceName};
 use crate::enrolment::keeper::Keeper;
 use crate::infrastructure;
 use crate::infrastructure::plan::Desired;
+use crate::in_force::Acknowledged;
 use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};
+use crate::server::Progress;
 use crate::source::{Change, Loaded, Source};
 use crate::status::{StatusSink, Statuses};
 use crate::translate::translate;
@@ -38,6 +40,8 @@ pub struct Control<S, W> {
     statuses: Statuses,
     /// Without one every label is in force at once.
     enrolment: Option<Keeper>,
+    /// Without one no Gateway is ever programmed.
+    acknowledged: Option<Acknowledged>,
     /// Without one nothing is made for Gateways.
     infrastructure: Option<Infrastructure>,
     metrics: ControlMetrics,
@@ -56,6 +60,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             sink,
             statuses: Statuses::default(),
             enrolment: None,
+            acknowledged: None,
             infrastructure: None,
             metrics,
             said: BTreeSet::new(),
@@ -66,6 +71,13 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     #[must_use]
     pub fn with_enrolment(mut self, keeper: Keeper) -> Self {
         self.enrolment = Some(keeper);
+        self
+    }
+
+    /// Has statuses say what Gateways' proxies have in force.
+    #[must_use]
+    pub fn with_progress(mut self, progress: Arc<Progress>) -> Self {
+        self.acknowledged = Some(Acknowledged::new(progress));
         self
     }
 
@@ -92,12 +104,22 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     /// A step panicked.
     pub async fn run(mut self) -> anyhow::Result<()> {
         loop {
-            let change = match &self.enrolment {
-                None => self.source.changed().await,
-                Some(enrolment) => tokio::select! {
-                    change = self.source.changed() => change,
-                    () = enrolment.wait() => Change::Objects,
-                },
+            let enrolled = async {
+                match &self.enrolment {
+                    Some(enrolment) => enrolment.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let acknowledged = async {
+                match &self.acknowledged {
+                    Some(acknowledged) => acknowledged.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let change = tokio::select! {
+                change = self.source.changed() => change,
+                () = enrolled => Change::Objects,
+                () = acknowledged => Change::Objects,
             };
             // Reading files and translating block; they have a thread of their own.
             self = tokio::task::spawn_blocking(move || {
@@ -115,6 +137,9 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         if change == Change::Objects {
             if !self.enrol(&mut inputs) {
                 return;
+            }
+            if let Some(acknowledged) = &mut self.acknowledged {
+                inputs.in_force = acknowledged.take();
             }
             self.publish(&inputs, problems, began);
         }
@@ -165,6 +190,9 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             Err(error) => {
                 return tracing::error!(%error, "nothing was published: a resource cannot be encoded");
             }
+        }
+        if let Some(acknowledged) = &mut self.acknowledged {
+            acknowledged.published(self.publisher.version(), self.publisher.resources());
         }
         if let Some(enrolment) = &mut self.enrolment {
             enrolment.published(self.publisher.version());

@@ -12,6 +12,7 @@ pub mod control;
 pub mod enrolment;
 pub mod folder;
 pub mod infrastructure;
+pub mod in_force;
 pub mod inputs;
 pub mod kubernetes;
 pub mod leadership;

@@ -86,7 +86,7 @@ struct Report {
 
 /// One stream's place; given back on drop.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     progress: std::sync::Arc<Progress>,
     peer: Peer,
     number: u64,
@@ -132,7 +132,7 @@ impl Progress {
     }
 
     /// A stream begins.
-    pub(super) fn open(self: &std::sync::Arc<Self>, peer: Peer) -> Place {
+    pub(crate) fn open(self: &std::sync::Arc<Self>, peer: Peer) -> Place {
         let mut peers = self.peers.lock();
         let known = peers.entry(peer.clone()).or_default();
         let number = known.next;
@@ -185,7 +185,7 @@ impl Node {
 
 impl Place {
     /// A version is wholly in force.
-    pub(super) fn in_force(&self, version: u64) {
+    pub(crate) fn in_force(&self, version: u64) {
         let changed = self.update(|said| std::mem::replace(&mut said.in_force, version) != version);
         if changed == Some(true) {
             self.progress.acked();
