@@ -10,9 +10,9 @@ use tokio::sync::watch;
 use weft_model::{MeshConfig, Resource, ResourceName};
 
 use crate::enrolment::keeper::Keeper;
+use crate::in_force::Acknowledged;
 use crate::infrastructure;
 use crate::infrastructure::plan::Desired;
-use crate::in_force::Acknowledged;
 use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};

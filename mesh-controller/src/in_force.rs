@@ -118,6 +118,10 @@ mod tests {
         other.in_force(8);
         assert_eq!(generation(&mut acknowledged), Some(3));
         drop((one, other));
-        assert_eq!(generation(&mut acknowledged), Some(3), "what was in force stays so for all that is known");
+        assert_eq!(
+            generation(&mut acknowledged),
+            Some(3),
+            "what was in force stays so for all that is known"
+        );
     }
 }
