@@ -28,6 +28,11 @@ impl<IO> TlsStream<IO> {
         self.0.get_ref().0
     }
 
+    /// The transport below.
+    pub fn transport_mut(&mut self) -> &mut IO {
+        self.0.get_mut().0
+    }
+
     /// The key exchange agreed on, for example `X25519MLKEM768`.
     pub fn key_exchange(&self) -> Option<&'static str> {
         let group = self.0.get_ref().1.negotiated_key_exchange_group()?;

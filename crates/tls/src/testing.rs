@@ -119,6 +119,20 @@ impl TestCa {
         (ServerTls::new(chain, key).expect("a server"), client)
     }
 
+    /// A certificate for these DNS names, as (chain, key), PEM.
+    pub fn pem(&self, dns_names: &[&str]) -> (String, String) {
+        let name = |name: &&str| SanType::DnsName((*name).try_into().expect("an ASCII name"));
+        self.pem_with(dns_names.iter().map(name).collect())
+    }
+
+    /// A certificate for these names, as (chain, key), PEM.
+    pub fn pem_with(&self, names: Vec<SanType>) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let params = leaf_params(|params| params.subject_alt_names = names);
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        (certificate.pem(), key.serialize_pem())
+    }
+
     /// A certificate for a DNS name, as (chain, PKCS #8 key), DER.
     pub fn serving_certificate(&self, dns_name: &str) -> (Vec<Vec<u8>>, Vec<u8>) {
         let name = SanType::DnsName(dns_name.try_into().expect("an ASCII name"));
