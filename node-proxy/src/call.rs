@@ -9,7 +9,9 @@ use weft_model::workload::Workload;
 use weft_model::{Identity, ObjectName, Text};
 
 use crate::pod::LocalPod;
+use crate::outbound::route::Target;
 use crate::scope::Scope;
+use crate::send::backend::BackendPolicy;
 use crate::state::Snapshot;
 use crate::telemetry::Security;
 
@@ -98,6 +100,8 @@ pub struct Selected {
     pub service: Option<(ObjectName, u16)>,
     /// What the application is spoken to in.
     pub protocol: AppProtocol,
+    /// By which policy the application itself is reached by TLS; at Gateways only.
+    pub tls: Option<Arc<BackendPolicy>>,
 }
 
 /// The ways to an endpoint.
@@ -113,18 +117,25 @@ pub enum Transport {
 
 impl Selected {
     /// Decides the way to `endpoint` as of `snapshot`.
-    pub fn of(
-        endpoint: &Endpoint,
-        service: Option<(ObjectName, u16)>,
-        protocol: AppProtocol,
-        snapshot: &Snapshot,
-    ) -> Self {
+    pub fn of(endpoint: &Endpoint, target: &Target<'_>, snapshot: &Snapshot) -> Self {
+        let Target { service, protocol, tls, .. } = target;
         let workload = match &endpoint.workload {
             Some(uid) => snapshot.workload(uid),
             None => None,
         };
         let transport = snapshot.transport_to(workload.as_deref());
-        Self { address: endpoint.address, workload, transport, service, protocol }
+        let (service, tls) = (service.clone(), tls.clone());
+        Self { address: endpoint.address, workload, transport, service, protocol: *protocol, tls }
+    }
+
+    /// How it is reached, for telemetry.
+    pub fn security(&self) -> Security {
+        match self.transport {
+            Transport::SameNode(_) => Security::SameNode,
+            Transport::Tunnel(_) => Security::Mtls,
+            Transport::Plaintext if self.tls.is_some() => Security::Tls,
+            Transport::Plaintext => Security::Plaintext,
+        }
     }
 }
 

@@ -3,14 +3,17 @@
 
 mod entrance;
 pub mod ports;
+mod tls;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_api::node::EnrolledPod;
 use weft_model::gateway::ListenerProtocol;
 use weft_model::{Identity, Reason, TrustDomain};
+use weft_routing::{ListenerEntry, StreamRule};
 
 pub use self::entrance::Entrance;
 use crate::call::Accepted;
@@ -18,8 +21,11 @@ use crate::config::GatewayPod;
 use crate::listen::refuse;
 use crate::outbound::http;
 use crate::outbound::http::refusal::Refused;
+use crate::outbound::near::Near;
 use crate::outbound::origin::{Origin, Way};
+use crate::outbound::tcp::Connection;
 use crate::pod::LocalPod;
+use crate::state::Snapshot;
 use crate::worker::{Shared, WorkerRef};
 
 /// The pod that this process is in, in whose name backends are called.
@@ -52,20 +58,59 @@ pub async fn serve(worker: WorkerRef, accepted: Accepted, port: u16) {
         let refused = Refused::new(Reason::Draining, "the listener has just been removed");
         return refuse(&worker, accepted, begun, &refused);
     };
+    let Some(entrance) = Entrance::plain(&accepted, &worker.shared.config) else { return };
     match protocol {
         ListenerProtocol::Http => {
-            let Some(entrance) = Entrance::plain(&accepted, &worker.shared.config) else { return };
             let (origin, stream) = origin(accepted, entrance);
             http::serve(&worker, origin, stream, Bytes::new()).await;
         }
-        ListenerProtocol::Https | ListenerProtocol::Tls | ListenerProtocol::Tcp | ListenerProtocol::Udp => {
-            let refused = Refused::new(Reason::InvalidListener, "this protocol is not served yet");
-            refuse(&worker, accepted, begun, &refused);
+        ListenerProtocol::Https | ListenerProtocol::Tls => {
+            tls::serve(&worker, accepted, entrance, snapshot, begun).await;
+        }
+        ListenerProtocol::Tcp | ListenerProtocol::Udp => {
+            stream(&worker, accepted, entrance, snapshot, begun).await;
         }
     }
 }
 
-fn origin(accepted: Accepted, entrance: Entrance) -> (Origin, tokio::net::TcpStream) {
+/// A TCP listener: it has its port to itself, and one route decides.
+async fn stream(
+    worker: &WorkerRef,
+    accepted: Accepted,
+    entrance: Entrance,
+    snapshot: Arc<Snapshot>,
+    begun: Instant,
+) {
+    let Some(entry) = snapshot.listener(entrance.address.port(), "").cloned() else {
+        let refused = Refused::new(Reason::InvalidListener, "the port's listener has a hostname, which TCP has not");
+        return refuse(worker, accepted, begun, &refused);
+    };
+    let (origin, stream) = origin(accepted, entrance);
+    let near = (origin, Near::Tcp(stream));
+    let connection = Connection::at_gateway(worker, near, snapshot, &entry, begun);
+    follow(connection, &entry, entry.table.stream(), BytesMut::new()).await;
+}
+
+/// Follows the rule that was found at a listener.
+async fn follow(
+    connection: Connection<'_>,
+    entry: &ListenerEntry,
+    rule: Option<&Arc<StreamRule>>,
+    first: BytesMut,
+) {
+    match (&entry.listener.refusal, rule) {
+        (Some(refusal), _) => {
+            connection.refuse(&Refused::new(Reason::InvalidListener, &*refusal.message));
+        }
+        (None, Some(rule)) => connection.follow(rule, first).await,
+        (None, None) => {
+            let message = "no route of the Gateway's listener is for this connection";
+            connection.refuse(&Refused::new(Reason::NoRouteMatch, message));
+        }
+    }
+}
+
+fn origin(accepted: Accepted, entrance: Entrance) -> (Origin, TcpStream) {
     let Accepted { pod, scope, stream, peer, .. } = accepted;
     (Origin { sender: pod, peer, scope, way: Way::Gateway(entrance) }, stream)
 }

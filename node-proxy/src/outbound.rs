@@ -10,6 +10,7 @@ pub mod detect;
 pub mod exchange;
 pub mod filter;
 pub mod http;
+pub mod near;
 pub mod origin;
 pub mod resilience;
 pub mod route;

@@ -7,7 +7,7 @@ use http::{HeaderValue, Request, Response, Version, header};
 use weft_api::node::TUNNEL_PORT;
 use weft_model::service::AppProtocol;
 use weft_model::{Identity, Reason};
-use weft_tls::Alpn;
+use weft_tls::{Alpn, Carries};
 
 use crate::body::Body;
 use crate::call::{Caller, Claimed, Selected, Transport};
@@ -20,6 +20,7 @@ use crate::tunnel::hbone;
 use crate::tunnel::meta::{RequestMeta, ResponseMeta, WEFT_META};
 use crate::worker::WorkerRef;
 
+pub mod backend;
 pub mod bytes;
 pub(crate) mod exchange;
 mod expect;
@@ -58,7 +59,7 @@ pub async fn send_http(
     claimed: Claimed,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    let version = version_of(selected.protocol, &request);
+    let version = version_of(selected, &request);
     match &selected.transport {
         Transport::SameNode(pod) => {
             let caller = same_node(source, peer, selected.address, Some(claimed));
@@ -66,7 +67,23 @@ pub async fn send_http(
         }
         Transport::Plaintext => {
             headers::strip_request(&mut request);
-            let dial = Dial { pod: source.clone(), to: selected.address, way: Way::Plain };
+            let way = directly(selected, version);
+            let dial = Dial { pod: source.clone(), to: selected.address, way };
+            let mut response = exchange::exchange(&worker.pools, &dial, version, request).await?;
+            headers::strip_response(response.status(), response.headers_mut());
+            Ok(response)
+        }
+        Transport::Tunnel(expected) if selected.tls.is_some() => {
+            let tunnel = match tunnel(worker, source, selected, expected, Alpn::Hbone).await {
+                Ok(tunnel) => Some(Box::new(tunnel)),
+                Err(failure) => return Err(SendError::unsent(failure, request)),
+            };
+            headers::strip_request(&mut request);
+            let way = match directly(selected, version) {
+                Way::Backend { policy, carries, .. } => Way::Backend { policy, carries, tunnel },
+                other => other,
+            };
+            let dial = Dial { pod: source.clone(), to: selected.address, way };
             let mut response = exchange::exchange(&worker.pools, &dial, version, request).await?;
             headers::strip_response(response.status(), response.headers_mut());
             Ok(response)
@@ -134,7 +151,21 @@ pub async fn connect_bytes(
             Err(failure) => Err(failure),
         },
     };
-    opened.map_err(SendError::from)
+    let opened = opened.map_err(SendError::from)?;
+    let Some(policy) = &selected.tls else { return Ok(opened) };
+    let dial = Dial { pod: source.clone(), to: selected.address, way: Way::Plain };
+    let secured = dial.secure(policy, opened, Carries::Bytes, worker.pools.deadlines()).await;
+    Ok(ByteStream::Tls(Box::new(secured.map_err(SendError::from)?)))
+}
+
+/// Out of the mesh: plaintext, or TLS where a policy says so.
+fn directly(selected: &Selected, version: HttpVersion) -> Way {
+    let Some(policy) = selected.tls.clone() else { return Way::Plain };
+    let carries = match version {
+        HttpVersion::Http1 => Carries::Http1,
+        HttpVersion::Http2 => Carries::Http2,
+    };
+    Way::Backend { policy, carries, tunnel: None }
 }
 
 impl From<Failure> for SendError {
@@ -176,7 +207,11 @@ async fn tunnel(
 
 /// What the application is spoken to in: what its Service port declares, else what its caller speaks. An upgrade
 /// exists in HTTP/1.1 only (RFC 9113 §8.6).
-fn version_of(protocol: AppProtocol, request: &Request<Body>) -> HttpVersion {
-    let declared = protocol == AppProtocol::H2c && headers::asked_upgrade(request.headers()).is_none();
+/// By TLS a backend that declares nothing may not know HTTP/2, whatever its caller speaks.
+fn version_of(selected: &Selected, request: &Request<Body>) -> HttpVersion {
+    let declared = selected.protocol == AppProtocol::H2c && headers::asked_upgrade(request.headers()).is_none();
+    if selected.tls.is_some() {
+        return if declared { HttpVersion::Http2 } else { HttpVersion::Http1 };
+    }
     if declared || request.version() == Version::HTTP_2 { HttpVersion::Http2 } else { HttpVersion::Http1 }
 }

@@ -175,7 +175,7 @@ impl World {
     pub(crate) fn selected(&self, port: u16, protocol: AppProtocol, transport: Transport) -> Selected {
         let address = SocketAddr::new(CALLEE.parse().unwrap(), port);
         let workload = self.worker.shared.snapshot.load().workload("uid-callee");
-        Selected { address, workload, transport, service: None, protocol }
+        Selected { address, workload, transport, service: None, protocol, tls: None }
     }
 
     /// Where the caller says it calls from.

@@ -1,6 +1,7 @@
 //! What comes to a Gateway's listeners, from the accepted connection to applications on loopback addresses.
 
 mod rig;
+mod tls;
 
 use http::{Request, StatusCode};
 use http_body_util::Full;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use weft_model::service::AppProtocol;
 use weft_routing::{PortRoutes, ServicePortRoutes, StreamRule, Table, TlsTable};
 
@@ -95,7 +94,7 @@ const fn is_http(protocol: AppProtocol) -> bool {
 ///
 /// # Errors
 /// The caller's reset.
-pub async fn first_bytes(stream: &mut TcpStream, first: &mut BytesMut) -> io::Result<Speaks> {
+pub async fn first_bytes(stream: &mut (impl AsyncRead + Unpin), first: &mut BytesMut) -> io::Result<Speaks> {
     loop {
         if let Some(speaks) = classify(first) {
             return Ok(speaks);
@@ -113,7 +112,7 @@ pub async fn first_bytes(stream: &mut TcpStream, first: &mut BytesMut) -> io::Re
 /// # Errors
 /// The caller's reset.
 pub async fn first_bytes_or_pause(
-    stream: &mut TcpStream,
+    stream: &mut (impl AsyncRead + Unpin),
     first: &mut BytesMut,
     pause: Duration,
 ) -> io::Result<Speaks> {

@@ -23,7 +23,7 @@ use crate::body::Body;
 use crate::call::{Selected, Transport};
 use crate::send::SendError;
 use crate::state::Snapshot;
-use crate::telemetry::{Outcome, Party, Security};
+use crate::telemetry::{Outcome, Party};
 
 /// The sending step.
 pub trait Transmit {
@@ -97,8 +97,7 @@ impl<T: Transmit> Exchange<'_, T> {
                 }
                 return Err(last.unwrap_or_else(|| self.target.refusal()));
             };
-            let service = self.target.service.clone();
-            let selected = Selected::of(picked.endpoint, service, self.target.protocol, self.snapshot);
+            let selected = Selected::of(picked.endpoint, self.target, self.snapshot);
             note(outcome, &selected);
             let Some(request) = resend.next(&selected, self.target) else {
                 return Err(last.unwrap_or_else(|| Refused::new(Reason::Internal, "the request is gone")));
@@ -142,11 +141,7 @@ fn note(outcome: &mut Outcome, selected: &Selected) {
     outcome.attempts += 1;
     outcome.destination_address = Some(selected.address);
     outcome.labels.destination = Party::of(selected.workload.clone());
-    outcome.labels.security = match selected.transport {
-        Transport::SameNode(_) => Security::SameNode,
-        Transport::Tunnel(_) => Security::Mtls,
-        Transport::Plaintext => Security::Plaintext,
-    };
+    outcome.labels.security = selected.security();
 }
 
 /// What a try's end means, for retrying and for the balancer.

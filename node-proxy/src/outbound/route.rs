@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::route::{Backend, BackendTarget};
@@ -12,6 +13,7 @@ use weft_routing::{Selection, Table};
 use super::affinity::Affinity;
 use super::http::refusal::Refused;
 use crate::call::Destination;
+use crate::send::backend::BackendPolicy;
 use crate::state::Snapshot;
 
 /// A request that knows what decides about it.
@@ -30,6 +32,8 @@ pub struct Target<'s> {
     pub service: Option<(ObjectName, u16)>,
     /// What the application is spoken to in.
     pub protocol: AppProtocol,
+    /// By which policy its applications are reached by TLS; at Gateways only.
+    pub tls: Option<Arc<BackendPolicy>>,
     /// The endpoints, ready or not.
     pub endpoints: Cow<'s, [Endpoint]>,
     /// The Service's `sessionAffinity`, if it has one.
@@ -111,14 +115,15 @@ impl<'s> Target<'s> {
             port: (service.clone(), PortProtocol::Tcp, port),
             timeout: Duration::from_secs(seconds.into()),
         });
-        Self { service: Some((service.clone(), port)), protocol, endpoints, affinity, policy }
+        let (service, tls) = (Some((service.clone(), port)), snapshot.backend_policy(service, port).cloned());
+        Self { service, protocol, tls, endpoints, affinity, policy }
     }
 
     /// An address that was dialled and is no Service's.
     pub fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
         let endpoints = Cow::Owned(vec![Endpoint { workload, ..Endpoint::at(address) }]);
         let (protocol, policy) = (AppProtocol::Unspecified, TrafficPolicy::Cluster);
-        Self { service: None, protocol, endpoints, affinity: None, policy }
+        Self { service: None, protocol, tls: None, endpoints, affinity: None, policy }
     }
 
     /// The pods that claim an endpoint's address, for the log.

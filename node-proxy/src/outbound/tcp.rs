@@ -1,7 +1,6 @@
-//! Byte streams of enrolled pods: an endpoint is chosen per connection, a failed connect tries one other, and the
+//! Byte streams of enrolled pods, and of a Gateway's listeners: an endpoint is chosen per connection, a failed connect tries one other, and the
 //! bytes are relayed with half-close and reset as they are.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +10,20 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::Backend;
-use weft_routing::StreamRule;
+use weft_routing::{ListenerEntry, StreamRule};
 
 use super::balance::InFlight;
 use super::detect::{self, Speaks};
 use super::http::refusal::Refused;
+use super::near::Near;
 use super::origin::Origin;
 use super::route::{Target, backend_of};
-use crate::call::{Captured, Destination, Listener, Selected, Transport};
+use crate::call::{Captured, Destination, Selected};
 use crate::listen::{self, Leaving};
-use crate::pod::LocalPod;
 use crate::relay::{Duplex as _, How, RelayEnd, relay};
 use crate::send::{self, ByteStream, SendError};
 use crate::state::Snapshot;
-use crate::telemetry::{Named, Outcome, Party, RuleName, Security};
+use crate::telemetry::{AtListener, Named, Outcome, Party, Protocol, RuleName};
 use crate::tunnel::trusted::is_distrust;
 use crate::worker::WorkerRef;
 
@@ -35,17 +34,15 @@ const LONG: Duration = Duration::from_millis(100);
 /// Of a server that speaks first, so much is taken before the relay begins.
 const FIRST_ANSWER: usize = 4096;
 
-/// A captured connection that is decided about as a whole, and what has become of it so far.
+/// A connection that is decided about as a whole, and what has become of it so far.
 pub struct Connection<'w> {
     /// Who carries it.
     pub worker: &'w WorkerRef,
     /// The caller's side.
-    pub stream: TcpStream,
+    pub stream: Near,
     /// What will be told of it.
     pub outcome: Outcome,
-    source: Arc<LocalPod>,
-    peer: SocketAddr,
-    original: SocketAddr,
+    origin: Origin,
     destination: Destination,
     snapshot: Arc<Snapshot>,
     begun: Instant,
@@ -58,10 +55,11 @@ struct Upstream {
 }
 
 impl<'w> Connection<'w> {
-    /// Begins the account of a connection.
+    /// Begins the account of a captured connection.
     pub fn new(worker: &'w WorkerRef, captured: Captured, begun: Instant) -> Self {
-        let Captured { source, peer, original, destination, snapshot, stream } = captured;
-        let mut outcome = listen::outcome(worker, &source, Listener::Outbound, peer);
+        let origin = Origin::captured(&captured);
+        let Captured { original, destination, snapshot, stream, .. } = captured;
+        let mut outcome = origin.outcome(&snapshot, Protocol::Tcp);
         outcome.destination_address = Some(original);
         match &destination {
             Destination::Service { service, port, .. } => {
@@ -72,7 +70,25 @@ impl<'w> Connection<'w> {
             }
             Destination::External | Destination::Unknown => {}
         }
-        Self { worker, stream, outcome, source, peer, original, destination, snapshot, begun }
+        Self { worker, stream: Near::Tcp(stream), outcome, origin, destination, snapshot, begun }
+    }
+
+    /// Begins the account of a connection at a Gateway.
+    pub fn at_gateway(
+        worker: &'w WorkerRef,
+        (origin, stream): (Origin, Near),
+        snapshot: Arc<Snapshot>,
+        entry: &Arc<ListenerEntry>,
+        begun: Instant,
+    ) -> Self {
+        let protocol = match &stream {
+            Near::Tls(_) => Protocol::Tls,
+            Near::Tcp(_) => Protocol::Tcp,
+        };
+        let mut outcome = origin.outcome(&snapshot, protocol);
+        outcome.labels.listener = Some(AtListener(Arc::clone(entry)));
+        outcome.destination_address = Some(origin.dialled());
+        Self { worker, stream, outcome, origin, destination: Destination::Unknown, snapshot, begun }
     }
 
     /// Follows a rule of a TCPRoute or TLSRoute. `first` is what was read of the caller already.
@@ -86,8 +102,11 @@ impl<'w> Connection<'w> {
         let backend: Option<&Backend> = rule.next_backend();
         let snapshot = self.snapshot.clone();
         match backend_of(&snapshot, backend) {
-            Ok(target) => {
+            Ok(mut target) => {
                 self.outcome.labels.backend = target.service.clone();
+                if self.passes_tls() {
+                    target.tls = None;
+                }
                 self.forward(&target, first).await;
             }
             Err(refused) => self.refuse(&refused),
@@ -101,23 +120,29 @@ impl<'w> Connection<'w> {
         self.forward(&target, first).await;
     }
 
+    /// The caller's own TLS goes on to the backend: it is what a policy would ask for.
+    fn passes_tls(&self) -> bool {
+        self.outcome.labels.protocol == Protocol::Tls && matches!(self.stream, Near::Tcp(_))
+    }
+
     /// It is HTTP after all. Each request tells its own outcome, the connection none.
     pub async fn speak_http(self, first: BytesMut) {
-        let Self { worker, stream, source, peer, original, destination, snapshot, .. } = self;
-        let captured = Captured { source, peer, original, destination, snapshot, stream };
-        let origin = Origin::captured(&captured);
-        super::http::serve(worker, origin, captured.stream, first.freeze()).await;
+        let Self { worker, stream, origin, .. } = self;
+        match stream {
+            Near::Tcp(stream) => super::http::serve(worker, origin, stream, first.freeze()).await,
+            Near::Tls(stream) => super::http::serve(worker, origin, stream, first.freeze()).await,
+        }
     }
 
     fn plain_target<'s>(&self, snapshot: &'s Snapshot) -> Target<'s> {
-        let (address, workload) = match &self.destination {
+        let workload = match &self.destination {
             Destination::Service { service, port, protocol } => {
                 return Target::service(snapshot, &service.name, *port, *protocol);
             }
-            Destination::Workload { workload, .. } => (self.original, Some(workload.uid.clone())),
-            Destination::External | Destination::Unknown => (self.original, None),
+            Destination::Workload { workload, .. } => Some(workload.uid.clone()),
+            Destination::External | Destination::Unknown => None,
         };
-        Target::address(address, workload)
+        Target::address(self.origin.dialled(), workload)
     }
 
     async fn forward(mut self, target: &Target<'_>, first: BytesMut) {
@@ -132,19 +157,22 @@ impl<'w> Connection<'w> {
         let mut tried = Vec::new();
         let mut failure = None;
         for _ in 0..TRIES {
-            let (dialled, now) = (self.original.ip(), Instant::now());
-            let kept = &self.source.kept_endpoints;
-            let Some(picked) = kept.pick(&self.worker.balancer, target, dialled, &tried, now) else { break };
+            let (family, now) = (self.origin.family(), Instant::now());
+            let balancer = &self.worker.balancer;
+            let picked = match self.origin.kept_endpoints() {
+                Some(kept) => kept.pick(balancer, target, family, &tried, now),
+                None => balancer.pick(&target.endpoints, family, &tried, now),
+            };
+            let Some(picked) = picked else { break };
             tried.push(picked.endpoint.address);
             self.outcome.attempts += 1;
-            let selected =
-                Selected::of(picked.endpoint, target.service.clone(), target.protocol, &self.snapshot);
+            let selected = Selected::of(picked.endpoint, target, &self.snapshot);
             self.describe(&selected);
-            let connect = Box::pin(send::connect_bytes(self.worker, &self.source, self.peer, &selected));
+            let connect = Box::pin(send::connect_bytes(self.worker, &self.origin.sender, self.origin.peer, &selected));
             let connected = tokio::select! {
                 biased;
                 connected = connect => connected,
-                () = caller_left(&self.stream) => {
+                () = caller_left(self.stream.tcp()) => {
                     return Err(Refused::new(Reason::DownstreamReset, "the caller left before it was connected"));
                 }
             };
@@ -164,11 +192,7 @@ impl<'w> Connection<'w> {
     fn describe(&mut self, selected: &Selected) {
         self.outcome.destination_address = Some(selected.address);
         self.outcome.labels.destination = Party::of(selected.workload.clone());
-        self.outcome.labels.security = match &selected.transport {
-            Transport::SameNode(_) => Security::SameNode,
-            Transport::Tunnel(_) => Security::Mtls,
-            Transport::Plaintext => Security::Plaintext,
-        };
+        self.outcome.labels.security = selected.security();
     }
 
     /// Joins both sides. `first` and `answer` were read of caller and callee already.
@@ -176,9 +200,12 @@ impl<'w> Connection<'w> {
         let Upstream { stream: mut far, in_flight } = upstream;
         let written = async {
             far.write_all(first).await.map_err(How::SecondFailed)?;
-            self.stream.write_all(answer).await.map_err(How::FirstFailed)
+            self.stream.write_all(answer).await.map_err(How::FirstFailed)?;
+            // TLS holds back what it was given.
+            far.flush().await.map_err(How::SecondFailed)?;
+            self.stream.flush().await.map_err(How::FirstFailed)
         };
-        let Self { source, mut outcome, begun, worker, stream: near, .. } = match written.await {
+        let Self { origin, mut outcome, begun, worker, stream: near, .. } = match written.await {
             Ok(()) => self,
             Err(how) => {
                 self.stream.reset_on_drop();
@@ -186,7 +213,7 @@ impl<'w> Connection<'w> {
                 return self.tell(&RelayEnd { from_first: 0, from_second: 0, how });
             }
         };
-        let mut end = relay(near, far, None, source.scope.ended.cancelled()).await;
+        let mut end = relay(near, far, None, origin.scope.ended.cancelled()).await;
         drop(in_flight);
         end.from_first += first.len() as u64;
         end.from_second += answer.len() as u64;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use weft_model::Reason;
 use weft_tls::sni::{Hello, HelloReader};
 
@@ -13,13 +13,13 @@ use super::tcp::Connection;
 use crate::telemetry::Protocol;
 
 /// From the accept to the whole ClientHello.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Routes one connection by its server name.
 pub async fn serve(mut connection: Connection<'_>, routes: &TlsRoutes) {
     connection.outcome.labels.protocol = Protocol::Tls;
     let mut first = BytesMut::new();
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, hello(&mut connection, &mut first)).await {
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, hello(&mut connection.stream, &mut first)).await {
         Ok(hello) => hello,
         Err(_) => Err(no_match("the caller sent no TLS ClientHello in time")),
     };
@@ -39,11 +39,15 @@ pub async fn serve(mut connection: Connection<'_>, routes: &TlsRoutes) {
     }
 }
 
-async fn hello(connection: &mut Connection<'_>, first: &mut BytesMut) -> Result<Hello, Refused> {
+/// Reads a ClientHello; its bytes stay in `first`.
+pub(crate) async fn hello(
+    stream: &mut (impl AsyncRead + Unpin),
+    first: &mut BytesMut,
+) -> Result<Hello, Refused> {
     let mut reader = HelloReader::default();
     loop {
         let before = first.len();
-        match connection.stream.read_buf(first).await {
+        match stream.read_buf(first).await {
             Ok(0) => return Err(no_match("the caller closed before its TLS ClientHello was complete")),
             Ok(_) => {}
             Err(error) => return Err(Refused::new(Reason::DownstreamReset, error.to_string())),

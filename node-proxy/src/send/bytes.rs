@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
+use weft_tls::TlsStream;
+
 use super::pools::Hbone;
 use crate::relay::Duplex;
 use crate::tunnel::hbone::HboneStream;
@@ -22,6 +24,8 @@ pub enum ByteStream {
     Tcp(TcpStream),
     /// A stream of a pooled HBONE connection.
     Hbone(HboneStream, PooledPlace),
+    /// TLS to a backend on one of the others.
+    Tls(Box<TlsStream<ByteStream>>),
     /// To an application of this node, through the callee's side of this same process.
     Local(Pipe),
 }
@@ -35,6 +39,7 @@ macro_rules! each {
         match $self {
             ByteStream::Tcp($stream) => $call,
             ByteStream::Hbone($stream, _) => $call,
+            ByteStream::Tls($stream) => $call,
             ByteStream::Local($stream) => $call,
         }
     };
@@ -63,6 +68,12 @@ impl AsyncWrite for ByteStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+impl Duplex for TlsStream<ByteStream> {
+    fn reset_on_drop(&mut self) {
+        self.transport_mut().reset_on_drop();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The pools of one worker, the making of connections for them, and the task that empties them.
 
 use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,7 +16,10 @@ use tokio::time::Instant;
 
 use crate::body::Body;
 use crate::pod::LocalPod;
-use crate::tunnel::dial::{Deadlines, Dial, Failure, Key};
+use crate::relay::relay;
+use crate::send::bytes::Pipe;
+use crate::tunnel::dial::{Deadlines, Dial, Failure, Io, Key, Way};
+use crate::tunnel::hbone;
 use crate::tunnel::pool::{Bounds, Idle, Lease, Pooled, Shared};
 
 /// HTTP/1 connections to other pods.
@@ -163,12 +167,27 @@ impl Pools {
 
     /// Makes an HTTP/1 connection.
     pub(crate) async fn connect_http1(&self, dial: &Dial) -> Result<Http1, Failure> {
-        let io = dial.run(&self.0.deadlines).await?;
+        let io = self.make(dial).await?;
         let handshake = http1::Builder::new().handshake(hyper_util::rt::TokioIo::new(io)).await;
         let (sender, connection) = handshake.map_err(|e| dial.no_http(&e))?;
         // An error shows at the request it concerns.
         self.carry(dial, async { drop(connection.with_upgrades().await) });
         Ok(sender)
+    }
+
+    /// Makes a connection for HTTP: directly, or inside a tunnel.
+    async fn make(&self, dial: &Dial) -> Result<Io, Failure> {
+        let Way::Backend { policy, carries, tunnel: Some(tunnel) } = &dial.way else {
+            return dial.run(&self.0.deadlines).await;
+        };
+        // Whoever is called for first is not who is called for next: the connection is the pod's own.
+        let own = dial.pod.enrolled.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let stream = hbone::open(self, tunnel, dial.to, SocketAddr::new(own, 0)).await?;
+        // hyper wants what can move between threads, a stream of a tunnel cannot.
+        let (near, far) = Pipe::pair();
+        self.carry(dial, async { drop(relay(far, stream, None, std::future::pending()).await) });
+        let stream = dial.secure(policy, near, *carries, &self.0.deadlines).await?;
+        Ok(Io::Inner(Box::new(stream)))
     }
 
     /// A place on an HTTP/2 connection, kept or new.
@@ -187,7 +206,7 @@ impl Pools {
     }
 
     async fn connect_http2(self, key: Key, dial: Dial) -> Result<(), Failure> {
-        let io = dial.run(&self.0.deadlines).await?;
+        let io = self.make(&dial).await?;
         let mut builder = http2::Builder::new(crate::http_server::LocalExecutor);
         builder
             .timer(hyper_util::rt::TokioTimer::new())
@@ -225,7 +244,7 @@ impl Pools {
 
     async fn connect_hbone(self, key: Key, dial: Dial) -> Result<(), Failure> {
         let io = dial.run(&self.0.deadlines).await?;
-        let (hbone, connection) = crate::tunnel::hbone::client(io, &dial, &self.0.deadlines).await?;
+        let (hbone, connection) = hbone::client(io, &dial, &self.0.deadlines).await?;
         self.carry(&dial, connection);
         self.0.hbone.ready.borrow_mut().add(key, hbone, &dial.pod.scope.closing, Instant::now());
         Ok(())

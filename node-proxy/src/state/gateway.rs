@@ -4,15 +4,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::HashSet;
-use weft_model::ObjectName;
-use weft_model::gateway::{BackendTls, Certificate, Gateway, ListenerId, ListenerProtocol};
+use ahash::{HashMap, HashSet};
+use weft_model::{ObjectName, Text};
+use weft_model::gateway::{
+    BackendTls, Certificate, ClientValidation, Gateway, Listener, ListenerId, ListenerProtocol, ListenerTls,
+};
 use weft_model::route::Route;
 use weft_model::service::PortProtocol;
 use weft_routing::listener::ports_of;
 use weft_routing::{ListenerEntry, ListenerTable, PortTable};
+use weft_tls::{Clients, FrontendTls, KeyPem, Offer, TlsError};
 
 use super::Snapshot;
+use crate::send::backend::{BackendPolicy, Client};
 
 /// The Gateway's part of a snapshot.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +24,9 @@ pub(super) struct Listeners {
     pub(super) gateway: Option<Arc<Gateway>>,
     pub(super) certificates: BTreeMap<ObjectName, Arc<Certificate>>,
     pub(super) backend_tls: BTreeMap<(ObjectName, u16), Arc<BackendTls>>,
+    /// By Service, then port.
+    policies: HashMap<ObjectName, Vec<(u16, Arc<BackendPolicy>)>>,
+    frontends: BTreeMap<ListenerId, Arc<Frontend>>,
     entries: BTreeMap<ListenerId, Arc<ListenerEntry>>,
     ports: BTreeMap<(PortProtocol, u16), Port>,
 }
@@ -32,10 +39,19 @@ struct Port {
     table: PortTable,
 }
 
+/// What a listener's TLS is made of, and the result.
+#[derive(Debug)]
+pub struct Frontend {
+    stated: ListenerTls,
+    certificates: Vec<Arc<Certificate>>,
+    /// `Err`: why it cannot be served.
+    pub tls: Result<FrontendTls, TlsError>,
+}
+
 /// What changes have touched.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    /// The Gateway itself.
+    /// The Gateway itself, a certificate or a backend's policy.
     pub(super) gateway: bool,
     /// Listeners whose routes are others now.
     listeners: HashSet<ListenerId>,
@@ -69,6 +85,20 @@ impl Snapshot {
         self.listeners.ports.get(&(PortProtocol::Tcp, port))?.table.listener(host)
     }
 
+    /// How backends of a Service port are reached by TLS; `None`: they are not.
+    pub fn backend_policy(&self, service: &ObjectName, port: u16) -> Option<&Arc<BackendPolicy>> {
+        if self.listeners.policies.is_empty() {
+            return None;
+        }
+        let of_service = self.listeners.policies.get(service)?;
+        of_service.iter().find(|(of, _)| *of == port).map(|(_, policy)| policy)
+    }
+
+    /// The server's side of TLS at a listener; `None`: it ends none.
+    pub fn frontend(&self, listener: &ListenerId) -> Option<&Arc<Frontend>> {
+        self.listeners.frontends.get(listener)
+    }
+
     /// Compiles anew what `touched` says, and keeps the rest.
     pub(super) fn rebuild_listeners(&mut self, touched: &Touched) {
         let Some(gateway) = self.listeners.gateway.clone() else {
@@ -80,6 +110,9 @@ impl Snapshot {
         };
         if !touched.gateway && touched.listeners.is_empty() {
             return;
+        }
+        if touched.gateway {
+            Arc::make_mut(&mut self.listeners).rebuild_tls(&gateway);
         }
         let attached = self.routes.iter().filter(|(_, route)| !route.listeners.is_empty());
         let routes: Vec<_> = attached.map(|(_, route)| Arc::clone(route)).collect();
@@ -107,5 +140,76 @@ impl Snapshot {
                 Some(((protocol, number), port))
             })
             .collect();
+    }
+}
+
+impl Listeners {
+    /// Makes what TLS needs, towards both sides. What has not changed is kept, with the sessions that clients resume.
+    fn rebuild_tls(&mut self, gateway: &Gateway) {
+        let mut before = std::mem::take(&mut self.frontends);
+        for listener in &gateway.listeners {
+            let Some(stated @ ListenerTls::Terminate { certificates, .. }) = &listener.tls else { continue };
+            let found = certificates.iter().filter_map(|name| self.certificates.get(name).cloned());
+            let found: Vec<_> = found.collect();
+            let same = |old: &Arc<Frontend>| old.stated == *stated && old.certificates == found;
+            let frontend = match before.remove(&listener.id).filter(same) {
+                Some(old) => old,
+                None => Arc::new(Frontend::new(listener, stated, found)),
+            };
+            self.frontends.insert(listener.id.clone(), frontend);
+        }
+        let client = match &gateway.client_certificate {
+            None => Client::None,
+            Some(name) => self.certificates.get(name).cloned().map_or(Client::Missing, Client::Certificate),
+        };
+        let before = std::mem::take(&mut self.policies);
+        for ((service, port), stated) in &self.backend_tls {
+            let old = before.get(service).and_then(|of| of.iter().find(|(of, _)| of == port));
+            let policy = match old.filter(|(_, old)| old.is_of(stated, &client)) {
+                Some((_, old)) => Arc::clone(old),
+                None => Arc::new(BackendPolicy::new(Arc::clone(stated), client.clone())),
+            };
+            self.policies.entry(service.clone()).or_default().push((*port, policy));
+        }
+    }
+}
+
+impl Frontend {
+    fn new(listener: &Listener, stated: &ListenerTls, certificates: Vec<Arc<Certificate>>) -> Self {
+        let tls = Self::prepare(listener, stated, &certificates);
+        if let Err(error) = &tls {
+            tracing::warn!(listener = %listener.id, %error, "the listener's TLS cannot be served");
+        }
+        Self { stated: stated.clone(), certificates, tls }
+    }
+
+    fn prepare(
+        listener: &Listener,
+        stated: &ListenerTls,
+        certificates: &[Arc<Certificate>],
+    ) -> Result<FrontendTls, TlsError> {
+        let validation = match stated {
+            ListenerTls::Terminate { client_validation, .. } => client_validation.as_ref(),
+            ListenerTls::Passthrough => None,
+        };
+        let roots: Vec<&str> = match validation {
+            Some(ClientValidation { roots_pem, .. }) => roots_pem.iter().map(|pem| &**pem).collect(),
+            None => Vec::new(),
+        };
+        let clients = match validation {
+            None => Clients::Anybody,
+            Some(validation) if validation.allow_insecure_fallback => Clients::Asked,
+            Some(_) => Clients::Verified(&roots),
+        };
+        let offer = match listener.protocol {
+            ListenerProtocol::Https => Offer::Http,
+            _ => Offer::Bytes,
+        };
+        let pem = |certificate: &Arc<Certificate>| -> (Text, Text) {
+            (certificate.chain_pem.clone(), certificate.key_pem.0.clone())
+        };
+        let pems: Vec<_> = certificates.iter().map(pem).collect();
+        let keys: Vec<_> = pems.iter().map(|(chain, key)| KeyPem { chain, key }).collect();
+        FrontendTls::new(&keys, clients, offer)
     }
 }

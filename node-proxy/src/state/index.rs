@@ -111,6 +111,7 @@ impl Snapshot {
                 certificates.insert(certificate.name.clone(), Arc::new(certificate));
             }
             Resource::BackendTls(tls) => {
+                touched.gateway = true;
                 let backend_tls = &mut Arc::make_mut(&mut self.listeners).backend_tls;
                 backend_tls.insert((tls.service.clone(), tls.port), Arc::new(tls));
             }
@@ -160,6 +161,8 @@ impl Snapshot {
                 }
             }
             "Route" => {
+                // A Gateway's own form of a route is named apart from that of its Services.
+                let key = key.split_once("/at/").map_or(key, |(id, _)| id);
                 let Some(old) = key.parse().ok().and_then(|id: RouteId| self.routes.remove(&id)) else {
                     return;
                 };
@@ -174,7 +177,7 @@ impl Snapshot {
     }
 
     fn remove_of_gateway(&mut self, kind: &str, key: &str, touched: &mut Touched) {
-        touched.gateway |= matches!(kind, "Gateway" | "Certificate");
+        touched.gateway |= matches!(kind, "Gateway" | "Certificate" | "BackendTls");
         let listeners = Arc::make_mut(&mut self.listeners);
         match kind {
             "Gateway" => listeners.gateway = None,
@@ -198,7 +201,9 @@ impl Snapshot {
     /// What of a Service's endpoints may be chosen from this node.
     fn judge(&mut self, service: &ObjectName) {
         let Some(endpoints) = self.all_endpoints.get(service) else { return };
-        let policy = self.services.get(service).map(|service| service.internal_traffic_policy);
+        // A Gateway's callers are on no node of the cluster.
+        let on_node = !self.node.is_empty();
+        let policy = self.services.get(service).filter(|_| on_node).map(|s| s.internal_traffic_policy);
         let zone = self.nodes.get(&self.node).and_then(|node| node.zone.as_deref());
         let place = Place { node: &self.node, zone };
         let judged = topology::judge(endpoints, policy.unwrap_or_default(), place);

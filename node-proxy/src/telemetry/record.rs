@@ -319,6 +319,8 @@ pub enum Security {
     Mtls,
     /// Inside the node: this process knows both pods.
     SameNode,
+    /// By TLS as a BackendTLSPolicy says.
+    Tls,
     /// Unprotected.
     Plaintext,
     /// It was not reached.
@@ -331,6 +333,7 @@ impl Security {
         match self {
             Self::Mtls => "mtls",
             Self::SameNode => "same_node",
+            Self::Tls => "tls",
             Self::Plaintext => "plaintext",
             Self::None => "none",
         }

@@ -10,12 +10,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use weft_model::{Identity, Reason, Text};
-use weft_tls::{Alpn, TlsError, WorkloadTls};
+use weft_tls::{Alpn, Carries, TlsError, TlsStream, WorkloadTls};
 
 use super::proofs::Pair;
 use super::renew::Renew;
 use super::trusted::Trusted;
 use crate::pod::LocalPod;
+use crate::send::backend::{BackendPolicy, Same};
+use crate::send::bytes::Pipe;
 use crate::worker::Shared;
 
 /// How long each step of making a connection may take.
@@ -66,6 +68,8 @@ pub(crate) enum Way {
     },
     /// Plaintext out of the mesh.
     Plain,
+    /// TLS to the backend itself as its policy says, out of the mesh or inside a tunnel.
+    Backend { policy: Arc<BackendPolicy>, carries: Carries, tunnel: Option<Box<Dial>> },
     /// Plaintext to the pod's own application, from the caller's address.
     Application { caller: SocketAddr },
 }
@@ -75,6 +79,7 @@ impl std::fmt::Debug for Way {
         match self {
             Self::Tunnel { expected, alpn, .. } => write!(f, "{alpn} to {expected}"),
             Self::Plain => f.write_str("plaintext"),
+            Self::Backend { carries, .. } => write!(f, "TLS to a backend for {carries:?}"),
             Self::Application { caller } => write!(f, "application for {caller}"),
         }
     }
@@ -93,6 +98,7 @@ pub(crate) struct Key {
 enum KeyWay {
     Tunnel { own: Identity, to_pod: Option<Text>, expected: Identity, alpn: Alpn },
     Plain,
+    Backend { policy: Same, carries: Carries, tunnel: Option<Box<Key>> },
     Application { caller: IpAddr },
 }
 
@@ -125,6 +131,11 @@ impl Dial {
                 alpn: *alpn,
             },
             Way::Plain => KeyWay::Plain,
+            Way::Backend { policy, carries, tunnel } => KeyWay::Backend {
+                policy: Same(policy.clone()),
+                carries: *carries,
+                tunnel: tunnel.as_ref().map(|tunnel| Box::new(tunnel.key(true))),
+            },
             Way::Application { caller } => KeyWay::Application { caller: caller.ip() },
         };
         Key { pod: self.pod.enrolled.uid.clone(), to: self.to, way, http2 }
@@ -145,7 +156,14 @@ impl Dial {
     /// Makes the connection, with TLS where it needs it.
     pub(crate) async fn run(&self, deadlines: &Deadlines) -> Result<Io, Failure> {
         let stream = self.run_plain(deadlines).await?;
-        let Way::Tunnel { tls, shared, expected, alpn, .. } = &self.way else { return Ok(Io::Tcp(stream)) };
+        let (tls, shared, expected, alpn) = match &self.way {
+            Way::Tunnel { tls, shared, expected, alpn, .. } => (tls, shared, expected, alpn),
+            Way::Backend { policy, carries, .. } => {
+                let stream = self.secure(policy, stream, *carries, deadlines).await?;
+                return Ok(Io::Backend(Box::new(stream)));
+            }
+            Way::Plain | Way::Application { .. } => return Ok(Io::Tcp(stream)),
+        };
         let handshake = async {
             let stream = tls.connect(stream, expected, *alpn).await?;
             let proof = shared.proofs.shown(self.pair(expected), stream.peer()?, tls);
@@ -159,11 +177,26 @@ impl Dial {
         }
     }
 
+    /// Makes a connection to a backend one of TLS.
+    pub(crate) async fn secure<IO: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        policy: &BackendPolicy,
+        io: IO,
+        carries: Carries,
+        deadlines: &Deadlines,
+    ) -> Result<TlsStream<IO>, Failure> {
+        match tokio::time::timeout(deadlines.tls, policy.connect(io, carries)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.no_tls(&error)),
+            Err(_) => Err(self.no_tls(&"the TLS handshake did not end within the deadline")),
+        }
+    }
+
     /// Both ends, if the peer is `expected`.
     pub(super) fn pair(&self, expected: &Identity) -> Pair {
         let to_pod = match &self.way {
             Way::Tunnel { to_pod, .. } => to_pod.clone(),
-            Way::Plain | Way::Application { .. } => None,
+            Way::Plain | Way::Backend { .. } | Way::Application { .. } => None,
         };
         let pod = self.pod.enrolled.uid.clone();
         Pair::Calling { pod, to: self.to, to_pod, expected: expected.clone() }
@@ -176,7 +209,7 @@ impl Dial {
 
     async fn connect(&self) -> std::io::Result<TcpStream> {
         match &self.way {
-            Way::Tunnel { .. } | Way::Plain => self.pod.connect(self.to).await,
+            Way::Tunnel { .. } | Way::Plain | Way::Backend { .. } => self.pod.connect(self.to).await,
             Way::Application { caller } => self.pod.connect_application(self.to, *caller).await,
         }
     }
@@ -207,6 +240,9 @@ pub(crate) fn keep_alive(stream: &TcpStream) {
 pub(crate) enum Io {
     Tcp(TcpStream),
     Tls(Box<Trusted<TcpStream>>),
+    Backend(Box<TlsStream<TcpStream>>),
+    /// TLS to a backend inside a tunnel.
+    Inner(Box<TlsStream<Pipe>>),
 }
 
 impl AsyncRead for Io {
@@ -218,6 +254,8 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Backend(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Inner(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -227,6 +265,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Backend(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Inner(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -234,6 +274,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Backend(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Inner(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -241,6 +283,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Backend(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Inner(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -252,6 +296,8 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Backend(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Inner(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -259,6 +305,8 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Backend(stream) => stream.is_write_vectored(),
+            Self::Inner(stream) => stream.is_write_vectored(),
         }
     }
 }

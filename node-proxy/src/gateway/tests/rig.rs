@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
-use weft_model::gateway::{Attachment, Gateway, Listener, ListenerId, ListenerProtocol};
+use weft_model::gateway::{
+    Attachment, Certificate, Gateway, Listener, ListenerId, ListenerProtocol, ListenerTls, Secret,
+};
 use weft_model::route::*;
 use weft_model::{ObjectName, Resource};
+use weft_tls::testing::TestCa;
+use weft_tls::{BackendTls, Carries, Roots, TlsError, TlsStream};
 
 use crate::call::{self, Accepted};
 use crate::outbound::http::tests::world::{World, pod};
@@ -27,6 +31,23 @@ pub(super) fn listener(name: &str, hostname: Option<&str>) -> Listener {
         tls: None,
         refusal: None,
     }
+}
+
+/// A listener of HTTPS or TLS that ends TLS with certificate `shop/<certificate>`.
+pub(super) fn terminating(
+    protocol: ListenerProtocol,
+    name: &str,
+    hostname: Option<&str>,
+    certificate: &str,
+) -> Listener {
+    let certificates = vec![ObjectName::new("shop", certificate)];
+    let tls = Some(ListenerTls::Terminate { certificates, client_validation: None });
+    Listener { protocol, tls, ..listener(name, hostname) }
+}
+
+pub(super) fn passing(name: &str, hostname: Option<&str>) -> Listener {
+    let (protocol, tls) = (ListenerProtocol::Tls, Some(ListenerTls::Passthrough));
+    Listener { protocol, tls, ..listener(name, hostname) }
 }
 
 pub(super) fn exact(value: &str) -> Match {
@@ -75,6 +96,25 @@ impl<'w> Rig<'w> {
         let route =
             Route { id, generation: 1, created: 0, parents: vec![], listeners: vec![attachment], rules };
         self.world.set(Resource::Route(route));
+    }
+
+    /// Secret `shop/<name>`.
+    pub(super) fn certificate(&self, name: &str, (chain, key): (String, String)) {
+        self.world.set(Resource::Certificate(Certificate {
+            name: ObjectName::new("shop", name),
+            chain_pem: chain.into(),
+            key_pem: Secret(key.into()),
+        }));
+    }
+
+    /// A client's connection by TLS, with `name` as server name.
+    pub(super) async fn connect_tls(
+        &self,
+        (ca, name): (&TestCa, &str),
+        carries: Carries,
+    ) -> Result<TlsStream<TcpStream>, TlsError> {
+        let client = BackendTls::new(name, &[], Roots::Pem(&[&ca.root_pem()]), None).unwrap();
+        client.connect(self.connect().await, carries).await
     }
 
     /// A client's connection to the port, which is served.

@@ -16,7 +16,7 @@ use weft_model::service::{AppProtocol, Endpoint, TrafficPolicy};
 use super::*;
 use crate::config::SameNode;
 use crate::pod::LocalPods;
-use crate::telemetry::{Labels, Protocol, Reporter};
+use crate::telemetry::{Labels, Protocol, Reporter, Security};
 
 /// What the next try meets.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +133,7 @@ fn target(endpoints: Vec<Endpoint>) -> Target<'static> {
     Target {
         service: None,
         protocol: AppProtocol::Http,
+        tls: None,
         endpoints: Cow::Owned(endpoints),
         affinity: None,
         policy: TrafficPolicy::Cluster,

@@ -25,6 +25,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Prefixed<I> {
         Self { prefix, io }
     }
 
+    /// The connection below.
+    pub fn io(&self) -> &I {
+        &self.io
+    }
+
+    /// The connection below.
+    pub fn io_mut(&mut self) -> &mut I {
+        &mut self.io
+    }
+
     /// Reads on until the bytes tell which version is spoken; they stay to be read.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use weft_model::route::*;
 use weft_model::service::{AppProtocol, Endpoint, Endpoints, Service, ServicePort};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource};
 use weft_runtime::netns::NetNamespace;
+use weft_tls::FrontendTls;
 
 use crate::body::Body;
 use crate::call::Captured;
@@ -293,6 +294,45 @@ impl App {
         Self { address, got, _held: None }
     }
 
+    /// As [`Self::echo`], by TLS.
+    pub(crate) async fn echo_tls(name: &'static str, tls: FrontendTls) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (report, got) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (report, tls) = (report.clone(), tls.clone());
+                tokio::task::spawn_local(async move {
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let mut io = Prefixed::new(Bytes::new(), stream);
+                    let Ok(version) = io.http_version().await else { return };
+                    let handler = move |request| echo(name, request, report.clone());
+                    let limits = http_server::Limits::default();
+                    let _ = http_server::serve(io, version, &limits, std::future::pending(), handler).await;
+                });
+            }
+        });
+        Self { address, got, _held: None }
+    }
+
+    /// Speaks first, by TLS if there is some, and then echoes bytes.
+    pub(crate) async fn greeting(greeting: &'static str, tls: Option<FrontendTls>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tls = tls.clone();
+                tokio::task::spawn_local(async move {
+                    match tls {
+                        Some(tls) => greet(greeting, tls.accept(stream).await.unwrap()).await,
+                        None => greet(greeting, stream).await,
+                    }
+                });
+            }
+        });
+        Self { address, got: mpsc::unbounded_channel().1, _held: None }
+    }
+
     /// Accepts every upgrade and echoes bytes.
     pub(crate) async fn upgrading() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -328,6 +368,16 @@ impl App {
 thread_local! {
     /// Of the requests for `/twice-503`. A test has a thread of its own.
     static TRIES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+async fn greet(greeting: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    stream.write_all(greeting.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    let mut buffer = [0; 1024];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        stream.write_all(&buffer[..count]).await.unwrap();
+        stream.flush().await.unwrap();
+    }
 }
 
 fn third(tries: &std::cell::Cell<u32>) -> bool {
