@@ -4,6 +4,7 @@
 mod entrance;
 pub mod ports;
 mod tls;
+pub(crate) mod udp;
 
 use std::sync::Arc;
 

@@ -191,6 +191,12 @@ impl Snapshot {
         known.map_or(&[], Vec::as_slice)
     }
 
+    /// As [`Self::endpoints`], of a UDP port.
+    pub fn udp_endpoints(&self, service: &ObjectName, port: u16) -> &[Endpoint] {
+        let known = self.endpoints.get(service).and_then(|endpoints| endpoints.udp_ports.get(&port));
+        known.map_or(&[], Vec::as_slice)
+    }
+
     /// The routes in force on a TCP port of a Service; `None`: plain forwarding.
     pub fn routes(&self, service: &ObjectName, port: u16) -> Option<&Arc<ServicePortRoutes>> {
         self.routes_by_port.get(&(service.clone(), PortProtocol::Tcp, port))?.compiled.as_ref()

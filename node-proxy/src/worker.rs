@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::link::AgentLink;
 use crate::certificates::Certificates;
 use crate::config::Config;
+use crate::gateway::udp::{self, DatagramPort};
 use crate::listen::{self, Handed, PodListener};
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
@@ -88,6 +89,8 @@ pub(crate) enum ToWorker {
     Accept(PodListener),
     /// Carry this connection.
     Carry(Handed),
+    /// Serve this UDP port.
+    Datagrams(DatagramPort),
 }
 
 /// All workers, as those who hand them work see them.
@@ -159,6 +162,13 @@ impl Crew {
         }
     }
 
+    /// Lets worker `index` serve its socket of a UDP port.
+    pub(crate) fn serve_datagrams(&self, index: usize, port: DatagramPort) {
+        if let Some(member) = self.members.get(index) {
+            let _ = member.inbox.send(ToWorker::Datagrams(port));
+        }
+    }
+
     /// The worker with the fewest connections, `home` among equals: its number, and the place taken there.
     pub(crate) fn least_loaded(&self, home: usize) -> (usize, Load) {
         let load = |index: &usize| {
@@ -200,6 +210,9 @@ async fn work(worker: WorkerRef, crew: Arc<Crew>, mut messages: mpsc::UnboundedR
             None => return,
             Some(ToWorker::Accept(listener)) => {
                 tokio::task::spawn_local(listen::accept(worker.clone(), crew.clone(), listener));
+            }
+            Some(ToWorker::Datagrams(port)) => {
+                tokio::task::spawn_local(udp::serve(worker.clone(), port));
             }
             Some(ToWorker::Carry(handed)) => {
                 tokio::task::spawn_local(listen::carry(worker.clone(), handed));

@@ -43,6 +43,11 @@ impl StreamRule {
         })
     }
 
+    /// All backends of the rule.
+    pub fn backends(&self) -> &[Backend] {
+        &self.backends
+    }
+
     /// The backend whose turn it is, by weight. `None`: no backend, or all weights are 0; the connection is refused.
     pub fn next_backend(&self) -> Option<&Backend> {
         self.backends.get(self.schedule.as_ref()?.next())

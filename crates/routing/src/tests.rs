@@ -2,6 +2,7 @@
 
 mod cors;
 mod filters;
+mod listener;
 mod oracle;
 mod schedule;
 mod selection;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use weft_api::proto::Rejection;
 use weft_model::service::PortProtocol;
 
 use crate::call::Listener;
+use crate::gateway::udp::DatagramPort;
 use crate::listen::{PodListener, prepare};
 use crate::pod::LocalPod;
 use crate::scope::Scope;
@@ -30,7 +31,7 @@ pub struct Ports {
     shared: Arc<Shared>,
     crew: Arc<Crew>,
     pod: Arc<LocalPod>,
-    open: BTreeMap<u16, Arc<Scope>>,
+    open: BTreeMap<(PortProtocol, u16), Arc<Scope>>,
     /// The home worker of the next port.
     next_home: usize,
 }
@@ -44,8 +45,8 @@ impl Ports {
     /// Opens what `snapshot` wants and closes what it no longer wants. Connections to a closed port end as in a drain.
     /// Returns what could not be opened, to be told to the controller.
     pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<Rejection> {
-        let wanted: Vec<u16> = snapshot.gateway_ports(PortProtocol::Tcp).collect();
-        let gone: Vec<u16> = self.open.keys().copied().filter(|port| !wanted.contains(port)).collect();
+        let wanted: Vec<_> = snapshot.gateway_ports().collect();
+        let gone: Vec<_> = self.open.keys().copied().filter(|port| !wanted.contains(port)).collect();
         for port in gone {
             self.close(port);
         }
@@ -55,28 +56,41 @@ impl Ports {
                 continue;
             }
             if let Err(error) = self.open(port) {
-                tracing::error!(port, %error, "cannot listen: the listeners of this port are not served");
-                rejections.extend(rejection(snapshot, port, &error));
+                let (protocol, port) = (port.0.as_str(), port.1);
+                tracing::error!(protocol, port, %error, "cannot listen: the listeners of this port are not served");
+                rejections.extend(rejection(snapshot, (protocol, port), &error));
             }
         }
         rejections
     }
 
-    fn open(&mut self, port: u16) -> io::Result<()> {
-        let socket = listen(port)?;
+    fn open(&mut self, (protocol, port): (PortProtocol, u16)) -> io::Result<()> {
         let scope = Arc::new(Scope::new(&self.shared.ends));
-        let (pod, kind) = (Arc::clone(&self.pod), Listener::Gateway(port));
-        let listener = PodListener { pod, scope: Arc::clone(&scope), kind, socket, open: Arc::default() };
-        self.crew.accept(self.next_home, listener);
-        self.next_home = self.next_home.wrapping_add(1);
-        self.open.insert(port, scope);
-        tracing::info!(port, "listening");
+        match protocol {
+            PortProtocol::Tcp => {
+                let (socket, kind) = (listen(port)?, Listener::Gateway(port));
+                let (pod, scope) = (Arc::clone(&self.pod), Arc::clone(&scope));
+                let listener = PodListener { pod, scope, kind, socket, open: Arc::default() };
+                self.crew.accept(self.next_home, listener);
+                self.next_home = self.next_home.wrapping_add(1);
+            }
+            PortProtocol::Udp => {
+                let sockets = (0..self.crew.len()).map(|_| datagrams(port));
+                for (index, socket) in sockets.collect::<io::Result<Vec<_>>>()?.into_iter().enumerate() {
+                    let (pod, scope) = (Arc::clone(&self.pod), Arc::clone(&scope));
+                    self.crew.serve_datagrams(index, DatagramPort { pod, scope, socket, number: port });
+                }
+            }
+        }
+        self.open.insert((protocol, port), scope);
+        tracing::info!(protocol = protocol.as_str(), port, "listening");
         Ok(())
     }
 
-    fn close(&mut self, port: u16) {
+    fn close(&mut self, port: (PortProtocol, u16)) {
         let Some(scope) = self.open.remove(&port) else { return };
-        tracing::info!(port, connections = scope.connections(), "no longer listening");
+        let (protocol, port) = (port.0.as_str(), port.1);
+        tracing::info!(protocol, port, connections = scope.connections(), "no longer listening");
         scope.release();
         let drain = self.shared.config.drain;
         tokio::spawn(async move {
@@ -88,26 +102,38 @@ impl Ports {
     }
 }
 
-fn rejection(snapshot: &Snapshot, port: u16, error: &io::Error) -> Option<Rejection> {
+fn rejection(snapshot: &Snapshot, (protocol, port): (&str, u16), error: &io::Error) -> Option<Rejection> {
     let gateway = snapshot.gateway()?;
-    let message = format!("the proxy cannot listen on port {port}: {error}");
+    let message = format!("the proxy cannot listen on {protocol} port {port}: {error}");
     Some(Rejection { name: format!("Gateway/{}", gateway.name), message })
 }
 
 /// A socket for callers of both families, or of IPv4 only where there is nothing else.
 fn listen(port: u16) -> io::Result<TcpListener> {
+    let socket = bound(port, (Type::STREAM, Protocol::TCP))?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
+    prepare(&listener)?;
+    Ok(listener)
+}
+
+/// One of several sockets that share a UDP port.
+fn datagrams(port: u16) -> io::Result<UdpSocket> {
+    bound(port, (Type::DGRAM, Protocol::UDP)).map(UdpSocket::from)
+}
+
+fn bound(port: u16, kind: (Type, Protocol)) -> io::Result<Socket> {
     let both = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
-    match listen_at(both) {
+    match bound_to(both, kind) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {
-            listen_at(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+            bound_to(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), kind)
         }
         result => result,
     }
 }
 
-fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+fn bound_to(address: SocketAddr, (kind, protocol): (Type, Protocol)) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -115,8 +141,5 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     // A port that comes back at once meets its old socket, which its worker is about to close.
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    let listener = TcpListener::from(socket);
-    prepare(&listener)?;
-    Ok(listener)
+    Ok(socket)
 }

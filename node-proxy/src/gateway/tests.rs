@@ -2,6 +2,7 @@
 
 mod rig;
 mod tls;
+mod udp;
 
 use http::{Request, StatusCode};
 use http_body_util::Full;

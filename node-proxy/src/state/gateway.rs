@@ -16,6 +16,7 @@ use weft_routing::{ListenerEntry, ListenerTable, PortTable};
 use weft_tls::{Clients, FrontendTls, KeyPem, Offer, TlsError};
 
 use super::Snapshot;
+use crate::gateway::udp::followed;
 use crate::send::backend::{BackendPolicy, Client};
 
 /// The Gateway's part of a snapshot.
@@ -70,9 +71,13 @@ impl Snapshot {
         self.listeners.gateway.as_ref()
     }
 
-    /// The numbers of the ports to listen on.
-    pub fn gateway_ports(&self, protocol: PortProtocol) -> impl Iterator<Item = u16> {
-        self.listeners.ports.keys().filter(move |(of, _)| *of == protocol).map(|(_, port)| *port)
+    /// The ports to listen on. One of UDP only while a route can be followed there: nothing else can refuse a datagram.
+    pub fn gateway_ports(&self) -> impl Iterator<Item = (PortProtocol, u16)> {
+        let ports = self.listeners.ports.iter().filter(|((protocol, _), port)| {
+            let listener = || port.table.listener("");
+            *protocol == PortProtocol::Tcp || listener().is_some_and(|entry| followed(entry).is_ok())
+        });
+        ports.map(|(port, _)| *port)
     }
 
     /// What is spoken on a TCP port; `None`: nothing listens there any more.
@@ -97,6 +102,11 @@ impl Snapshot {
     /// The server's side of TLS at a listener; `None`: it ends none.
     pub fn frontend(&self, listener: &ListenerId) -> Option<&Arc<Frontend>> {
         self.listeners.frontends.get(listener)
+    }
+
+    /// The listener of a UDP port: it has it to itself.
+    pub fn udp_listener(&self, port: u16) -> Option<&Arc<ListenerEntry>> {
+        self.listeners.ports.get(&(PortProtocol::Udp, port))?.table.listener("")
     }
 
     /// Compiles anew what `touched` says, and keeps the rest.

@@ -292,6 +292,8 @@ pub enum Protocol {
     Tls,
     /// A byte stream.
     Tcp,
+    /// A flow of datagrams.
+    Udp,
 }
 
 impl Protocol {
@@ -303,6 +305,7 @@ impl Protocol {
             Self::Grpc => "grpc",
             Self::Tls => "tls",
             Self::Tcp => "tcp",
+            Self::Udp => "udp",
         }
     }
 

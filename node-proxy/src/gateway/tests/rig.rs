@@ -18,7 +18,7 @@ use crate::pod::LocalPod;
 pub(super) struct Rig<'w> {
     world: &'w World,
     socket: TcpListener,
-    pod: Arc<LocalPod>,
+    pub(super) pod: Arc<LocalPod>,
     pub(super) port: u16,
 }
 
