@@ -95,6 +95,7 @@ mod tests {
         };
         let service = ObjectName::new("shop", "cart");
         Target {
+            tls: None,
             service: Some((service.clone(), port)),
             protocol: AppProtocol::Unspecified,
             endpoints: Cow::Owned(endpoints.iter().map(endpoint).collect()),
