@@ -8,8 +8,8 @@ use weft_model::service::{AppProtocol, Endpoint, Service};
 use weft_model::workload::Workload;
 use weft_model::{Identity, ObjectName, Text};
 
-use crate::pod::LocalPod;
 use crate::outbound::route::Target;
+use crate::pod::LocalPod;
 use crate::scope::Scope;
 use crate::send::backend::BackendPolicy;
 use crate::state::Snapshot;

@@ -83,7 +83,8 @@ async fn stream(
     begun: Instant,
 ) {
     let Some(entry) = snapshot.listener(entrance.address.port(), "").cloned() else {
-        let refused = Refused::new(Reason::InvalidListener, "the port's listener has a hostname, which TCP has not");
+        let refused =
+            Refused::new(Reason::InvalidListener, "the port's listener has a hostname, which TCP has not");
         return refuse(worker, accepted, begun, &refused);
     };
     let (origin, stream) = origin(accepted, entrance);

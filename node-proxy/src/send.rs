@@ -209,7 +209,8 @@ async fn tunnel(
 /// exists in HTTP/1.1 only (RFC 9113 §8.6).
 /// By TLS a backend that declares nothing may not know HTTP/2, whatever its caller speaks.
 fn version_of(selected: &Selected, request: &Request<Body>) -> HttpVersion {
-    let declared = selected.protocol == AppProtocol::H2c && headers::asked_upgrade(request.headers()).is_none();
+    let declared =
+        selected.protocol == AppProtocol::H2c && headers::asked_upgrade(request.headers()).is_none();
     if selected.tls.is_some() {
         return if declared { HttpVersion::Http2 } else { HttpVersion::Http1 };
     }

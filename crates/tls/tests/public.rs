@@ -114,9 +114,8 @@ async fn clients_are_verified_or_only_asked() {
 fn what_cannot_be_used_is_an_error_that_says_so() {
     let ca = TestCa::new("test");
     let ((chain, key), (_, other)) = (ca.pem(&["a"]), ca.pem(&["a"]));
-    let error = |pem: &[KeyPem<'_>], clients| {
-        FrontendTls::new(pem, clients, Offer::Http).unwrap_err().to_string()
-    };
+    let error =
+        |pem: &[KeyPem<'_>], clients| FrontendTls::new(pem, clients, Offer::Http).unwrap_err().to_string();
     assert!(error(&[], Clients::Anybody).contains("no certificate"));
     assert!(error(&[KeyPem { chain: &chain, key: "" }], Clients::Anybody).contains("key"));
     assert!(error(&[KeyPem { chain: "x", key: &key }], Clients::Anybody).contains("CERTIFICATE"));

@@ -23,9 +23,7 @@ use crate::outbound::http::refusal::Refused;
 use crate::pod::LocalPod;
 use crate::scope::{Admission, Scope};
 use crate::state::Snapshot;
-use crate::telemetry::{
-    AtListener, Labels, Named, Outcome, Party, Protocol, Reporter, RuleName, Security,
-};
+use crate::telemetry::{AtListener, Labels, Named, Outcome, Party, Protocol, Reporter, RuleName, Security};
 use crate::worker::WorkerRef;
 
 /// After so long without a datagram in either direction a flow has ended.

@@ -168,7 +168,8 @@ impl<'w> Connection<'w> {
             self.outcome.attempts += 1;
             let selected = Selected::of(picked.endpoint, target, &self.snapshot);
             self.describe(&selected);
-            let connect = Box::pin(send::connect_bytes(self.worker, &self.origin.sender, self.origin.peer, &selected));
+            let connect =
+                Box::pin(send::connect_bytes(self.worker, &self.origin.sender, self.origin.peer, &selected));
             let connected = tokio::select! {
                 biased;
                 connected = connect => connected,

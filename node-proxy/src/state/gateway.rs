@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ahash::{HashMap, HashSet};
-use weft_model::{ObjectName, Text};
 use weft_model::gateway::{
     BackendTls, Certificate, ClientValidation, Gateway, Listener, ListenerId, ListenerProtocol, ListenerTls,
 };
 use weft_model::route::Route;
 use weft_model::service::PortProtocol;
+use weft_model::{ObjectName, Text};
 use weft_routing::listener::ports_of;
 use weft_routing::{ListenerEntry, ListenerTable, PortTable};
 use weft_tls::{Clients, FrontendTls, KeyPem, Offer, TlsError};

@@ -85,10 +85,8 @@ fn a_longer_hostname_goes_before_a_longer_path_and_what_it_does_not_match_falls_
     assert_eq!(selected(&routes, "x.example", "/path/prefix/longer", &[]).unwrap(), "old");
     assert_eq!(selected(&routes, "abc.example", "/other", &[]).unwrap(), "any");
     assert_eq!(selected(&routes, "abc.example", "/none", &[]), None);
-    let routes = [
-        http("old", &["*.example"], vec![exact("/b")]),
-        http("new", &["abc.example"], vec![exact("/a")]),
-    ];
+    let routes =
+        [http("old", &["*.example"], vec![exact("/b")]), http("new", &["abc.example"], vec![exact("/a")])];
     assert_eq!(selected(&routes, "abc.example", "/b", &[]).unwrap(), "old");
 }
 

@@ -77,12 +77,7 @@ fn a_flow_keeps_its_backend_and_flows_go_by_weight() {
         endpoints(world, "one", &[echo("one").await]);
         endpoints(world, "two", &[echo("two").await]);
         let rig = Rig::new(world, vec![udp()]).await;
-        rig.attach_kind(
-            RouteKind::Udp,
-            "r",
-            ("udp", &[]),
-            rules(vec![backend("one", 3), backend("two", 1)]),
-        );
+        rig.attach_kind(RouteKind::Udp, "r", ("udp", &[]), rules(vec![backend("one", 3), backend("two", 1)]));
         let address = listen(world, &rig);
         let mut counts = BTreeMap::new();
         for _ in 0..8 {
