@@ -20,11 +20,14 @@ use weft_runtime::metrics::Metrics;
 use crate::config::{Config, SourceArgs};
 use crate::control::Control;
 use crate::enrolment;
+use crate::enrolment::folder::Folder;
 use crate::enrolment::keeper::{Keeper, Shown};
+use crate::enrolment::memory::Memory;
 use crate::folder::WatchedFolder;
 use crate::infrastructure;
 use crate::kubernetes::lead::{Duties, lead};
 use crate::kubernetes::lease::Candidate;
+use crate::kubernetes::namespaces::Namespaces;
 use crate::kubernetes::statuses::ApiStatuses;
 use crate::kubernetes::{Kubernetes, LeaderMetrics, StatusMetrics, WatchMetrics, root};
 use crate::leadership::Leadership;
@@ -107,12 +110,11 @@ impl<'a> Begun<'a> {
         })?;
         tracing::info!(folder = %folder.display(), "reading objects from a folder");
         let progress = Arc::new(Progress::default());
-        let settings = enrolment::Settings { deadline: self.config.enrol_deadline, ..Default::default() };
-        let keeper = Keeper::open(status_dir, settings, Arc::clone(&progress));
-        show_enrolment(&mut self.admin, keeper.shown());
+        let leadership = Leadership::alone();
+        let keeper = self.keeper(Folder::new(status_dir), &progress, &leadership);
         let control = self.control(source, StatusWriter::new(status_dir)).with_enrolment(keeper);
         let authenticator = NodeSecretAuthenticator::new(node_secrets);
-        self.serve(control, authority, authenticator, Leadership::alone(), progress).await
+        self.serve(control, authority, authenticator, leadership, progress).await
     }
 
     async fn with_kubernetes(mut self, candidate: Candidate) -> anyhow::Result<()> {
@@ -145,11 +147,26 @@ impl<'a> Begun<'a> {
             TokenReviewSettings::new(authority.trust_domain().clone(), candidate.namespace.as_str());
         let authenticator = TokenReviewAuthenticator::new(client.clone(), settings);
         let (leadership, leads) = watch::channel(Leadership::Follower { leader: None });
+        let progress = Arc::new(Progress::default());
+        let keeper = self.keeper(Namespaces::new(client.clone()), &progress, &leads);
+        let control = control.with_enrolment(keeper);
         let snapshots = control.snapshots();
         let leading = tokio::spawn(lead(client, candidate, snapshots, leadership, duties, self.stop.clone()));
-        let served = self.serve(control, authority, authenticator, leads, Arc::default()).await;
+        let served = self.serve(control, authority, authenticator, leads, progress).await;
         leading.await.context("the leader's work")?;
         served
+    }
+
+    fn keeper(
+        &mut self,
+        memory: impl Memory,
+        progress: &Arc<Progress>,
+        leadership: &watch::Receiver<Leadership>,
+    ) -> Keeper {
+        let settings = enrolment::Settings { deadline: self.config.enrol_deadline, ..Default::default() };
+        let keeper = Keeper::new(memory, settings, Arc::clone(progress), leadership.clone());
+        show_enrolment(&mut self.admin, keeper.shown());
+        keeper
     }
 
     fn control<S: Source, W: StatusSink>(&self, source: S, sink: W) -> Control<S, W> {
@@ -180,6 +197,7 @@ impl<'a> Begun<'a> {
             authority,
             tls,
             snapshots: control.snapshots(),
+            streamed: control.streamed(),
             progress,
             leadership,
         };

@@ -9,7 +9,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use weft_model::{MeshConfig, Resource, ResourceName};
 
-use crate::enrolment::keeper::Keeper;
+use crate::enrolment::keeper::{Keeper, Stepped};
 use crate::in_force::Acknowledged;
 use crate::infrastructure;
 use crate::infrastructure::plan::Desired;
@@ -35,6 +35,7 @@ pub struct Control<S, W> {
     mesh: MeshConfig,
     publisher: Publisher,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    streamed: watch::Sender<Option<Arc<Snapshot>>>,
     sink: W,
     /// What the last translation gave.
     statuses: Statuses,
@@ -57,6 +58,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             mesh,
             publisher: Publisher::new(version),
             snapshots: watch::Sender::new(None),
+            streamed: watch::Sender::new(None),
             sink,
             statuses: Statuses::default(),
             enrolment: None,
@@ -98,6 +100,12 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         self.snapshots.subscribe()
     }
 
+    /// Where those come out that proxies get. A replica that does not lead has none, nor one that leads and does not know
+    /// yet how far namespaces' enrolment is.
+    pub fn streamed(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
+        self.streamed.subscribe()
+    }
+
     /// Takes changes for ever.
     ///
     /// # Errors
@@ -135,13 +143,18 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         let began = Instant::now();
         let Some(Loaded { mut inputs, problems }) = self.source.load(&self.mesh) else { return };
         if change == Change::Objects {
-            if !self.enrol(&mut inputs) {
-                return;
-            }
+            // Taken whatever comes next: until it is, there is news.
             if let Some(acknowledged) = &mut self.acknowledged {
                 inputs.in_force = acknowledged.take();
             }
-            self.publish(&inputs, problems, began);
+            let enrolled = self.enrol(&mut inputs);
+            if enrolled != Stepped::Decided {
+                self.streamed.send_if_modified(|streamed| streamed.take().is_some());
+            }
+            if enrolled == Stepped::Waits {
+                return;
+            }
+            self.publish(&inputs, problems, began, enrolled);
         }
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let errors = self.sink.write(&self.statuses, &inputs.heads(), &now);
@@ -151,19 +164,19 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         }
     }
 
-    /// Fills in how far enrolment is; false: it is not known yet, and nothing may be published.
-    fn enrol(&mut self, inputs: &mut Inputs) -> bool {
-        let Some(enrolment) = &mut self.enrolment else { return true };
-        let errors = enrolment.step(inputs);
+    /// Fills in how far enrolment is.
+    fn enrol(&mut self, inputs: &mut Inputs) -> Stepped {
+        let Some(enrolment) = &mut self.enrolment else { return Stepped::Decided };
+        let (stepped, errors) = enrolment.step(inputs);
         self.metrics.enrolment(&enrolment.shown().borrow());
         self.metrics.status_errors(errors.len());
         for error in errors {
             tracing::error!("{error}");
         }
-        !enrolment.is_undecided()
+        stepped
     }
 
-    fn publish(&mut self, inputs: &Inputs, problems: BTreeSet<String>, began: Instant) {
+    fn publish(&mut self, inputs: &Inputs, problems: BTreeSet<String>, began: Instant, enrolled: Stepped) {
         let loaded = began.elapsed();
         let Ok(translated) = catch_unwind(AssertUnwindSafe(|| translate(inputs))) else {
             let broken = "translating broke down, which is a defect of Weft; the last state stays in force";
@@ -194,10 +207,26 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         if let Some(acknowledged) = &mut self.acknowledged {
             acknowledged.published(self.publisher.version(), self.publisher.resources());
         }
+        if enrolled == Stepped::Decided {
+            self.stream();
+        }
+        self.statuses = Arc::new(translated.statuses);
+    }
+
+    /// Gives proxies what was published last.
+    fn stream(&mut self) {
+        let newest = self.snapshots.borrow().clone();
+        self.streamed.send_if_modified(|streamed| {
+            let version = |snapshot: &Option<Arc<Snapshot>>| snapshot.as_ref().map(|one| one.version());
+            let differs = version(streamed) != version(&newest);
+            if differs {
+                *streamed = newest;
+            }
+            differs
+        });
         if let Some(enrolment) = &mut self.enrolment {
             enrolment.published(self.publisher.version());
         }
-        self.statuses = Arc::new(translated.statuses);
     }
 
     fn provide(&self, inputs: &Inputs, resources: &BTreeMap<ResourceName, Resource>) {

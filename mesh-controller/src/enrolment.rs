@@ -7,6 +7,7 @@
 
 pub mod folder;
 pub mod keeper;
+pub mod memory;
 mod record;
 mod view;
 
@@ -174,6 +175,20 @@ impl Enrolments {
         let told = self.namespaces.values_mut().filter_map(|tracked| tracked.told.as_mut());
         for told in told.chain(self.leaving.values_mut().map(|leave| &mut leave.told)) {
             told.version.get_or_insert(version);
+        }
+    }
+
+    /// What `step` decided about a namespace could not be kept, and the next leader will begin with `kept`. Where that
+    /// is open, what is open stays so, since it is not to be opened again once it was closed; all else may go on.
+    pub fn not_kept(&mut self, name: &Text, kept: Option<Record>, step: &mut Step) {
+        let (Some(tracked), Some(kept)) = (self.namespaces.get_mut(name), kept) else { return };
+        if tracked.record.phase != Phase::Strict || kept.phase != Phase::Enrolling {
+            return;
+        }
+        tracked.record = kept;
+        step.enrolment.enrolling.insert(name.clone(), kept.since);
+        if let Some(state) = step.namespaces.get_mut(name) {
+            (state.phase, state.since) = (kept.phase, kept.since);
         }
     }
 

@@ -11,6 +11,7 @@
 //! | What | Verbs |
 //! |---|---|
 //! | `namespaces`, `services`, `pods`, `configmaps`; `endpointslices` of `discovery.k8s.io` | list, watch |
+//! | `namespaces`, and `namespaces/status`: how far their enrolment is, in annotations and a condition | get; patch |
 //! | `secrets`, of which those of type `kubernetes.io/tls` are read | list, watch |
 //! | `gatewayclasses`, `gateways`, `listenersets`, `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `backendtlspolicies`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
 //! | the same but `referencegrants`, for a status that somebody else has written meanwhile | get |
@@ -40,6 +41,7 @@ pub mod lead;
 pub mod lease;
 pub mod mesh;
 mod metrics;
+pub mod namespaces;
 mod raw;
 pub mod root;
 pub mod statuses;

@@ -34,7 +34,7 @@ pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 #[derive(Debug)]
 struct ConfigService<A> {
     authenticator: Arc<A>,
-    snapshots: Snapshots,
+    streamed: Snapshots,
     progress: Arc<Progress>,
     leadership: watch::Receiver<Leadership>,
     stop: CancellationToken,
@@ -53,7 +53,7 @@ impl<A: Authenticator> Config for ConfigService<A> {
             return Err(refusal);
         }
         let (stream, responses) =
-            Stream::new(caller, request.into_inner(), self.snapshots.clone(), &self.progress);
+            Stream::new(caller, request.into_inner(), self.streamed.clone(), &self.progress);
         tokio::spawn(stream.serve(self.leadership.clone(), self.stop.clone()));
         Ok(Response::new(responses))
     }
@@ -86,8 +86,10 @@ pub struct Server<A> {
     pub authority: Arc<Authority>,
     /// The controller's own certificate.
     pub tls: ServerTls,
-    /// What is streamed.
+    /// What this replica has translated: says who runs where.
     pub snapshots: Snapshots,
+    /// What is streamed; nothing before it is all decided.
+    pub streamed: Snapshots,
     /// Where proxies' progress is noted.
     pub progress: Arc<Progress>,
     /// Whether this replica streams configuration. Streams end when it does not any more.
@@ -106,7 +108,7 @@ impl<A: Authenticator> Server<A> {
         );
         let config = ConfigServer::new(ConfigService {
             authenticator: self.authenticator,
-            snapshots: self.snapshots,
+            streamed: self.streamed,
             progress: self.progress,
             leadership: self.leadership,
             stop: stop.clone(),

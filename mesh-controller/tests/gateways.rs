@@ -114,6 +114,7 @@ async fn controller() -> Controller {
         authority,
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),
+        streamed: control.streamed(),
         progress: Arc::clone(&progress),
         leadership: Leadership::alone(),
     };

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use support::{NAME, Proxy, WAIT, channel, eventually};
@@ -18,13 +18,17 @@ use tonic::Code;
 use weft_api::delta::Replica;
 use weft_ca::{NodeSecretAuthenticator, Settings};
 use weft_controller::control::Control;
+use weft_controller::enrolment;
+use weft_controller::enrolment::keeper::Keeper;
 use weft_controller::kubernetes::lead::{Duties, lead};
 use weft_controller::kubernetes::lease::Candidate;
+use weft_controller::kubernetes::namespaces::Namespaces;
 use weft_controller::kubernetes::statuses::ApiStatuses;
 use weft_controller::kubernetes::{Kubernetes, LeaderMetrics, StatusMetrics, WatchMetrics, root};
 use weft_controller::leadership::Leadership;
 use weft_controller::metrics::ControlMetrics;
 use weft_controller::server::{Progress, Server};
+use weft_model::workload::{MtlsMode, WorkloadProtocol};
 use weft_model::{MeshConfig, TrustDomain};
 use weft_runtime::metrics::Metrics;
 use weft_testkit::apiserver::ApiServer;
@@ -107,21 +111,28 @@ async fn replica(api: &ApiServer, number: u8, port: u16) -> Running {
         statuses: StatusMetrics::register(&mut metrics),
         leader: LeaderMetrics::register(&mut metrics),
     };
-    let control =
-        Control::new(source, sink, mesh, u64::from(number) * 1000, ControlMetrics::register(&mut metrics));
     let (told, leadership) = watch::channel(Leadership::Follower { leader: None });
+    let progress = Arc::new(Progress::default());
+    // Proxies of these tests report at once or not at all.
+    let (report_wait, settle) = (Duration::from_millis(300), Duration::from_millis(100));
+    let settings = enrolment::Settings { report_wait, settle, ..enrolment::Settings::default() };
+    let keeper =
+        Keeper::new(Namespaces::new(client.clone()), settings, Arc::clone(&progress), leadership.clone());
+    let control =
+        Control::new(source, sink, mesh, u64::from(number) * 1000, ControlMetrics::register(&mut metrics))
+            .with_enrolment(keeper);
     let candidate = Candidate {
         namespace: "weft-system".into(),
         pod: format!("weft-controller-{number}"),
         address: IpAddr::from([127, 0, 0, number]),
         port: address.port(),
     };
-    let progress = Arc::new(Progress::default());
     let server = Server {
         authenticator: Arc::new(NodeSecretAuthenticator::new(secrets.path().join("secrets"))),
         authority: Arc::clone(&authority),
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),
+        streamed: control.streamed(),
         progress: Arc::clone(&progress),
         leadership: leadership.clone(),
     };
@@ -199,6 +210,53 @@ async fn change_of_leader_loses_no_acknowledgement_and_changes_no_condition() {
     .await;
     assert_eq!(after["lastTransitionTime"], before["lastTransitionTime"]);
     assert_eq!(status_writes(&api), writes + 1, "one for the new generation, none for the new leader");
+}
+
+/// How the one pod is called, and what its proxy does with plaintext, when that is told next.
+async fn told(proxy: &mut Proxy) -> (WorkloadProtocol, MtlsMode) {
+    while !proxy.take().await.unwrap().contains(&"Workload/u1".to_owned()) {}
+    proxy.workload("u1")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn enrolment_goes_on_with_the_next_leader_and_a_strict_namespace_is_never_opened() {
+    let api = cluster();
+    let mut one = replica(&api, 4, 0).await;
+    one.until(Leadership::Leader).await;
+    let mut two = replica(&api, 5, one.address.port()).await;
+    let namespace = || api.get("", "Namespace", "", "shop").unwrap();
+    let phase = || namespace()["metadata"]["annotations"]["weft-mesh.dev/enrolment"].clone();
+
+    let mut proxy = one.connect(Replica::default()).await.unwrap();
+    proxy.report(&[]).await;
+    assert_eq!(told(&mut proxy).await, (WorkloadProtocol::Plaintext, MtlsMode::Permissive));
+    assert_eq!(phase(), "enrolling");
+    assert_eq!(namespace()["status"]["conditions"][0]["reason"], "Enrolling");
+
+    // In the middle of it the leader goes.
+    one.stop.cancel();
+    while proxy.take().await.is_ok() {}
+    two.until(Leadership::Leader).await;
+    let mut proxy = two.connect(proxy.replica).await.unwrap();
+    proxy.report(&["u1"]).await;
+    assert_eq!(told(&mut proxy).await, (WorkloadProtocol::Tunnel, MtlsMode::Permissive));
+    assert_eq!(told(&mut proxy).await, (WorkloadProtocol::Tunnel, MtlsMode::Strict));
+    assert_eq!(phase(), "strict", "written before it was published");
+
+    // The next leader hears of no pod that is served, and leaves it closed.
+    let mut three = replica(&api, 6, one.address.port()).await;
+    two.stop.cancel();
+    while proxy.take().await.is_ok() {}
+    three.until(Leadership::Leader).await;
+    let mut proxy = three.connect(proxy.replica).await.unwrap();
+    proxy.report(&[]).await;
+    assert_eq!(proxy.take().await.unwrap(), Vec::<String>::new(), "nothing differs");
+    assert_eq!(proxy.workload("u1"), (WorkloadProtocol::Tunnel, MtlsMode::Strict));
+    eventually("the condition", || {
+        (namespace()["status"]["conditions"][0]["status"] == "True").then_some(())
+    })
+    .await;
+    assert_eq!(phase(), "strict");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

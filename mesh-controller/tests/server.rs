@@ -22,6 +22,7 @@ use weft_api::proto::certificates_client::CertificatesClient;
 use weft_ca::{Authority, NodeSecretAuthenticator, Settings};
 use weft_controller::control::Control;
 use weft_controller::enrolment;
+use weft_controller::enrolment::folder::Folder;
 use weft_controller::enrolment::keeper::Keeper;
 use weft_controller::folder::WatchedFolder;
 use weft_controller::leadership::Leadership;
@@ -108,13 +109,15 @@ async fn controller() -> Controller {
     let source = WatchedFolder::new(&dir.path().join("cluster")).unwrap();
     let sink = StatusWriter::new(dir.path().join("status"));
     let progress = Arc::new(Progress::default());
-    let keeper = Keeper::open(&dir.path().join("status"), settings_of_enrolment(), Arc::clone(&progress));
+    let folder = Folder::new(dir.path().join("status"));
+    let keeper = Keeper::new(folder, settings_of_enrolment(), Arc::clone(&progress), Leadership::alone());
     let control = Control::new(source, sink, mesh, 1000, metrics).with_enrolment(keeper);
     let server = Server {
         authenticator: Arc::new(NodeSecretAuthenticator::new(dir.path().join("secrets"))),
         authority,
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),
+        streamed: control.streamed(),
         progress: Arc::clone(&progress),
         leadership: Leadership::alone(),
     };

@@ -1,6 +1,7 @@
 //! `weft status`: nodes and pods as the cluster's objects and the proxies show them, and what the mesh does not cover.
 
 mod coverage;
+mod enrolment;
 mod proxies;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use kube::ResourceExt as _;
 use serde::Serialize;
 use weft_model::workload::MTLS_LABEL;
 
+use self::enrolment::NamespaceRow;
 use self::proxies::{ProxyView, Views};
 use crate::check::part;
 use crate::cluster::{Cluster, ClusterArgs, Fact};
@@ -42,6 +44,7 @@ pub(crate) struct StatusArgs {
 #[serde(rename_all = "camelCase")]
 struct Status {
     nodes: Vec<NodeRow>,
+    namespaces: Vec<NamespaceRow>,
     pods: Vec<PodRow>,
     /// What the mesh does not cover, in sentences.
     not_covered: Vec<String>,
@@ -121,6 +124,7 @@ fn judge(facts: &Facts, views: &Views, namespace: Option<&str>) -> Fact<Status> 
     }
     Ok(Status {
         nodes: node_rows(facts, &mesh, views),
+        namespaces: enrolment::rows(&mesh),
         pods,
         not_covered: coverage::gaps(facts, &mesh),
         not_asked,
@@ -166,10 +170,10 @@ fn pod_row(pod: &Pod, mesh: &Mesh<'_>, views: &Views) -> PodRow {
         format!("{reason}: {}", condition.message.as_deref().unwrap_or_default())
     });
     let waiting = if has_address(pod) { "" } else { "has no address yet" };
-    let permissive = mesh
-        .namespace(pod_namespace(pod))
-        .and_then(|namespace| namespace.labels().get(MTLS_LABEL))
-        .is_some_and(|value| value == "permissive");
+    let permissive = mesh.namespace(pod_namespace(pod)).is_some_and(|namespace| {
+        let labelled = namespace.labels().get(MTLS_LABEL).is_some_and(|value| value == "permissive");
+        labelled || enrolment::is_open(namespace)
+    });
     PodRow {
         namespace: pod_namespace(pod).to_owned(),
         pod: pod.name_any(),
@@ -189,6 +193,10 @@ impl Status {
     fn text(&self, now: Timestamp) -> String {
         let mut text = table(&self.node_table(now));
         text.push('\n');
+        if !self.namespaces.is_empty() {
+            text.push_str(&table(&NamespaceRow::table(&self.namespaces)));
+            text.push('\n');
+        }
         if self.pods.is_empty() {
             text.push_str(
                 "No pod is enrolled: kubectl label namespace NAMESPACE weft-mesh.dev/mesh=enabled\n",

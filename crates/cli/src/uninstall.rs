@@ -2,6 +2,7 @@
 //! installed breaks nothing and leaves nothing. The chart runs it before it is deleted.
 
 mod leave;
+mod namespaces;
 mod remove;
 
 use std::time::Duration;

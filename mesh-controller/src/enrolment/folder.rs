@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use weft_manifest::Store;
 use weft_model::Text;
 
+use super::memory::{Memory, Unwritten};
 use super::record::CONDITION;
 use super::{NamespaceState, Record};
 
@@ -20,11 +21,16 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder of statuses, and what an earlier process left in it.
-    pub fn open(root: impl Into<PathBuf>) -> (Self, BTreeMap<Text, Record>) {
-        let store = Store::new(root);
-        let mut written = BTreeMap::new();
-        for file in std::fs::read_dir(store.root().join("Namespace/_")).into_iter().flatten().flatten() {
+    /// A folder of statuses.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { store: Store::new(root), written: BTreeMap::new() }
+    }
+}
+
+impl Memory for Folder {
+    fn read(&mut self) -> io::Result<BTreeMap<Text, Record>> {
+        self.written.clear();
+        for file in std::fs::read_dir(self.store.root().join("Namespace/_")).into_iter().flatten().flatten() {
             let name = file.file_name().to_string_lossy().into_owned();
             // A dot in front: a file that was being written.
             let Some(name) = name.strip_suffix(".json").filter(|name| !name.starts_with('.')) else {
@@ -33,15 +39,12 @@ impl Folder {
             let object =
                 std::fs::read(file.path()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
             // A file that cannot be read was a namespace of the mesh all the same: `Record::read` closes it.
-            written.insert(Text::from(name), object.unwrap_or(Value::Null));
+            self.written.insert(Text::from(name), object.unwrap_or(Value::Null));
         }
-        let records = written.iter().map(|(name, object)| (name.clone(), read(object))).collect();
-        (Self { store, written }, records)
+        Ok(self.written.iter().map(|(name, object)| (name.clone(), read(object))).collect())
     }
 
-    /// Writes what differs, and removes what is no longer there. What cannot be written is tried again with the next
-    /// call. `now` is the time for conditions that have changed, as RFC 3339.
-    pub fn write(&mut self, namespaces: &BTreeMap<Text, NamespaceState>, now: &str) -> Vec<io::Error> {
+    fn write(&mut self, namespaces: &BTreeMap<Text, NamespaceState>, now: &str) -> Vec<Unwritten> {
         let mut errors = Vec::new();
         for (name, state) in namespaces {
             let object = object(name, state, self.written.get(name), now);
@@ -65,9 +68,9 @@ impl Folder {
     }
 }
 
-fn described(name: &str, error: &io::Error) -> io::Error {
+fn described(name: &Text, error: &io::Error) -> Unwritten {
     let text = format!("the enrolment of namespace {name} cannot be kept in the status folder: {error}");
-    io::Error::new(error.kind(), text)
+    Unwritten { namespace: name.clone(), record: true, error: io::Error::new(error.kind(), text) }
 }
 
 fn read(object: &Value) -> Record {
@@ -107,16 +110,17 @@ mod tests {
     #[test]
     fn what_was_written_is_what_the_next_process_begins_with() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut folder, records) = Folder::open(dir.path());
-        assert!(records.is_empty());
+        let mut folder = Folder::new(dir.path());
+        assert!(folder.read().unwrap().is_empty());
         let all = [("a", Phase::Enrolling), ("b", Phase::Strict), ("c", Phase::Leaving)];
         let states = all.iter().map(|(name, phase)| (Text::from(*name), state(*phase))).collect();
         assert!(folder.write(&states, NOW).is_empty());
-        let (mut folder, records) = Folder::open(dir.path());
+        let mut folder = Folder::new(dir.path());
+        let records = folder.read().unwrap();
         let expected: Vec<_> = all.iter().map(|(_, phase)| state(*phase).record()).collect();
         assert_eq!(records.into_values().collect::<Vec<_>>(), expected);
         assert!(folder.write(&BTreeMap::new(), NOW).is_empty());
-        assert!(Folder::open(dir.path()).1.is_empty());
+        assert!(Folder::new(dir.path()).read().unwrap().is_empty());
     }
 
     #[test]
@@ -129,7 +133,7 @@ mod tests {
         std::fs::write(files.join("odd.json"), odd.to_string()).unwrap();
         let half = json!({"metadata": {"annotations": {"weft-mesh.dev/enrolment": "enrolling"}}});
         std::fs::write(files.join("half.json"), half.to_string()).unwrap();
-        let (_, records) = Folder::open(dir.path());
+        let records = Folder::new(dir.path()).read().unwrap();
         assert_eq!(records.len(), 3);
         assert!(records.values().all(|record| record.phase == Phase::Strict), "{records:?}");
     }

@@ -1,8 +1,8 @@
-//! Runs the state machine of enrolment: reads what proxies say, keeps what the next process needs, shows the rest.
+//! Runs the state machine of enrolment while this replica leads: reads what proxies say, keeps what the next leader
+//! needs, shows the rest.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,13 +10,16 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use weft_model::Text;
 
-use super::folder::Folder;
-use super::{Enrolments, NamespaceState, Now, Settings, Step, View};
+use super::memory::Memory;
+use super::{Enrolments, NamespaceState, Now, Record, Settings, Step, View};
 use crate::inputs::Inputs;
+use crate::leadership::Leadership;
 use crate::server::{Changes, Progress};
 
 /// Changes that fall into this time are judged together.
 const TOGETHER: Duration = Duration::from_millis(50);
+/// What could not be read or written is tried again after this time.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Every namespace's enrolment, for the admin endpoint.
 pub type Shown = watch::Receiver<Arc<BTreeMap<Text, NamespaceState>>>;
@@ -24,23 +27,49 @@ pub type Shown = watch::Receiver<Arc<BTreeMap<Text, NamespaceState>>>;
 /// The state machine with what it reads and writes.
 #[derive(Debug)]
 pub struct Keeper {
-    machine: Enrolments,
-    folder: Folder,
+    settings: Settings,
+    memory: Box<dyn Memory>,
     progress: Arc<Progress>,
+    leadership: watch::Receiver<Leadership>,
+    /// Whether this replica led at the last step.
+    led: bool,
+    /// While it leads, and knows what the leader before it had come to.
+    machine: Option<Enrolments>,
+    /// What is kept of each namespace.
+    kept: BTreeMap<Text, Record>,
     /// What the last step had heard of.
     heard: Changes,
     last: Step,
     shown: watch::Sender<Arc<BTreeMap<Text, NamespaceState>>>,
 }
 
+/// What one step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stepped {
+    /// This replica does not lead: it decides nothing, and streams nothing.
+    Follows,
+    /// Something has to be known before anything can be published.
+    Waits,
+    /// It is decided.
+    Decided,
+}
+
 impl Keeper {
-    /// Goes on from what an earlier process left in the status folder.
-    pub fn open(status_dir: &Path, settings: Settings, progress: Arc<Progress>) -> Self {
-        let (folder, records) = Folder::open(status_dir);
+    /// Has not read anything yet.
+    pub fn new(
+        memory: impl Memory,
+        settings: Settings,
+        progress: Arc<Progress>,
+        leadership: watch::Receiver<Leadership>,
+    ) -> Self {
         Self {
-            machine: Enrolments::new(settings, records, now()),
-            folder,
+            settings,
+            memory: Box::new(memory),
             progress,
+            leadership,
+            led: false,
+            machine: None,
+            kept: BTreeMap::new(),
             heard: Changes::default(),
             last: Step::default(),
             shown: watch::Sender::default(),
@@ -53,19 +82,68 @@ impl Keeper {
     }
 
     /// Brings `inputs.enrolment` up to date. What was decided has been written when this returns, so that no later
-    /// process can take back what this one publishes. The errors are of what could not be written.
-    pub fn step(&mut self, inputs: &mut Inputs) -> Vec<io::Error> {
+    /// leader can take back what this one publishes. The errors are of what could not be read or written. May block.
+    pub fn step(&mut self, inputs: &mut Inputs) -> (Stepped, Vec<io::Error>) {
         let now = now();
+        self.led = *self.leadership.borrow() == Leadership::Leader;
         self.heard = *self.progress.changes().borrow();
+        if !self.led {
+            self.machine = None;
+            self.last = Step::default();
+            self.show();
+            return (Stepped::Follows, Vec::new());
+        }
+        if let Err(error) = self.begin(now) {
+            self.last = Step { undecided: true, again_in: Some(AGAIN), ..Step::default() };
+            return (Stepped::Waits, vec![error]);
+        }
+        let Some(machine) = &mut self.machine else { return (Stepped::Waits, Vec::new()) };
         let view = View::new(inputs, self.progress.views());
         self.progress.retain(|node| view.pods.iter().any(|pod| *pod.node == *node));
-        self.last = self.machine.step(now, &view);
+        self.last = machine.step(now, &view);
         if self.last.undecided {
-            return Vec::new();
+            return (Stepped::Waits, Vec::new());
         }
+        let errors = self.keep(now);
         inputs.enrolment.clone_from(&self.last.enrolment);
+        self.show();
+        (Stepped::Decided, errors)
+    }
+
+    /// A leader begins with what the one before it had come to, and with what proxies tell itself.
+    fn begin(&mut self, now: Now) -> io::Result<()> {
+        if self.machine.is_none() {
+            self.kept = self.memory.read()?;
+            self.progress.forget();
+            self.machine = Some(Enrolments::new(self.settings, self.kept.clone(), now));
+        }
+        Ok(())
+    }
+
+    /// Writes what the last step decided.
+    fn keep(&mut self, now: Now) -> Vec<io::Error> {
         let time = now.wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let errors = self.folder.write(&self.last.namespaces, &time);
+        let unwritten = self.memory.write(&self.last.namespaces, &time);
+        let mut kept: BTreeMap<Text, Record> =
+            self.last.namespaces.iter().map(|(name, state)| (name.clone(), state.record())).collect();
+        for name in unwritten.iter().filter(|one| one.record).map(|one| &one.namespace) {
+            let before = self.kept.get(name).copied();
+            if let Some(machine) = &mut self.machine {
+                machine.not_kept(name, before, &mut self.last);
+            }
+            match before {
+                Some(before) => kept.insert(name.clone(), before),
+                None => kept.remove(name),
+            };
+        }
+        self.kept = kept;
+        if !unwritten.is_empty() {
+            self.last.again_in = Some(self.last.again_in.map_or(AGAIN, |again| again.min(AGAIN)));
+        }
+        unwritten.into_iter().map(|one| one.error).collect()
+    }
+
+    fn show(&self) {
         self.shown.send_if_modified(|shown| {
             let changed = **shown != self.last.namespaces;
             if changed {
@@ -73,17 +151,13 @@ impl Keeper {
             }
             changed
         });
-        errors
-    }
-
-    /// Proxies' reports are needed before anything can be published.
-    pub const fn is_undecided(&self) -> bool {
-        self.last.undecided
     }
 
     /// What the last step said is published under this version, or was already.
     pub fn published(&mut self, version: u64) {
-        self.machine.published(version);
+        if let Some(machine) = &mut self.machine {
+            machine.published(version);
+        }
     }
 
     /// Waits until a step may find something else than the last one.
@@ -94,8 +168,8 @@ impl Keeper {
         };
         let heard = async {
             match changes.wait_for(news).await.map(drop) {
-                Ok(()) => tokio::time::sleep(TOGETHER).await,
-                Err(_) => std::future::pending().await,
+                Ok(()) if self.led => tokio::time::sleep(TOGETHER).await,
+                Ok(()) | Err(_) => std::future::pending().await,
             }
         };
         let patience = async {
@@ -104,9 +178,18 @@ impl Keeper {
                 None => std::future::pending().await,
             }
         };
+        let mut leadership = self.leadership.clone();
+        let turned = async {
+            let turned = leadership.wait_for(|now| (*now == Leadership::Leader) != self.led).await.is_ok();
+            if !turned {
+                // Nobody decides any more: what is, stays.
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             () = heard => {}
             () = patience => {}
+            () = turned => {}
         }
     }
 }

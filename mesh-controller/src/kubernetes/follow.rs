@@ -90,7 +90,11 @@ where
 }
 
 /// Lists everything; the resource version that the list is of.
-async fn list<K>(api: &Api<K>, select: Selector<'_>, tell: &mut impl FnMut(Event<K>)) -> Result<String, Error>
+pub(crate) async fn list<K>(
+    api: &Api<K>,
+    select: Selector<'_>,
+    tell: &mut impl FnMut(Event<K>),
+) -> Result<String, Error>
 where
     K: Resource + Clone + DeserializeOwned + Debug,
 {

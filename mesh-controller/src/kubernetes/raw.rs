@@ -72,6 +72,7 @@ impl Raw {
             match kind {
                 Kind::Pod => trim_pod(object),
                 Kind::ConfigMap => trim_config_map(object),
+                Kind::Namespace => trim_namespace(object),
                 _ => {}
             }
         }
@@ -161,6 +162,14 @@ fn trim_config_map(object: &mut Map<String, Value>) {
     let others: usize = data.iter().filter(|(key, _)| *key != ROOTS).map(size).sum();
     if others > PARAMETERS {
         data.retain(|key, _| key == ROOTS);
+    }
+}
+
+/// Annotations and status are written by the leader itself, among others; a translation reads neither.
+fn trim_namespace(namespace: &mut Map<String, Value>) {
+    namespace.remove("status");
+    if let Some(metadata) = namespace.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("annotations");
     }
 }
 

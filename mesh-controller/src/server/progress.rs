@@ -131,6 +131,17 @@ impl Progress {
             .retain(|peer, node| !node.streams.is_empty() || peer.node().is_none_or(|it| has_pods(it)));
     }
 
+    /// Begins anew with the nodes' streams that there are: what was said before may be long past.
+    pub fn forget(&self) {
+        self.peers.lock().retain(|peer, node| {
+            let is_node = peer.node().is_some();
+            if is_node {
+                node.last = Said::default();
+            }
+            !is_node || !node.streams.is_empty()
+        });
+    }
+
     /// A stream begins.
     pub(crate) fn open(self: &std::sync::Arc<Self>, peer: Peer) -> Place {
         let mut peers = self.peers.lock();

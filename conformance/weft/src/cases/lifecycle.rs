@@ -13,6 +13,11 @@ use crate::mesh::{
 
 /// What the official suite gives a namespace to vanish in.
 const DELETION: Duration = Duration::from_secs(30);
+/// What the requests ended with.
+const CODES: &str = "/tmp/codes";
+/// What the slow ones ended with.
+const SLOW_CODES: &str = "/tmp/slow";
+const SLOW: &str = include_str!("programs/slow_client.py");
 /// How many pods start at once.
 const CROWD: usize = 30;
 
@@ -42,9 +47,15 @@ fn load(mesh: &Mesh, pod: &str) -> Result<()> {
     mesh.run(pod, &["bash", "-c", script]).map(drop)
 }
 
+/// The same over one connection that is kept, with a pause between requests in which other clients would close it.
+fn slow_load(mesh: &Mesh, pod: &str) -> Result<()> {
+    let script = format!("rm -f /tmp/slow; python3 -c '{SLOW}' </dev/null >/tmp/slow 2>&1 &");
+    mesh.run(pod, &["bash", "-c", &script]).map(drop)
+}
+
 /// How many requests there have been, and what was not 200.
-fn so_far(mesh: &Mesh, pod: &str) -> Result<(usize, Vec<String>)> {
-    let told = mesh.run(pod, &["cat", "/tmp/codes"])?;
+fn so_far(mesh: &Mesh, pod: &str, file: &str) -> Result<(usize, Vec<String>)> {
+    let told = mesh.run(pod, &["cat", file])?;
     // The last line may be half written.
     let whole = told.rsplit_once('\n').map_or("", |(whole, _)| whole);
     Ok((whole.lines().count(), whole.lines().filter(|line| *line != "200").map(str::to_owned).collect()))
@@ -53,9 +64,9 @@ fn so_far(mesh: &Mesh, pod: &str) -> Result<(usize, Vec<String>)> {
 /// Waits until each pod has made this many more requests.
 fn some_more(mesh: &Mesh, pods: &[&str]) -> Result<()> {
     for pod in pods {
-        let before = so_far(mesh, pod)?.0;
+        let before = so_far(mesh, pod, CODES)?.0;
         patiently(|| {
-            ensure!(so_far(mesh, pod)?.0 > before + 20, "the load in {pod} stands still");
+            ensure!(so_far(mesh, pod, CODES)?.0 > before + 20, "the load in {pod} stands still");
             Ok(())
         })?;
     }
@@ -67,6 +78,26 @@ fn is_meshed(mesh: &Mesh, name: &str) -> Result<bool> {
     let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
     let meshed = conditions.and_then(|all| all.iter().find(|c| c["type"] == "weft-mesh.dev/Meshed"));
     Ok(meshed.is_some_and(|condition| condition["status"] == "True"))
+}
+
+/// What Weft says of the namespace's enrolment; nothing, if it is not in the mesh.
+fn enrolment_of(mesh: &Mesh, name: &str) -> Result<String> {
+    let namespace = mesh.object("Namespace", "default", name)?;
+    let conditions = namespace.pointer("/status/conditions").and_then(Value::as_array);
+    let said = conditions.and_then(|all| all.iter().find(|c| c["type"] == "weft-mesh.dev/Enrolled"));
+    Ok(said.and_then(|said| said["reason"].as_str()).unwrap_or_default().to_owned())
+}
+
+/// Waits until Weft says this of the namespace.
+fn is_said(mesh: &Mesh, name: &str, reason: &str) -> Result<()> {
+    if !mesh.is_weft() {
+        return Ok(());
+    }
+    patiently(|| {
+        let said = enrolment_of(mesh, name)?;
+        ensure!(said == reason, "it is said to be {said:?} instead of {reason:?}");
+        Ok(())
+    })
 }
 
 fn stranger_gets_in(mesh: &Mesh) -> Result<bool> {
@@ -82,11 +113,12 @@ fn enrolment(checks: &mut Checks<'_>) {
         m.apply("late", &late())?;
         m.settle()?;
         ensure!(stranger_gets_in(m)?, "nobody gets in");
-        pods.iter().try_for_each(|pod| load(m, pod))?;
+        pods.iter().try_for_each(|pod| load(m, pod).and_then(|()| slow_load(m, pod)))?;
         some_more(m, &pods)
     });
     checks.check("it enters the mesh under load, and is strict from then on", |m| {
         m.apply("late-namespace", &namespace("late", true))?;
+        is_said(m, "late", "Enrolling")?;
         patiently(|| {
             if m.is_weft() {
                 for name in ["server", "near", "far"] {
@@ -96,6 +128,7 @@ fn enrolment(checks: &mut Checks<'_>) {
             ensure!(!stranger_gets_in(m)?, "not strict yet");
             Ok(())
         })?;
+        is_said(m, "late", "Strict")?;
         some_more(m, &pods)?;
         ensure!(!stranger_gets_in(m)?, "no longer strict");
         m.curl("a/near", &["http://server.late/"])?.expect(200, "server")
@@ -106,13 +139,25 @@ fn enrolment(checks: &mut Checks<'_>) {
             ensure!(stranger_gets_in(m)?, "still strict");
             Ok(())
         })?;
+        is_said(m, "late", "")?;
+        if m.is_weft() {
+            patiently(|| {
+                let still =
+                    ["server", "near", "far"].into_iter().find(|name| is_meshed(m, name).unwrap_or(true));
+                ensure!(still.is_none(), "{still:?} is still in the mesh");
+                Ok(())
+            })?;
+        }
         some_more(m, &pods)
     });
     checks.check("no request failed all the while", |m| {
         for pod in pods {
             m.run(pod, &["touch", "/tmp/stop"])?;
-            let (count, failed) = so_far(m, pod)?;
-            ensure!(failed.is_empty(), "{pod}: {} of {count}: {failed:?}", failed.len());
+            for (file, least) in [(CODES, 60), (SLOW_CODES, 5)] {
+                let (count, failed) = so_far(m, pod, file)?;
+                ensure!(failed.is_empty(), "{pod}: {} of {count}: {failed:?}", failed.len());
+                ensure!(count >= least, "{pod}: only {count} in {file}");
+            }
         }
         Ok(())
     });

@@ -81,3 +81,16 @@ fn a_permissive_namespace_and_a_pod_outside_the_mesh_are_shown_so() {
         "shop       web  node1  False   not serving  permissive  PortInUse: port 15001 is taken"
     );
 }
+
+#[test]
+fn a_namespace_on_its_way_into_the_mesh_is_shown_with_what_is_waited_for() {
+    let enrolling = "kind: Namespace\nmetadata: {name: shop, labels: {weft-mesh.dev/mesh: enabled}}\n\
+        status: {conditions: [{type: weft-mesh.dev/Enrolled, status: \"False\", reason: Enrolling, message: 1 of 2}]}";
+    let text = shown(&[enrolling], None);
+    assert!(text.contains("\nNAMESPACE  ENROLMENT  MESSAGE\nshop       Enrolling  1 of 2\n"), "{text}");
+    assert!(text.contains("shop       web  node1  True    serving  permissive"), "{text}");
+    let strict = enrolling.replace("\"False\", reason: Enrolling", "\"True\", reason: Strict");
+    let text = shown(&[&strict], None);
+    assert!(text.contains("\nshop       Strict\n"), "{text}");
+    assert!(text.contains("shop       web  node1  True    serving  strict"), "{text}");
+}

@@ -21,7 +21,7 @@ use crate::output::count;
 /// Begins the names that Weft writes under into statuses.
 const CONTROLLERS: &str = "weft-mesh.dev/";
 /// How often a status that somebody else writes as well is tried.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
 
 /// Stops every replica, so that nobody writes back what is removed.
 pub(super) async fn stop_controller(cluster: &Cluster, deadline: Instant, ask_every: Duration) -> Result<()> {
@@ -61,6 +61,10 @@ pub(super) async fn everything(cluster: &Cluster, keep_root: bool) -> Result<Vec
                 lines.push(format!("took Weft out of the status of {}", count(changed, &kind.kind)));
             }
         }
+    }
+    let cleared = super::namespaces::clear(cluster).await?;
+    if cleared > 0 {
+        lines.push(format!("took Weft's marks off {}", count(cleared, "Namespace")));
     }
     lines.extend(delete::<Lease>(cluster, "weft-controller").await?);
     lines.extend(delete::<ConfigMap>(cluster, "weft-trust").await?);

@@ -211,7 +211,9 @@ impl Store {
             _ => return Err(Failure::not_found(path)),
         };
         parts.drain(..if group.is_empty() { 2 } else { 3 });
-        let namespace = (parts.len() > 2 && parts[0] == "namespaces").then(|| parts[1].to_owned());
+        // A Namespace itself has a status as well.
+        let within = parts.len() > 2 && parts[0] == "namespaces" && parts[2] != "status";
+        let namespace = within.then(|| parts[1].to_owned());
         parts.drain(..if namespace.is_some() { 2 } else { 0 });
         let plural = parts.first().copied().unwrap_or_default();
         let collection = format!("{group}/{plural}");
@@ -279,9 +281,14 @@ impl Store {
         if !version.is_empty() && version != text(current, "/metadata/resourceVersion") {
             return Err(Failure::new(409, "Conflict", "the object has been modified"));
         }
-        // The subresource writes the status alone, everything else writes everything else.
+        // The subresource writes the status alone, and of a built-in kind the metadata; everything else writes
+        // everything else.
         let (mut next, status) = if target.status {
-            (current.clone(), wanted.get("status"))
+            let mut next = current.clone();
+            if !target.collection.contains('.') {
+                next["metadata"] = wanted["metadata"].clone();
+            }
+            (next, wanted.get("status"))
         } else {
             (wanted.clone(), current.get("status"))
         };
