@@ -8,6 +8,7 @@ mod census;
 mod condition;
 pub mod config;
 mod event;
+mod foreign;
 mod health;
 mod host;
 mod install;

@@ -449,6 +449,22 @@ async fn tampered_rules_fail_check_and_are_put_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rules_of_another_mesh_that_come_later_are_told_of_until_they_are_gone_and_open_nothing() {
+    let node = Node::new("enabled");
+    let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut proxy).await;
+    let rules = "table ip other {\nchain base {\ntype nat hook output priority -50;\nmeta l4proto tcp redirect to :15001\n}\n}\n";
+    run(&node.wire.pod, "nft", &["-f", "-"], rules);
+    eventually("the status says so", || node.status()["pods"]["u1"]["reason"] == "ForeignSidecar");
+    let pod = node.status()["pods"]["u1"].clone();
+    assert_eq!(pod["captured"], true, "{pod}");
+    assert!(pod["error"].as_str().unwrap().contains("take that sidecar out"), "{pod}");
+    assert!(node.tables().contains("weft"));
+    run(&node.wire.pod, "nft", &["delete", "table", "ip", "other"], "");
+    eventually("the status forgets it", || node.status()["pods"]["u1"]["state"] == "enrolled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gc_ends_the_pods_that_the_runtime_no_longer_has_and_no_other() {
     let node = Node::new("enabled");
     let mut proxy = Proxy::connect(node.folder.path(), HashMap::new()).await;

@@ -18,6 +18,7 @@ use super::bootstrap::Bootstrap;
 use super::callers::Callers;
 use super::config::Config;
 use super::event::Refusals;
+use super::foreign::{self, Foreign};
 use super::host::NodeAddresses;
 use super::link::{Link, LinkError};
 use super::old::OldConnections;
@@ -25,9 +26,9 @@ use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
 use super::release::Stage;
 use super::status::StatusBoard;
+use crate::kernel::KernelError;
 use crate::kernel::capture::{Capture, random_marks};
 use crate::kernel::listen::Listeners;
-use crate::kernel::{KernelError, cgroup};
 use crate::ruleset::TcpProbes;
 
 /// How long the proxy may take to flush and close an ending pod's connections (data-plane rule 26).
@@ -73,6 +74,8 @@ pub(super) struct Member {
     pub(super) old: OldConnections,
     /// Probes that are carried to its application without a proxy; they end with the member.
     pub(super) carried: JoinSet<()>,
+    /// What others have put there since it was captured.
+    pub(super) foreign: Foreign,
 }
 
 impl Member {
@@ -257,8 +260,9 @@ impl Members {
         // A pod that is being made has no connections yet.
         let grace = container.is_none().then_some(self.config.enrol_grace);
         let ask = held.is_none() && !self.config.allow_socket_load_balancer;
+        let now = Instant::now();
         let work = move || {
-            refuse_foreign(&pod, &namespace, ask)?;
+            foreign::refuse(&pod, &namespace, ask)?;
             // Connections of before carry the old marks, so they stay.
             let kept = before.map(|member| {
                 let Capture { ruleset, listeners, .. } = member.capture;
@@ -287,7 +291,8 @@ impl Members {
             let carried = JoinSet::new();
             let old = grace.map_or_else(OldConnections::default, |grace| OldConnections::of(&capture, grace));
             let stage = Stage::Captured;
-            Ok(Member { pod, capture, container, confirmed_by: None, stage, old, carried })
+            let foreign = Foreign::new(now);
+            Ok(Member { pod, capture, container, confirmed_by: None, stage, old, carried, foreign })
         };
         blocking(work).await?
     }
@@ -407,9 +412,12 @@ impl Members {
         let slot = self.slot(uid);
         let mut guard = slot.lock().await;
         let Some(mut member) = guard.take() else { return };
+        let (now, ask) = (Instant::now(), !self.config.allow_socket_load_balancer);
+        let every = self.config.verify_every.saturating_mul(foreign::SELDOM);
         let Ok((mut member, problem, outcome)) = blocking(move || {
             let problem = member.capture.verify().err();
             let outcome = if problem.is_some() { member.capture.repair() } else { Ok(false) };
+            foreign::look(&mut member, now, every, ask);
             (member, problem, outcome)
         })
         .await
@@ -431,16 +439,10 @@ impl Members {
             outcome = self.confirm(&mut member, &proxy).await.map_err(MemberError::from);
         }
         let (name, uid) = (member.pod.pod.clone(), member.pod.uid.clone());
-        self.board.enrolment(&name, &uid, Some(guard.insert(member)), outcome.as_ref().err());
+        let member = guard.insert(member);
+        let error = outcome.as_ref().err().or_else(|| member.foreign.found());
+        self.board.enrolment(&name, &uid, Some(member), error);
     }
-}
-
-/// Fails for a pod that has another mesh's sidecar or, where that is to be asked, a socket-level load balancer.
-fn refuse_foreign(pod: &Pod, namespace: &NetNamespace, ask: bool) -> Result<(), KernelError> {
-    if let Some(name) = &pod.sidecar {
-        return Err(KernelError::Sidecar { by: format!("the container {name}") });
-    }
-    if ask { cgroup::refuse_socket_load_balancer(namespace, &pod.uid) } else { Ok(()) }
 }
 
 /// Runs kernel steps away from the async threads.

@@ -181,6 +181,7 @@ impl StatusBoard {
         match &fresh.error {
             _ if same => {}
             Some(why) if state == PodState::Waiting => tracing::info!(pod = %name, why, "pod waits"),
+            Some(error) if captured => tracing::error!(pod = %name, error, "pod is captured, but not well"),
             Some(error) => tracing::error!(pod = %name, error, "pod is not enrolled"),
             None => tracing::info!(pod = %name, ?state, "pod"),
         }

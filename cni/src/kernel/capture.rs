@@ -119,6 +119,14 @@ impl Capture {
         inside(&self.namespace, || self.verify_here())
     }
 
+    /// Are there another mesh's rules by now?
+    ///
+    /// # Errors
+    /// [`KernelError::Sidecar`], or when they cannot be read.
+    pub fn refuse_sidecar(&self) -> Result<(), KernelError> {
+        inside(&self.namespace, || foreign::refuse_sidecar(&self.ruleset.outer))
+    }
+
     fn verify_here(&self) -> Result<(), KernelError> {
         sysctl::verify(self.ruleset.ipv6)?;
         route::verify(self.ruleset.inbound_mark, self.ruleset.ipv6)?;
