@@ -56,6 +56,9 @@ pub fn run(common: &Common, options: &Options) -> Result<()> {
     cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
     cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;
     Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
+    // The tag of their image does not change with its content: those of an earlier run are made anew.
+    let of_gateways = ["--all-namespaces", "--selector=weft-mesh.dev/managed-by=weft-controller"];
+    cluster.kubectl(&[&["delete", "pods", "--wait=false"], &of_gateways[..]].concat())?;
     let subject = suite::Subject {
         class: install::class(&cluster)?,
         mesh: if options.all { install::mesh(&cluster)? } else { String::new() },

@@ -39,7 +39,13 @@ pub fn preflight(cors: &Cors, method: &Method, headers: &HeaderMap) -> Option<He
     let methods = list(cors, &cors.allow_methods, Some(requested_method));
     let asked = headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
     let names = list(cors, &cors.allow_headers, asked);
-    for (name, value) in [(ACCESS_CONTROL_ALLOW_METHODS, methods), (ACCESS_CONTROL_ALLOW_HEADERS, names)] {
+    // Browsers do not look for it here; clients that are not browsers do.
+    let exposed = list(cors, &cors.expose_headers, None);
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_METHODS, methods),
+        (ACCESS_CONTROL_ALLOW_HEADERS, names),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, exposed),
+    ] {
         if let Some(value) = value {
             answer.insert(name, value);
         }

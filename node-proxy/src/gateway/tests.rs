@@ -74,6 +74,20 @@ fn applications_are_told_who_calls() {
 }
 
 #[test]
+fn a_backend_that_declares_nothing_gets_http1_whatever_the_client_speaks() {
+    run(async |world| {
+        let app = App::echo("one").await;
+        world.endpoints("one", &[&app]);
+        let rig = Rig::new(world, vec![listener("http", None)]).await;
+        rig.attach("a", "http", &[], vec![rule(vec![backend("one", 1)])]);
+        let mut client = Client::http2_over(rig.connect().await).await;
+        let request = Request::get("http://shop.example/").body(Full::default()).unwrap();
+        // HTTP/2 has no such field.
+        assert_eq!(client.send(request).await.line("host"), "shop.example");
+    });
+}
+
+#[test]
 fn a_redirect_names_the_listeners_port() {
     run(async |world| {
         let rig = Rig::new(world, vec![listener("http", None)]).await;

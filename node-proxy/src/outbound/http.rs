@@ -130,6 +130,10 @@ impl Connection {
         }
         let (mut head, body) = request.into_parts();
         self.origin.announce(&mut head);
+        if !grpc && self.origin.is_gateway() {
+            // What a client speaks with a Gateway says nothing about backends: those that declare nothing get HTTP/1.1.
+            head.version = http::Version::HTTP_11;
+        }
         match self.origin.decide(snapshot, &head, &mut recorder.outcome.labels)? {
             Routed::Plain(target) => {
                 let last = Last { snapshot, target, rule: None, grpc };

@@ -95,6 +95,11 @@ impl Origin {
         }
     }
 
+    /// Whether it came in at a Gateway.
+    pub fn is_gateway(&self) -> bool {
+        matches!(self.way, Way::Gateway(_))
+    }
+
     /// What a proxy at the edge says of the caller. Between pods nothing is added.
     pub fn announce(&self, head: &mut http::request::Parts) {
         if let Way::Gateway(entrance) = &self.way {

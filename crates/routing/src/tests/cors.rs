@@ -103,10 +103,12 @@ fn lists_are_returned_as_configured() {
     let mut filter = cors(&["https://a"], false);
     filter.allow_methods = vec!["GET".into(), "PUT".into()];
     filter.allow_headers = vec!["X-One".into(), "X-Two".into()];
+    filter.expose_headers = vec!["X-Three".into()];
     let answer = preflight(&filter, &Method::OPTIONS, &asks("https://a")).unwrap();
     assert_eq!(text(&answer, "access-control-allow-origin"), Some("https://a"));
     assert_eq!(text(&answer, "access-control-allow-methods"), Some("GET, PUT"));
     assert_eq!(text(&answer, "access-control-allow-headers"), Some("X-One, X-Two"));
+    assert_eq!(text(&answer, "access-control-expose-headers"), Some("X-Three"));
 }
 
 #[test]
