@@ -129,6 +129,7 @@ impl<'a> Begun<'a> {
         let metrics = WatchMetrics::register(&mut self.metrics);
         let mut source = Kubernetes::start(&client, self.config.mesh.to_model(), metrics);
         source.watch_uninstallation(&client, &candidate.namespace);
+        source.watch_policy_engines(&client);
         let (watches, noted) = (source.watches(), source.watches());
         self.admin.ready_unless(move || watches.missing());
         self.admin.note(move || noted.troubles());

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_model::workload::{MESH_LABEL, is_enrolled};
 use weft_model::{MeshConfig, ObjectName, Text};
@@ -66,6 +67,10 @@ pub struct Inputs {
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
     /// What Gateways' proxies have in force.
     pub in_force: BTreeMap<ObjectName, InForce>,
+    /// NetworkPolicies: whose packets something else judges too.
+    pub network_policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
+    /// The definitions of other policy engines' kinds that are installed, or may be.
+    pub policy_engines: BTreeSet<Text>,
     /// Weft is being uninstalled: no pod is to be in the mesh any longer, whatever labels say.
     pub uninstalling: bool,
     /// How far pods are on their way into the mesh and out of it.
@@ -91,6 +96,8 @@ impl Inputs {
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            network_policies: BTreeMap::new(),
+            policy_engines: BTreeSet::new(),
             uninstalling: false,
             enrolment: Enrolment::default(),
         }
@@ -116,6 +123,7 @@ impl Inputs {
                 self.backend_tls_policies.insert(name, value.clone()).is_none()
             }
             Object::ReferenceGrant(_, value) => self.reference_grants.insert(name, value.clone()).is_none(),
+            Object::NetworkPolicy(_, value) => self.network_policies.insert(name, value.clone()).is_none(),
             Object::Other => true,
         }
     }
@@ -137,6 +145,7 @@ impl Inputs {
             Kind::Route(kind) => Object::Route(self.routes.get(&RouteName { kind, name: named() })?.clone()),
             Kind::BackendTlsPolicy => Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone()),
             Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
+            Kind::NetworkPolicy => Object::NetworkPolicy(named(), self.network_policies.get(name)?.clone()),
         })
     }
 
@@ -156,6 +165,7 @@ impl Inputs {
             Kind::Route(kind) => self.routes.remove(&RouteName { kind, name: name.clone() }).is_some(),
             Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).is_some(),
             Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
+            Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
         }
     }
 
@@ -179,6 +189,7 @@ impl Inputs {
             }
             Kind::BackendTlsPolicy => self.backend_tls_policies.keys().cloned().collect(),
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
+            Kind::NetworkPolicy => self.network_policies.keys().cloned().collect(),
         }
     }
 

@@ -10,7 +10,7 @@
 //!
 //! | What | Verbs |
 //! |---|---|
-//! | `namespaces`, `services`, `pods`, `configmaps`; `endpointslices` of `discovery.k8s.io` | list, watch |
+//! | `namespaces`, `services`, `pods`, `configmaps`; `endpointslices` of `discovery.k8s.io`; `networkpolicies` of `networking.k8s.io` | list, watch |
 //! | `namespaces`, and `namespaces/status`: how far their enrolment is, in annotations and a condition | get; patch |
 //! | `secrets`, of which those of type `kubernetes.io/tls` are read | list, watch |
 //! | `gatewayclasses`, `gateways`, `listenersets`, `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `backendtlspolicies`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
@@ -18,7 +18,7 @@
 //! | `gatewayclasses/status`, `gateways/status`, `listenersets/status`, `grpcroutes/status`, `httproutes/status`, `tlsroutes/status`, `tcproutes/status`, `udproutes/status`, `backendtlspolicies/status` | patch |
 //! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
 //! | `xmeshes/status` | patch |
-//! | `customresourcedefinitions` with the names of these kinds (lists and watches select by name) | list, watch |
+//! | `customresourcedefinitions` with the names of these kinds and of other policy engines' (lists and watches select by name) | list, watch |
 //! | `tokenreviews` of `authentication.k8s.io`; `pods`: for the review of proofs (`weft-ca`) | create; get |
 //!
 //! In Weft's own namespace:
@@ -42,6 +42,7 @@ pub mod lease;
 pub mod mesh;
 mod metrics;
 pub mod namespaces;
+mod policy_engines;
 mod raw;
 pub mod root;
 pub mod statuses;
@@ -102,6 +103,16 @@ impl Kubernetes {
     pub fn watch_uninstallation(&mut self, client: &Client, namespace: &str) {
         let (client, namespace, store) = (client.clone(), namespace.to_owned(), Arc::clone(&self.store));
         self.watches.spawn(async move { match uninstall::watch(client, &namespace, &store).await {} });
+    }
+
+    /// Also watches whether other engines of network policy are installed.
+    pub fn watch_policy_engines(&mut self, client: &Client) {
+        for name in policy_engines::DEFINITIONS {
+            // Before the first list: until it is known that there is none there may be one.
+            self.store.policy_engine(name, true);
+            let (client, store) = (client.clone(), Arc::clone(&self.store));
+            self.watches.spawn(async move { match policy_engines::watch(client, name, &store).await {} });
+        }
     }
 
     /// How the watches are doing.

@@ -11,6 +11,7 @@ pub(crate) mod gateway;
 mod grant;
 mod grpc;
 mod http;
+mod network_policy;
 mod node;
 mod parent;
 mod plaintext;

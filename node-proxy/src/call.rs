@@ -116,14 +116,19 @@ pub enum Transport {
 }
 
 impl Selected {
-    /// Decides the way to `endpoint` as of `snapshot`.
-    pub fn of(endpoint: &Endpoint, target: &Target<'_>, snapshot: &Snapshot) -> Self {
+    /// Decides `source`'s way to `endpoint` as of `snapshot`.
+    pub fn of(
+        endpoint: &Endpoint,
+        target: &Target<'_>,
+        snapshot: &Snapshot,
+        source: Option<&Workload>,
+    ) -> Self {
         let Target { service, protocol, tls, .. } = target;
         let workload = match &endpoint.workload {
             Some(uid) => snapshot.workload(uid),
             None => None,
         };
-        let transport = snapshot.transport_to(workload.as_deref());
+        let transport = snapshot.transport_to(workload.as_deref(), source);
         let (service, tls) = (service.clone(), tls.clone());
         Self { address: endpoint.address, workload, transport, service, protocol: *protocol, tls }
     }

@@ -212,16 +212,20 @@ impl Snapshot {
         self.workloads_by_address.get(&ip.to_canonical())
     }
 
-    /// The way to a pod (or to an address that is none).
-    pub fn transport_to(&self, workload: Option<&Workload>) -> Transport {
+    /// The way from the pod `source` to a pod (or to an address that is none). The short cut inside this process is taken only
+    /// where no packet filter of the host has a say about either: it would see no packet (`dataplane.md` rule 24). A
+    /// source that is not known may have one.
+    pub fn transport_to(&self, workload: Option<&Workload>, source: Option<&Workload>) -> Transport {
         let Some(workload) = workload else { return Transport::Plaintext };
-        let local = || self.pods.load().by_uid(&workload.uid).cloned();
-        match (self.same_node, workload.protocol) {
-            (_, WorkloadProtocol::Plaintext) => Transport::Plaintext,
-            (SameNode::Direct, WorkloadProtocol::Tunnel) => {
+        let unfiltered = |pod: &Workload| pod.filtered_by.is_none();
+        let short =
+            self.same_node == SameNode::Direct && unfiltered(workload) && source.is_some_and(unfiltered);
+        let local = || self.pods.load().by_uid(&workload.uid).filter(|_| short).cloned();
+        match workload.protocol {
+            WorkloadProtocol::Plaintext => Transport::Plaintext,
+            WorkloadProtocol::Tunnel => {
                 local().map_or_else(|| Transport::Tunnel(workload.identity.clone()), Transport::SameNode)
             }
-            (SameNode::Tunnel, WorkloadProtocol::Tunnel) => Transport::Tunnel(workload.identity.clone()),
         }
     }
 

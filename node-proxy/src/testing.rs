@@ -94,6 +94,7 @@ pub(crate) fn workload(
         protocol,
         mtls: MtlsMode::Permissive,
         plaintext_ports: Default::default(),
+        filtered_by: None,
         transition,
     })
 }

@@ -228,6 +228,7 @@ fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
         protocol: WorkloadProtocol::Tunnel,
         mtls,
         plaintext_ports: Default::default(),
+        filtered_by: None,
         transition: None,
     })
 }

@@ -8,6 +8,7 @@ mod strict;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -101,6 +102,15 @@ pub(crate) const KINDS: &[CoreKind] = &[
         decode: strict::decode::<EndpointSlice>,
         fill: defaults::endpoint_slice,
         check: check::endpoint_slice,
+    },
+    CoreKind {
+        api_version: "networking.k8s.io/v1",
+        kind: "NetworkPolicy",
+        namespaced: true,
+        is_name: is_dns_subdomain,
+        decode: strict::decode::<NetworkPolicy>,
+        fill: defaults::network_policy,
+        check: |_, _| {},
     },
 ];
 

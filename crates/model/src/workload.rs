@@ -30,6 +30,10 @@ pub struct Workload {
     /// Ports of the pod that admit plaintext callers although `mtls` is strict ([`PLAINTEXT_PORTS_LABEL`]).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub plaintext_ports: BTreeSet<u16>,
+    /// Set when packet filters of the host judge its traffic, and by whose order: `NetworkPolicy shop/db`, or the
+    /// definition of another policy engine's kind. Its calls on its own node then pass the host as well (rule 24).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filtered_by: Option<Text>,
     /// Entering or leaving the mesh while it runs; `None`: captured if and only if `protocol` is a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition: Option<Transition>,

@@ -33,6 +33,8 @@ pub enum Kind {
     BackendTlsPolicy,
     /// ReferenceGrant.
     ReferenceGrant,
+    /// NetworkPolicy.
+    NetworkPolicy,
 }
 
 impl Kind {
@@ -55,6 +57,7 @@ impl Kind {
         Self::Route(RouteKind::Udp),
         Self::BackendTlsPolicy,
         Self::ReferenceGrant,
+        Self::NetworkPolicy,
     ];
 
     /// The Kubernetes kind.
@@ -73,6 +76,7 @@ impl Kind {
             Self::Route(kind) => kind.as_str(),
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, NodeStatus, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -57,6 +58,8 @@ pub enum Object {
     BackendTlsPolicy(Arc<BackendTlsPolicy>),
     /// A ReferenceGrant.
     ReferenceGrant(ObjectName, Arc<ReferenceGrantSpec>),
+    /// A NetworkPolicy.
+    NetworkPolicy(ObjectName, Arc<NetworkPolicy>),
     /// A kind that the controller does not read.
     Other,
 }
@@ -182,6 +185,7 @@ impl Object {
             Self::Secret(..) => Kind::Secret,
             Self::ConfigMap(..) => Kind::ConfigMap,
             Self::ReferenceGrant(..) => Kind::ReferenceGrant,
+            Self::NetworkPolicy(..) => Kind::NetworkPolicy,
             _ => self.head()?.id.kind,
         })
     }
@@ -195,7 +199,8 @@ impl Object {
             | Self::Pod(name, _)
             | Self::Secret(name, _)
             | Self::ConfigMap(name, _)
-            | Self::ReferenceGrant(name, _) => name.clone(),
+            | Self::ReferenceGrant(name, _)
+            | Self::NetworkPolicy(name, _) => name.clone(),
             _ => self.head().map_or_else(|| ObjectName::new("", ""), |head| head.name().clone()),
         }
     }
@@ -210,6 +215,7 @@ impl Object {
             Self::Pod(_, object) => object.metadata.uid.as_deref(),
             Self::Secret(_, object) => Some(&object.uid),
             Self::ConfigMap(_, object) => Some(&object.uid),
+            Self::NetworkPolicy(_, object) => object.metadata.uid.as_deref(),
             _ => self.head().map(|head| &*head.uid),
         }
     }
@@ -258,6 +264,7 @@ impl Object {
                 Self::ConfigMap(name, Arc::new(CaBundle::read(&map)))
             }
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(name, decode(object)?),
+            ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(name, decode(object)?),
             _ => Self::Other,
         })
     }

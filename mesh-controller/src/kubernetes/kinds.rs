@@ -16,6 +16,7 @@ const fn place(kind: Kind) -> (&'static str, &'static str) {
         Kind::Secret => ("", "secrets"),
         Kind::ConfigMap => ("", "configmaps"),
         Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
+        Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
         Kind::GatewayClass => (GATEWAY_API, "gatewayclasses"),
         Kind::Gateway => (GATEWAY_API, "gateways"),
         Kind::ListenerSet => (GATEWAY_API, "listenersets"),

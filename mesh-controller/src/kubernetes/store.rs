@@ -146,6 +146,15 @@ impl Store {
         });
     }
 
+    /// A definition of another policy engine is there, or may be; or it is not.
+    pub(crate) fn policy_engine(&self, name: &str, is_there: bool) {
+        self.change(|state| {
+            let engines = &mut state.inputs.policy_engines;
+            let changed = if is_there { engines.insert(name.into()) } else { engines.remove(name) };
+            changed.then_some(Change::Objects)
+        });
+    }
+
     /// A kind exists and is about to be listed.
     pub(crate) fn listing(&self, kind: Kind) {
         self.change(|state| {
@@ -332,6 +341,7 @@ fn difference(before: &Object, after: &Object) -> Option<Change> {
         (Object::Secret(_, before), Object::Secret(_, after)) => before == after,
         (Object::ConfigMap(_, before), Object::ConfigMap(_, after)) => before == after,
         (Object::ReferenceGrant(_, before), Object::ReferenceGrant(_, after)) => before == after,
+        (Object::NetworkPolicy(_, before), Object::NetworkPolicy(_, after)) => before == after,
         _ => false,
     };
     (!same).then_some(Change::Objects)

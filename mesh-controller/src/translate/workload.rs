@@ -8,6 +8,7 @@ use weft_model::workload::{ENROL_LABEL, MTLS_LABEL, MtlsMode, Transition, Worklo
 use weft_model::{Identity, ObjectName, Text};
 
 use super::Translated;
+use super::network_policy::Filters;
 use crate::enrolment::{Enrolment, Leaving};
 use crate::inputs::Inputs;
 
@@ -52,8 +53,10 @@ impl Workloads {
 /// Converts every pod that is live, bound to a node and in a network of its own. Also notes what runs on which node.
 pub(crate) fn convert(inputs: &Inputs, out: &mut Translated) -> Workloads {
     let mut candidates: Vec<(Seniority, Workload)> = Vec::new();
+    let filters = Filters::of(inputs);
     for (name, pod) in &inputs.pods {
         let Some(mut workload) = convert_pod(inputs, name, pod) else { continue };
+        workload.filtered_by = filters.of_pod(name, pod);
         // A pod that is served still needs what it calls by, until its node has let go of its last connection.
         let Enrolment { served, parting, .. } = &inputs.enrolment;
         let carried = served.contains(&workload.uid) || parting.contains(&workload.uid);
@@ -172,6 +175,7 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
         plaintext_ports: BTreeSet::new(),
         protocol,
         mtls,
+        filtered_by: None,
         transition,
     })
 }

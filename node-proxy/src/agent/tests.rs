@@ -366,6 +366,7 @@ fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
         protocol: WorkloadProtocol::Tunnel,
         mtls: weft_model::workload::MtlsMode::Strict,
         plaintext_ports: ports.iter().copied().collect(),
+        filtered_by: None,
         transition: None,
     };
     let resource = weft_model::Resource::Workload(workload);

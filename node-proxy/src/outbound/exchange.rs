@@ -97,7 +97,8 @@ impl<T: Transmit> Exchange<'_, T> {
                 }
                 return Err(last.unwrap_or_else(|| self.target.refusal()));
             };
-            let selected = Selected::of(picked.endpoint, self.target, self.snapshot);
+            let source = outcome.labels.source.as_pod();
+            let selected = Selected::of(picked.endpoint, self.target, self.snapshot, source);
             note(outcome, &selected);
             let Some(request) = resend.next(&selected, self.target) else {
                 return Err(last.unwrap_or_else(|| Refused::new(Reason::Internal, "the request is gone")));

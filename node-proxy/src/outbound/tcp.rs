@@ -166,7 +166,8 @@ impl<'w> Connection<'w> {
             let Some(picked) = picked else { break };
             tried.push(picked.endpoint.address);
             self.outcome.attempts += 1;
-            let selected = Selected::of(picked.endpoint, target, &self.snapshot);
+            let source = self.outcome.labels.source.as_pod();
+            let selected = Selected::of(picked.endpoint, target, &self.snapshot, source);
             self.describe(&selected);
             let connect =
                 Box::pin(send::connect_bytes(self.worker, &self.origin.sender, self.origin.peer, &selected));

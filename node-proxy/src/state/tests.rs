@@ -10,6 +10,8 @@ use weft_model::workload::MtlsMode;
 use weft_model::{Resource, ResourceName, TrustDomain};
 
 use super::*;
+use crate::pod::LocalPod;
+use crate::scope::Ends;
 
 fn empty() -> Snapshot {
     Snapshot::empty(Arc::default(), SameNode::Direct)
@@ -48,6 +50,7 @@ fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
         protocol,
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
+        filtered_by: None,
         transition: None,
     }))
 }
@@ -172,10 +175,42 @@ fn only_mesh_pods_are_reached_by_tunnel() {
             pod("plain", "10.244.0.2", WorkloadProtocol::Plaintext),
         ],
     );
-    let way = |uid: &str| snapshot.transport_to(snapshot.workload(uid).as_deref());
+    let source = snapshot.workload("mesh");
+    let way = |uid: &str| snapshot.transport_to(snapshot.workload(uid).as_deref(), source.as_deref());
     assert!(matches!(way("mesh"), Transport::Tunnel(_)));
     assert!(matches!(way("plain"), Transport::Plaintext));
-    assert!(matches!(snapshot.transport_to(None), Transport::Plaintext));
+    assert!(matches!(snapshot.transport_to(None, None), Transport::Plaintext));
+}
+
+#[test]
+fn packets_pass_the_host_where_it_judges_them() {
+    let local = |uid: &str| {
+        let identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let netns = weft_runtime::netns::NetNamespace::current().unwrap();
+        Arc::new(LocalPod::new(crate::testing::enrolled(uid, &[]), identity, netns, &Ends::default()))
+    };
+    let pods = LocalPods::default().with(local("free")).with(local("other")).with(local("judged"));
+    let judged = |change: Change| match change {
+        Change::Set(name, resource) => {
+            let Resource::Workload(mut workload) = Resource::clone(&resource) else { panic!("a pod") };
+            workload.filtered_by = Some("NetworkPolicy shop/db".into());
+            Change::Set(name, Arc::new(Resource::Workload(workload)))
+        }
+        other => other,
+    };
+    let mesh = |uid: &str, address: &str| pod(uid, address, WorkloadProtocol::Tunnel);
+    let snapshot = Snapshot::empty(Arc::new(ArcSwap::from_pointee(pods)), SameNode::Direct).apply(
+        1,
+        [mesh("free", "10.244.0.1"), mesh("other", "10.244.0.2"), judged(mesh("judged", "10.244.0.3"))],
+    );
+    let short = |from: &str, to: &str| {
+        let (from, to) = (snapshot.workload(from), snapshot.workload(to));
+        matches!(snapshot.transport_to(to.as_deref(), from.as_deref()), Transport::SameNode(_))
+    };
+    assert!(short("free", "other"));
+    assert!(!short("free", "judged"));
+    assert!(!short("judged", "free"));
+    assert!(!short("unknown", "free"));
 }
 
 #[tokio::test(start_paused = true)]

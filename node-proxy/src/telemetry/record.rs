@@ -202,6 +202,14 @@ pub enum Party {
 }
 
 impl Party {
+    /// The pod, if it is one that is known.
+    pub fn as_pod(&self) -> Option<&Workload> {
+        match self {
+            Self::Workload(workload) => Some(workload),
+            Self::Identity(_) | Self::Unknown => None,
+        }
+    }
+
     /// The pod, if it is known, else unknown.
     pub fn of(workload: Option<Arc<Workload>>) -> Self {
         workload.map_or(Self::Unknown, Self::Workload)

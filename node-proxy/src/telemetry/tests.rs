@@ -21,6 +21,7 @@ fn workload(name: &str) -> Party {
         protocol: WorkloadProtocol::Tunnel,
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
+        filtered_by: None,
         transition: None,
     }))
 }

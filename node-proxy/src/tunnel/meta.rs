@@ -51,16 +51,17 @@ impl RequestMeta {
 
     /// Takes the header off a tunnelled request.
     pub fn take(headers: &mut HeaderMap) -> Result<Self, Malformed> {
-        let mut pairs = take_pairs(headers)?.into_iter();
+        let value = take_value(headers)?;
+        let mut pairs = pairs(&value)?;
         let port = match pairs.next() {
-            Some((key, value)) if key == "port" => parse_port(&value)?,
+            Some(Ok(("port", value))) => parse_port(value)?,
             _ => return Err(Malformed),
         };
         let mut claimed = Claimed::default();
-        for (key, value) in pairs {
-            let place = match key.as_str() {
-                "service" => &mut claimed.service,
-                "route" => &mut claimed.route,
+        for pair in pairs {
+            let (place, value) = match pair? {
+                ("service", value) => (&mut claimed.service, value),
+                ("route", value) => (&mut claimed.route, value),
                 _ => return Err(Malformed),
             };
             if place.replace(value.into()).is_some() {
@@ -85,31 +86,35 @@ impl ResponseMeta {
         if !headers.contains_key(WEFT_META) {
             return Ok(None);
         }
-        match take_pairs(headers)?.as_slice() {
-            [(error, word), (established, answer)] if error == "error" && established == "established" => {
-                let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == word).ok_or(Malformed)?;
-                let not_established = match answer.as_str() {
-                    "no" => true,
-                    "yes" => false,
-                    _ => return Err(Malformed),
-                };
-                Ok(Some(Self { reason, not_established }))
-            }
-            _ => Err(Malformed),
-        }
+        let value = take_value(headers)?;
+        let mut pairs = pairs(&value)?;
+        let (Some(Ok(("error", word))), Some(Ok(("established", answer))), None) =
+            (pairs.next(), pairs.next(), pairs.next())
+        else {
+            return Err(Malformed);
+        };
+        let reason = Reason::ALL.iter().copied().find(|r| r.as_str() == word).ok_or(Malformed)?;
+        let not_established = match answer {
+            "no" => true,
+            "yes" => false,
+            _ => return Err(Malformed),
+        };
+        Ok(Some(Self { reason, not_established }))
     }
 }
 
-fn take_pairs(headers: &mut HeaderMap) -> Result<Vec<(String, String)>, Malformed> {
+/// Takes the only one of these headers off, and all where there are more.
+fn take_value(headers: &mut HeaderMap) -> Result<HeaderValue, Malformed> {
     let only_one = headers.get_all(WEFT_META).iter().count() == 1;
-    let value = headers.remove(WEFT_META).filter(|_| only_one).ok_or(Malformed)?;
+    headers.remove(WEFT_META).filter(|_| only_one).ok_or(Malformed)
+}
+
+/// Keys and values, as they stand in the header.
+fn pairs(value: &HeaderValue) -> Result<impl Iterator<Item = Result<(&str, &str), Malformed>>, Malformed> {
     let text = value.to_str().map_err(|_| Malformed)?;
-    text.split("; ")
-        .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if is_claim(value) => Ok((key.to_owned(), value.to_owned())),
-            _ => Err(Malformed),
-        })
-        .collect()
+    Ok(text
+        .split("; ")
+        .map(|pair| pair.split_once('=').filter(|(_, value)| is_claim(value)).ok_or(Malformed)))
 }
 
 /// Decimal digits without sign or leading zero, 1 to 65535.

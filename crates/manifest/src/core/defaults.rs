@@ -59,6 +59,20 @@ pub(super) fn endpoint_slice(object: &mut Value) {
     }
 }
 
+/// Ingress is always judged; egress where there are rules for it.
+pub(super) fn network_policy(object: &mut Value) {
+    let Some(spec) = fields(object, "/spec") else { return };
+    for direction in ["ingress", "egress"] {
+        for rule in items(spec, direction) {
+            for port in items(rule, "ports") {
+                default(port, "protocol", "TCP");
+            }
+        }
+    }
+    let egress = spec.get("egress").and_then(Value::as_array).is_some_and(|rules| !rules.is_empty());
+    default(spec, "policyTypes", if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
+}
+
 fn pod_spec(spec: &mut Map<String, Value>) {
     default(spec, "restartPolicy", "Always");
     default(spec, "dnsPolicy", "ClusterFirst");

@@ -26,6 +26,20 @@ fn defaults_of_a_route_are_filled_in() {
 }
 
 #[test]
+fn a_network_policy_judges_the_directions_that_it_has_rules_for() {
+    let policy = |rules: &str| {
+        let spec = format!("{{podSelector: {{}}, {rules}}}");
+        accepted(&format!(
+            "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: p, namespace: a}}, spec: {spec}}}"
+        ))
+    };
+    let both = policy("egress: [{ports: [{port: 80}]}]");
+    assert_eq!(both["spec"]["policyTypes"], json!(["Ingress", "Egress"]));
+    assert_eq!(both.pointer("/spec/egress/0/ports/0/protocol"), Some(&json!("TCP")));
+    assert_eq!(policy("ingress: []")["spec"]["policyTypes"], json!(["Ingress"]));
+}
+
+#[test]
 fn refusals_of_a_route_name_the_field_and_the_reason() {
     for (rules, expected) in [
         ("- nonsense: 1", "spec.rules[0].nonsense: unknown field"),

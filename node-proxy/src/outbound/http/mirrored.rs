@@ -53,7 +53,8 @@ fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, requ
     let Some(picked) = worker.balancer.pick(&target.endpoints, dialled, &[], now) else {
         return worker.shared.telemetry.lost_copy();
     };
-    let selected = Selected::of(picked.endpoint, target, snapshot);
+    let source = snapshot.workload(&connection.origin.sender.enrolled.uid);
+    let selected = Selected::of(picked.endpoint, target, snapshot, source.as_deref());
     let in_flight = picked.in_flight;
     let (source, peer) = (Arc::clone(&connection.origin.sender), connection.origin.peer);
     tokio::task::spawn_local(async move {
