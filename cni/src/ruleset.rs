@@ -1,12 +1,13 @@
 //! What is captured in a pod's network namespace, as data, and its nft text: one transaction for one `table inet weft`.
 //! Rules 1–4, 15 and 16 of the data-plane rules; the goldens in `tests/golden` show every form.
 
+mod further;
 mod probes;
 
 use std::fmt::Write;
 
 use ipnet::IpNet;
-use weft_api::node::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
+use weft_api::node::{Destinations, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 
 pub use probes::TcpProbes;
 
@@ -44,6 +45,8 @@ pub struct Ruleset {
     pub cluster: Vec<IpNet>,
     /// Ports that the kubelet probes by TCP.
     pub probes: TcpProbes,
+    /// What else is captured.
+    pub further: Destinations,
 }
 
 impl Ruleset {
@@ -61,6 +64,10 @@ impl Ruleset {
                 let _ = writeln!(text, "\t\telements = {{ {} }}", ranges.join(", "));
             }
             text.push_str("\t}\n");
+        }
+        for (name, kind, elements) in self.captured(self.further_sets()) {
+            let elements = elements.join(", ");
+            let _ = writeln!(text, "\tset {name} {{\n\t\ttype {kind}\n\t\telements = {{ {elements} }}\n\t}}");
         }
         for chain in self.chains() {
             let _ = writeln!(text, "\tchain {} {{", chain.name);
@@ -104,10 +111,11 @@ impl Ruleset {
         if self.guards_probes() {
             chains.extend(self.probe_chains());
         }
+        chains.extend(self.udp_chains());
         chains
     }
 
-    fn captured(&self, rules: Vec<String>) -> Vec<String> {
+    fn captured<T>(&self, rules: Vec<T>) -> Vec<T> {
         if self.mode == Mode::Capture { rules } else { Vec::new() }
     }
 
@@ -131,13 +139,21 @@ impl Ruleset {
         sets
     }
 
-    /// Matches the destinations that are captured, one per address family.
-    fn destinations(&self) -> [&'static str; 2] {
-        if self.cluster.is_empty() {
-            ["meta nfproto ipv4", "meta nfproto ipv6"]
-        } else {
-            ["ip daddr @cluster4", "ip6 daddr @cluster6"]
-        }
+    /// Matches the destinations of one address family that are captured.
+    fn destinations(&self, v4: bool) -> Vec<String> {
+        let all = match (self.cluster.is_empty(), v4) {
+            (true, true) => return vec!["meta nfproto ipv4".to_owned()],
+            (true, false) => return vec!["meta nfproto ipv6".to_owned()],
+            (false, true) => "ip daddr @cluster4",
+            (false, false) => "ip6 daddr @cluster6",
+        };
+        std::iter::once(all.to_owned()).chain(self.further_tcp(v4)).collect()
+    }
+
+    /// Sends what matches to the proxy.
+    fn redirected(&self, v4: bool) -> impl Iterator<Item = String> {
+        let destinations = self.destinations(v4).into_iter();
+        destinations.map(|destination| format!("{destination} {OPENING} redirect to :{OUTBOUND_PORT}"))
     }
 
     fn marked(&self) -> String {
@@ -145,25 +161,19 @@ impl Ruleset {
     }
 
     fn outbound(&self) -> Vec<String> {
-        let [v4, v6] = self.destinations();
-        let mut rules = vec![
-            "oifname \"lo\" return".to_owned(),
-            format!("{} return", self.marked()),
-            format!("{v4} {OPENING} redirect to :{OUTBOUND_PORT}"),
-        ];
+        let mut rules = vec!["oifname \"lo\" return".to_owned(), format!("{} return", self.marked())];
+        rules.extend(self.redirected(true));
         if self.ipv6 {
-            rules.push(format!("{v6} {OPENING} redirect to :{OUTBOUND_PORT}"));
+            rules.extend(self.redirected(false));
         }
         rules
     }
 
     fn rejected(&self) -> Vec<String> {
-        let [_, v6] = self.destinations();
-        vec![
-            "oifname \"lo\" return".to_owned(),
-            format!("{} return", self.marked()),
-            format!("{v6} {OPENING} reject with tcp reset"),
-        ]
+        let mut rules = vec!["oifname \"lo\" return".to_owned(), format!("{} return", self.marked())];
+        let destinations = self.destinations(false).into_iter();
+        rules.extend(destinations.map(|of| format!("{of} {OPENING} reject with tcp reset")));
+        rules
     }
 
     fn inbound(&self) -> Vec<String> {
@@ -177,11 +187,7 @@ impl Ruleset {
             let outer: Vec<String> = self.outer.iter().map(|name| format!("\"{name}\"")).collect();
             rules.push(format!("iifname {{ {} }} return", outer.join(", ")));
         }
-        rules.extend(
-            self.destinations()
-                .iter()
-                .map(|destination| format!("{destination} {OPENING} redirect to :{OUTBOUND_PORT}")),
-        );
+        rules.extend(self.redirected(true).chain(self.redirected(false)));
         rules
     }
 }

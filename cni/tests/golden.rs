@@ -1,6 +1,7 @@
 //! The capture rules as nft text, compared with `golden/*.nft`. `WEFT_UPDATE_GOLDEN=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
+use weft_api::node::Destinations;
 use weft_cni::ruleset::{Mode, Ruleset, TcpProbes};
 
 fn ruleset() -> Ruleset {
@@ -12,6 +13,19 @@ fn ruleset() -> Ruleset {
         outer: vec!["eth0".to_owned()],
         cluster: ["10.96.0.0/16", "10.1.0.0/16", "fd96::/112"].map(|range| range.parse().unwrap()).to_vec(),
         probes: TcpProbes::default(),
+        further: Destinations::default(),
+    }
+}
+
+/// Addresses of two families for each kind of destination.
+fn further() -> Destinations {
+    let addresses = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).into();
+    Destinations {
+        tcp: addresses(["192.0.2.1:80", "[2001:db8::1]:80"]),
+        udp: addresses(["10.96.0.10:53", "[fd96::10]:53"]),
+        nodes: ["192.168.77.11", "192.168.77.12", "fd00::11"].map(|text| text.parse().unwrap()).into(),
+        node_ports: [30080, 30443].into(),
+        udp_node_ports: [30053].into(),
     }
 }
 
@@ -53,6 +67,25 @@ fn tcp_probes_reach_the_application_without_payload() {
 fn probes_of_a_released_pod_need_no_rules() {
     let released = Ruleset { mode: Mode::Release, ..ruleset() };
     assert_eq!(Ruleset { mode: Mode::Release, ..probed() }.script(), released.script());
+}
+
+#[test]
+fn addresses_outside_the_ranges_node_ports_and_routed_udp_are_captured() {
+    compare("further-destinations", &Ruleset { further: further(), ..ruleset() });
+}
+
+#[test]
+fn routed_udp_over_ipv6_is_rejected_where_lo_has_none() {
+    compare(
+        "further-destinations-no-ipv6-loopback",
+        &Ruleset { further: further(), ipv6: false, ..ruleset() },
+    );
+}
+
+#[test]
+fn further_destinations_of_a_released_pod_need_no_rules() {
+    let released = Ruleset { mode: Mode::Release, ..ruleset() };
+    assert_eq!(Ruleset { further: further(), ..released.clone() }.script(), released.script());
 }
 
 #[test]

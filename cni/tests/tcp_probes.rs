@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use support::*;
+use weft_api::node::Destinations;
 use weft_cni::kernel::capture::Capture;
 use weft_cni::ruleset::TcpProbes;
 use weft_runtime::fd;
@@ -167,7 +168,7 @@ fn rules_that_change_keep_old_probes_without_bytes_and_read_back() {
     let application = listen(&wire.pod, "[::]:9000");
     let (mut client, mut served) = probe(&wire, &application, POD[0]);
     let open = TcpProbes { bare: vec![], shared: vec![BARE, SHARED], ..probes() };
-    capture.set_probes(open).unwrap();
+    capture.follow(open, Destinations::default()).unwrap();
     capture.verify().unwrap();
     let mut captured = dial(&wire.peer, at(POD[0], BARE)).unwrap();
     assert_alive(&mut captured, &mut accept(inbound(&capture)).0);
@@ -177,9 +178,9 @@ fn rules_that_change_keep_old_probes_without_bytes_and_read_back() {
     run(&wire.pod, "nft", &["delete", "chain", "inet", "weft", "probe_input"], "");
     assert!(capture.verify().is_err());
     capture.repair().unwrap();
-    capture.set_probes(probes()).unwrap();
+    capture.follow(probes(), Destinations::default()).unwrap();
     probe(&wire, &application, POD[1]);
-    capture.set_probes(TcpProbes::default()).unwrap();
+    capture.follow(TcpProbes::default(), Destinations::default()).unwrap();
     let mut captured = dial(&wire.peer, at(POD[0], BARE)).unwrap();
     assert_alive(&mut captured, &mut accept(inbound(&capture)).0);
 }

@@ -27,6 +27,8 @@ use self::talk::Talk;
 use crate::served::Report;
 use crate::worker::{Crew, Shared};
 
+/// How soon sockets for datagrams that could not be opened are tried again: the proxy before this one may have them.
+const DATAGRAMS: Duration = Duration::from_secs(1);
 /// How long a session must have lasted for the next failure to count as the first.
 const STABLE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a pod that is no longer served has connections left.
@@ -138,14 +140,39 @@ impl Agent {
         }
     }
 
+    /// Opens the sockets for datagrams of pods that may need them, where they are not open. Returns when to try again.
+    fn serve_datagrams(&mut self) -> Option<Instant> {
+        let mut again = None;
+        for held in self.held.values_mut() {
+            match held.datagrams() {
+                Ok(sockets) => {
+                    for socket in sockets {
+                        self.crew.serve_captured(self.next_home, socket);
+                    }
+                }
+                Err(error) => {
+                    let pod = &held.pod.enrolled.pod;
+                    tracing::warn!(%pod, %error, "no socket for datagrams; those with a route are dropped until there is one");
+                    again = Some(Instant::now() + DATAGRAMS);
+                }
+            }
+        }
+        again
+    }
+
     /// Says what is news: which ports admit callers in plaintext, and who was refused. Returns when it is time again.
-    async fn tell(&self, socket: &SeqPacket, talk: &mut Talk) -> Result<Option<Instant>, AgentError> {
-        let plaintext = talk.plaintext(self.held.keys(), &self.shared.snapshot.load());
+    async fn tell(&mut self, socket: &SeqPacket, talk: &mut Talk) -> Result<Option<Instant>, AgentError> {
+        let snapshot = self.shared.snapshot.load_full();
+        let plaintext = talk.plaintext(self.held.keys(), &snapshot);
+        let pods = self.held.iter().map(|(uid, held)| (uid, &held.pod.enrolled.pod.namespace));
+        let destinations = talk.destinations(pods, &snapshot);
+        // Before the rules that lead there.
+        let again = if talk.wants_datagrams() { self.serve_datagrams() } else { None };
         let (refusals, wake) = self.shared.agent.refusals_due(Instant::now());
-        for message in plaintext.into_iter().chain(refusals) {
+        for message in plaintext.into_iter().chain(destinations).chain(refusals) {
             send(socket, &message, &[]).await?;
         }
-        Ok(wake)
+        Ok(wake.into_iter().chain(again).min())
     }
 
     async fn greet(&self, socket: &SeqPacket) -> Result<(), AgentError> {

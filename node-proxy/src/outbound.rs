@@ -16,6 +16,7 @@ pub mod resilience;
 pub mod route;
 pub mod tcp;
 pub mod tls;
+pub mod udp;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

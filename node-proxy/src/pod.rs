@@ -1,13 +1,14 @@
 //! The pods this proxy serves, and the only places where it opens sockets in their namespaces.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwapOption;
 use tokio::net::{TcpSocket, TcpStream};
 use weft_api::node::{EnrolledPod, INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use weft_model::{Identity, Text};
+use weft_runtime::fd;
 use weft_runtime::netns::NetNamespace;
 
 use crate::outbound::affinity::Kept;
@@ -130,6 +131,57 @@ impl LocalPod {
         socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
         connect(socket, to).await
+    }
+
+    /// A socket of the namespace for the pod's captured datagrams of one address family; `any`: its unspecified address.
+    /// Its port is never shared: another socket there could take what is the pod's.
+    ///
+    /// # Errors
+    /// Those of socket(2) and bind(2); `NotConnected` if the pod has ended.
+    pub fn captured_datagrams(&self, any: IpAddr) -> io::Result<UdpSocket> {
+        let socket = self.datagrams(any)?;
+        fd::take_foreign_datagrams(&socket, any)?;
+        socket.bind(&SocketAddr::new(any, OUTBOUND_PORT).into())?;
+        Ok(socket.into())
+    }
+
+    /// A socket of the namespace that sends datagrams from an address that is not the pod's.
+    ///
+    /// # Errors
+    /// As [`Self::captured_datagrams`].
+    pub fn datagrams_from(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.datagrams(address.ip())?;
+        fd::set_transparent(&socket, address.ip())?;
+        // Nothing is delivered to it, so whoever has the address besides takes nothing away.
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        Ok(socket.into())
+    }
+
+    /// A socket of the namespace that talks with `to` alone, uncaptured.
+    ///
+    /// # Errors
+    /// As [`Self::captured_datagrams`], and those of connect(2).
+    pub fn datagrams_to(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.datagrams(to.ip())?;
+        socket.connect(&to.into())?;
+        Ok(socket.into())
+    }
+
+    fn datagrams(&self, family: IpAddr) -> io::Result<socket2::Socket> {
+        let place = self.place()?;
+        let Place::Namespace(netns) = &*place else {
+            let message = "this proxy captures no datagrams";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+        };
+        let domain = socket2::Domain::for_address(SocketAddr::new(family, 0));
+        let kind = socket2::Type::DGRAM.nonblocking().cloexec();
+        let socket = netns.run_in(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::UDP)))??;
+        if family.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        socket.set_mark(self.enrolled.bypass_mark)?;
+        Ok(socket)
     }
 
     fn place(&self) -> io::Result<Arc<Place>> {

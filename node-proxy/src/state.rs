@@ -2,6 +2,7 @@
 
 pub mod client;
 mod describe;
+mod destinations;
 mod gateway;
 mod index;
 pub mod shards;
@@ -94,12 +95,15 @@ pub struct Snapshot {
     mesh: Option<Arc<MeshConfig>>,
     services: Sharded<ObjectName, Arc<Service>>,
     services_by_address: Sharded<(IpAddr, u16), Arc<Service>>,
+    services_by_udp_address: Sharded<(IpAddr, u16), Arc<Service>>,
+    services_by_node_port: Sharded<(PortProtocol, u16), (Arc<Service>, u16)>,
     /// The same without the port: who has an address where nobody has the port.
     services_by_ip: Sharded<IpAddr, Arc<Service>>,
     /// As they travel; `endpoints` holds what this node may choose of them.
     all_endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     nodes: Sharded<Text, Arc<Node>>,
+    nodes_by_address: Sharded<IpAddr, Text>,
     /// The node that this proxy, and so every caller, is on.
     node: Text,
     workloads: Sharded<Text, Arc<Workload>>,
@@ -123,10 +127,13 @@ impl Snapshot {
             mesh: None,
             services: Sharded::default(),
             services_by_address: Sharded::default(),
+            services_by_udp_address: Sharded::default(),
+            services_by_node_port: Sharded::default(),
             services_by_ip: Sharded::default(),
             all_endpoints: Sharded::default(),
             endpoints: Sharded::default(),
             nodes: Sharded::default(),
+            nodes_by_address: Sharded::default(),
             node: Text::default(),
             workloads: Sharded::default(),
             workloads_by_address: Sharded::default(),
@@ -159,6 +166,10 @@ impl Snapshot {
     pub fn destination(&self, original: SocketAddr) -> Destination {
         let (ip, port) = (original.ip().to_canonical(), original.port());
         if let Some(service) = self.services_by_address.get(&(ip, port)) {
+            let protocol = protocol_of(service, port);
+            return Destination::Service { service: service.clone(), port, protocol };
+        }
+        if let Some((service, port)) = self.node_port(PortProtocol::Tcp, ip, port) {
             let protocol = protocol_of(service, port);
             return Destination::Service { service: service.clone(), port, protocol };
         }

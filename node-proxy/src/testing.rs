@@ -95,6 +95,7 @@ pub(crate) fn workload(
         mtls: MtlsMode::Permissive,
         plaintext_ports: Default::default(),
         filtered_by: None,
+        refuses_udp: false,
         transition,
     })
 }

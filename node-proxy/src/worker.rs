@@ -18,6 +18,7 @@ use crate::listen::{self, Handed, PodListener};
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
+use crate::outbound::udp::PodSocket;
 use crate::pod::LocalPods;
 use crate::scope::Ends;
 use crate::send::Pools;
@@ -87,6 +88,8 @@ impl Worker {
 pub(crate) enum ToWorker {
     /// Accept on this listener from now on.
     Accept(PodListener),
+    /// Serve a pod's captured datagrams.
+    Captured(PodSocket),
     /// Carry this connection.
     Carry(Handed),
     /// Serve this UDP port.
@@ -169,6 +172,13 @@ impl Crew {
         }
     }
 
+    /// Lets worker `home` serve a pod's captured datagrams.
+    pub(crate) fn serve_captured(&self, home: usize, socket: PodSocket) {
+        if let Some(member) = self.members.get(home % self.members.len().max(1)) {
+            let _ = member.inbox.send(ToWorker::Captured(socket));
+        }
+    }
+
     /// The worker with the fewest connections, `home` among equals: its number, and the place taken there.
     pub(crate) fn least_loaded(&self, home: usize) -> (usize, Load) {
         let load = |index: &usize| {
@@ -213,6 +223,9 @@ async fn work(worker: WorkerRef, crew: Arc<Crew>, mut messages: mpsc::UnboundedR
             }
             Some(ToWorker::Datagrams(port)) => {
                 tokio::task::spawn_local(udp::serve(worker.clone(), port));
+            }
+            Some(ToWorker::Captured(socket)) => {
+                tokio::task::spawn_local(crate::outbound::udp::serve(worker.clone(), socket));
             }
             Some(ToWorker::Carry(handed)) => {
                 tokio::task::spawn_local(listen::carry(worker.clone(), handed));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use weft_api::node::{EnrolledPod, RemoveCause};
+use weft_api::node::{Destinations, EnrolledPod, RemoveCause};
 use weft_api::probe::Probe;
 use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
@@ -98,6 +98,8 @@ pub(super) struct Members {
     pub(super) node_addresses: NodeAddresses,
     pub(super) callers: Arc<Callers>,
     pub(super) admitted: Admitted,
+    /// What the proxy wants captured besides the cluster's ranges, by pod.
+    pub(super) further: Mutex<HashMap<Text, Destinations>>,
     pub(super) refusals: Refusals,
     pub(super) bootstrap: Bootstrap,
     pub(super) link: watch::Sender<CurrentLink>,
@@ -120,6 +122,7 @@ impl Members {
             pods,
             node_addresses,
             admitted: Admitted::default(),
+            further: Mutex::default(),
             refusals: Refusals::default(),
             bootstrap: Bootstrap::default(),
             link,
@@ -353,6 +356,7 @@ impl Members {
     /// Forgets DELs, and what the proxy said, of pods that are gone.
     pub(super) fn tidy_gone(&self, exists: impl Fn(&Text) -> bool) {
         self.ending.lock().retain(|uid| exists(uid));
+        self.further.lock().retain(|uid, _| exists(uid));
         self.admitted.tidy(exists);
     }
 
@@ -360,24 +364,26 @@ impl Members {
         self.admitted.tcp_probes(uid, declared, &self.node_addresses.borrow())
     }
 
-    /// Makes a member's rules for TCP probes follow the node's addresses and what the proxy said.
-    pub(super) async fn follow_probes(&self, uid: &Text) {
+    /// Makes a member's rules follow the node's addresses and what the proxy said.
+    pub(super) async fn follow_rules(&self, uid: &Text) {
         let slot = self.slot(uid);
         let mut guard = slot.lock().await;
         let Some(member) = guard.as_ref().filter(|member| !member.is_released()) else { return };
         let probes = self.tcp_probes(uid, &member.pod.probes);
-        if member.capture.ruleset.probes == probes {
+        let known = self.further.lock().get(uid).cloned();
+        let further = known.unwrap_or_else(|| member.capture.ruleset.further.clone());
+        if member.capture.ruleset.probes == probes && member.capture.ruleset.further == further {
             return;
         }
         let Some(mut member) = guard.take() else { return };
         let outcome = blocking(move || {
-            let outcome = member.capture.set_probes(probes);
+            let outcome = member.capture.follow(probes, further);
             (member, outcome)
         })
         .await;
         let Ok((member, outcome)) = outcome else { return };
         if let Err(error) = outcome {
-            tracing::warn!(pod = %member.pod.pod, %error, "cannot change the rules for TCP probes; trying again");
+            tracing::warn!(pod = %member.pod.pod, %error, "cannot change the rules; trying again");
         }
         *guard = Some(member);
     }

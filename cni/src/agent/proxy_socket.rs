@@ -183,7 +183,12 @@ async fn listen(link: &Arc<Link>, members: &Arc<Members>) -> io::Result<()> {
             ToAgent::Plaintext { uid, ports } => {
                 members.admitted.set(uid.clone(), ports);
                 let members = Arc::clone(members);
-                tokio::spawn(async move { members.follow_probes(&uid).await });
+                tokio::spawn(async move { members.follow_rules(&uid).await });
+            }
+            ToAgent::Destinations { uid, destinations } => {
+                members.further.lock().insert(uid.clone(), destinations);
+                let members = Arc::clone(members);
+                tokio::spawn(async move { members.follow_rules(&uid).await });
             }
             ToAgent::Refused { uid, port, from, count } => {
                 if let Some(pod) = members.board.refused(&uid, port, from, count) {

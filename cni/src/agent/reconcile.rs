@@ -62,7 +62,7 @@ async fn existing(members: &Members, table: &Table, verify: bool) {
             Some(Decision::Leave) => members.leave(&uid, Instant::now()).await,
             // A namespace that vanished is no reason to open a pod.
             Some(Decision::Enrol | Decision::Unknown) => {
-                members.follow_probes(&uid).await;
+                members.follow_rules(&uid).await;
                 members.stay(&uid).await;
                 members.follow_old_connections(&uid, Instant::now(), verify).await;
                 if verify {

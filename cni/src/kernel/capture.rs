@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rand::Rng;
+use weft_api::node::Destinations;
 use weft_runtime::netns::NetNamespace;
 
 use super::find::{self, Interfaces};
@@ -59,6 +60,7 @@ impl Ruleset {
             outer: interfaces.with(addresses),
             cluster: cluster.to_vec(),
             probes,
+            further: Destinations::default(),
         })
     }
 }
@@ -156,15 +158,16 @@ impl Capture {
         })
     }
 
-    /// Puts other ports for TCP probes in force, or other addresses of the node; nothing happens where they are the same.
+    /// Puts other ports for TCP probes in force, or other addresses of the node, or other further destinations; nothing
+    /// happens where they are the same.
     ///
     /// # Errors
     /// When the rules cannot be replaced; the old ones are in force then.
-    pub fn set_probes(&mut self, probes: TcpProbes) -> Result<(), KernelError> {
-        if self.ruleset.probes == probes {
+    pub fn follow(&mut self, probes: TcpProbes, further: Destinations) -> Result<(), KernelError> {
+        if self.ruleset.probes == probes && self.ruleset.further == further {
             return Ok(());
         }
-        let ruleset = Ruleset { probes, ..self.ruleset.clone() };
+        let ruleset = Ruleset { probes, further, ..self.ruleset.clone() };
         let printed = nft::printed(&ruleset)?;
         inside(&self.namespace, || {
             nft::install(&ruleset)?;

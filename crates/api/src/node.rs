@@ -8,7 +8,7 @@
 //! every [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. [`ToProxy::NodeAddresses`] comes before the end of the
 //! snapshot, and again when they change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
@@ -17,9 +17,9 @@ use weft_model::{ObjectName, Text};
 use crate::probe::Probe;
 
 /// Version of this protocol. A different one on the other side is an error that says so.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
-/// Where an enrolled pod's outbound TCP is redirected to.
+/// Where an enrolled pod's outbound TCP is redirected to, and where captured UDP goes.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where plaintext TCP for an enrolled pod is redirected to.
 pub const INBOUND_PLAINTEXT_PORT: u16 = 15006;
@@ -172,6 +172,22 @@ pub enum RemoveCause {
     Unenrolled,
 }
 
+/// Destinations that are captured although the cluster's ranges do not say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Destinations {
+    /// Service addresses outside the ranges, for TCP.
+    pub tcp: BTreeSet<SocketAddr>,
+    /// Service addresses whose UDP port has a route.
+    pub udp: BTreeSet<SocketAddr>,
+    /// The addresses of all nodes, where there are node ports.
+    pub nodes: BTreeSet<IpAddr>,
+    /// Node ports of Services, for TCP.
+    pub node_ports: BTreeSet<u16>,
+    /// Node ports of Services' UDP ports with a route.
+    pub udp_node_ports: BTreeSet<u16>,
+}
+
 /// From proxy to agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
@@ -213,6 +229,14 @@ pub enum ToAgent {
         uid: Text,
         /// The ports; `None`: every one.
         ports: Option<Vec<u16>>,
+    },
+    /// What of a pod's outbound traffic is captured besides TCP to the cluster's ranges; not answered. Replaces what was
+    /// said before; until it is said, what was in force stays.
+    Destinations {
+        /// The pod's UID.
+        uid: Text,
+        /// All of them.
+        destinations: Destinations,
     },
     /// Callers in plaintext were refused; not answered. Said at the first one and then at intervals.
     Refused {

@@ -19,6 +19,9 @@ pub struct Service {
     /// The numbers of the UDP ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub udp_ports: Vec<u16>,
+    /// The ports at which every node's addresses lead to the Service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub node_ports: Vec<NodePort>,
     /// `internalTrafficPolicy`.
     #[serde(default, skip_serializing_if = "TrafficPolicy::is_cluster")]
     pub internal_traffic_policy: TrafficPolicy,
@@ -35,6 +38,7 @@ impl Service {
             addresses: Vec::new(),
             ports: Vec::new(),
             udp_ports: Vec::new(),
+            node_ports: Vec::new(),
             internal_traffic_policy: TrafficPolicy::Cluster,
             client_ip_affinity: None,
         }
@@ -59,8 +63,20 @@ impl TrafficPolicy {
     }
 }
 
+/// `nodePort` of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePort {
+    /// The port at the nodes.
+    pub node_port: u16,
+    /// The Service port number that it leads to.
+    pub port: u16,
+    /// The protocol of both.
+    pub protocol: PortProtocol,
+}
+
 /// The `protocol` of a Service port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
 pub enum PortProtocol {
     /// `TCP`.
     Tcp,

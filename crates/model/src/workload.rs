@@ -34,9 +34,17 @@ pub struct Workload {
     /// definition of another policy engine's kind. Its calls on its own node then pass the host as well (rule 24).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filtered_by: Option<Text>,
+    /// It wants no UDP that routes lead to it ([`UDP_LABEL`]).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refuses_udp: bool,
     /// Entering or leaving the mesh while it runs; `None`: captured if and only if `protocol` is a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition: Option<Transition>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(it: &bool) -> bool {
+    !*it
 }
 
 impl Workload {
@@ -95,6 +103,10 @@ pub const MTLS_LABEL: &str = "weft-mesh.dev/mtls";
 /// The label on a pod or a Service that opens ports to plaintext callers also where mutual TLS is demanded: numbers or
 /// names of ports, joined by `_` (a label's value has no commas), such as `9090_metrics`.
 pub const PLAINTEXT_PORTS_LABEL: &str = "weft-mesh.dev/plaintext-ports";
+
+/// The label on a namespace or a pod that says whether UDP which routes lead to it, and which is not encrypted, is let
+/// through: `refuse`, or anything else; the pod's wins.
+pub const UDP_LABEL: &str = "weft-mesh.dev/udp";
 
 /// The label on a namespace that says how new pods enter while its running ones are still being enrolled:
 /// `immediate` refuses plaintext callers of new pods at once.

@@ -4,6 +4,7 @@
 //! [`effective_programs`] asks which eBPF programs a cgroup has.
 
 mod bpf;
+mod datagram;
 mod seqpacket;
 
 use std::io;
@@ -16,6 +17,7 @@ use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use tokio::io::unix::AsyncFd;
 
 pub use bpf::{AttachPoint, effective_programs};
+pub use datagram::{Datagram, receive_datagram, take_foreign_datagrams};
 pub use seqpacket::{SeqPacket, SeqPacketListener, bind_seqpacket};
 
 /// The longest message that is sent or accepted, in bytes.

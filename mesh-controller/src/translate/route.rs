@@ -145,11 +145,7 @@ fn convert_rules(
         Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Tls(spec)) => Some(tls::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Tcp(spec)) => Some(tcp::convert(spec, &backends, &mut findings)),
-        Ok(RouteSpec::Udp(spec)) => {
-            let fault = Fault::unsupported("UDPRoute on a Service is not carried yet");
-            let fault = backends.gateways.is_none().then_some(&fault);
-            Some(tcp::convert_udp(spec, &backends, fault, &mut findings))
-        }
+        Ok(RouteSpec::Udp(spec)) => Some(tcp::convert_udp(spec, &backends, &mut findings)),
         Err(error) => {
             let fault = Fault::unsupported(format!(
                 "this {} does not decode: {error}. Correct it, or use a Weft that knows what it says; until then all \

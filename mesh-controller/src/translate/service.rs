@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as k8s;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use weft_model::service::{
-    AppProtocol, Endpoint, Endpoints, PortProtocol, Service, ServicePort, TrafficPolicy,
+    AppProtocol, Endpoint, Endpoints, NodePort, PortProtocol, Service, ServicePort, TrafficPolicy,
 };
 use weft_model::{ObjectName, Resource, Text};
 
@@ -43,6 +43,7 @@ pub(crate) struct Port {
     pub(crate) name: Option<Text>,
     pub(crate) transport: PortProtocol,
     pub(crate) protocol: AppProtocol,
+    pub(crate) node_port: Option<u16>,
     /// `appProtocol` as written. The port-name convention is only a hint; this is a declaration.
     pub(crate) declared: Option<String>,
 }
@@ -97,6 +98,7 @@ fn to_model(name: &ObjectName, service: &k8s::Service, facts: &ServiceFacts) -> 
         addresses: addresses(service),
         ports: facts.of(PortProtocol::Tcp).map(Port::to_model).collect(),
         udp_ports: facts.of(PortProtocol::Udp).map(|port| port.number).collect(),
+        node_ports: facts.ports.iter().filter_map(Port::node_port).collect(),
         internal_traffic_policy: match spec.filter(is_local) {
             Some(_) => TrafficPolicy::Local,
             None => TrafficPolicy::Cluster,
@@ -113,6 +115,10 @@ fn client_ip_affinity(spec: &k8s::ServiceSpec) -> Option<u32> {
 }
 
 impl Port {
+    fn node_port(&self) -> Option<NodePort> {
+        self.node_port.map(|node_port| NodePort { node_port, port: self.number, protocol: self.transport })
+    }
+
     fn to_model(&self) -> ServicePort {
         ServicePort { port: self.number, name: self.name.clone(), protocol: self.protocol }
     }
@@ -145,6 +151,7 @@ fn convert_port(port: &k8s::ServicePort) -> Option<Port> {
             (None, Some(name)) => named_protocol(name),
             (None, None) => AppProtocol::Unspecified,
         },
+        node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
         declared: port.app_protocol.clone(),
     })
 }

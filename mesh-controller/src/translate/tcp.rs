@@ -6,12 +6,11 @@ use weft_model::Text;
 use weft_model::route::{Rules, TcpRule};
 
 use super::backend::{Backends, reference};
-use super::fault::{Fault, Findings};
+use super::fault::Findings;
 
-/// Converts generated rules, which are alike for both kinds and not of one type; a fault is what keeps them from being
-/// carried out.
+/// Converts generated rules, which are alike for both kinds and not of one type.
 macro_rules! rules {
-    ($spec:expr, $backends:expr, $fault:expr, $findings:expr) => {{
+    ($spec:expr, $backends:expr, $findings:expr) => {{
         let convert = $spec.rules.iter().map(|rule| {
             let backends = rule.backend_refs.iter().map(|of| {
                 $backends.backend(reference!(of), of.weight, Vec::new(), &mut $findings.unresolved)
@@ -19,7 +18,7 @@ macro_rules! rules {
             TcpRule {
                 name: rule.name.as_deref().map(Text::from),
                 backends: backends.collect(),
-                refusal: $findings.rule(rule.name.as_deref(), $fault),
+                refusal: $findings.rule(rule.name.as_deref(), None),
             }
         });
         convert.collect()
@@ -28,15 +27,10 @@ macro_rules! rules {
 
 /// Converts the rules of a TCPRoute.
 pub(crate) fn convert(spec: &TcpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
-    Rules::Tcp(rules!(spec, backends, None, findings))
+    Rules::Tcp(rules!(spec, backends, findings))
 }
 
-/// Converts the rules of a UDPRoute; `fault` is what keeps all of them from being carried out.
-pub(crate) fn convert_udp(
-    spec: &UdpRouteSpec,
-    backends: &Backends<'_>,
-    fault: Option<&Fault>,
-    findings: &mut Findings,
-) -> Rules {
-    Rules::Udp(rules!(spec, backends, fault.cloned(), findings))
+/// Converts the rules of a UDPRoute.
+pub(crate) fn convert_udp(spec: &UdpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
+    Rules::Udp(rules!(spec, backends, findings))
 }

@@ -6,7 +6,7 @@ use super::fault::{FaultReason, Findings, RefusingRule};
 use super::gateway::attach::GatewayParent;
 use super::parent::{Attachment, Holders};
 use super::status::{CONTROLLER_NAME, Condition, GATEWAY_CONTROLLER_NAME, ParentStatus, StatusParentRef};
-use crate::inputs::{GATEWAY_API, ParentRef, Route};
+use crate::inputs::{GATEWAY_API, ParentRef, Route, RouteKind};
 
 /// Messages name at most this many rules or references; the API allows 32,768 characters.
 const LISTED: usize = 8;
@@ -140,6 +140,9 @@ impl Judged<'_> {
         let mut message = "The route is in force.".to_owned();
         if let Some(nobody) = self.nobody(attachment, translated) {
             message = nobody;
+        }
+        if self.route.name.kind == RouteKind::Udp {
+            message += " UDP is not encrypted, and callees are not told who calls.";
         }
         if !lost.is_empty() {
             message += &format!(" Not on all ports: {lost_ports}, which wins over {}.", self.route.name.kind);

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
-use weft_model::workload::{ENROL_LABEL, MTLS_LABEL, MtlsMode, Transition, Workload, WorkloadProtocol};
+use weft_model::workload::{
+    ENROL_LABEL, MTLS_LABEL, MtlsMode, Transition, UDP_LABEL, Workload, WorkloadProtocol,
+};
 use weft_model::{Identity, ObjectName, Text};
 
 use super::Translated;
@@ -173,11 +175,18 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
             service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
         },
         plaintext_ports: BTreeSet::new(),
+        refuses_udp: refuses_udp(inputs, name, pod),
         protocol,
         mtls,
         filtered_by: None,
         transition,
     })
+}
+
+fn refuses_udp(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> bool {
+    let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(UDP_LABEL));
+    let said = own.map(String::as_str).or_else(|| inputs.namespace_label(&name.namespace, UDP_LABEL));
+    said == Some("refuse")
 }
 
 /// How a pod is called, and what its proxy does with plaintext. In doubt the label counts: a tunnel to a pod that is

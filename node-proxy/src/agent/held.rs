@@ -14,6 +14,7 @@ use weft_runtime::netns::{NamespaceId, NetNamespace};
 
 use crate::call::Listener;
 use crate::listen::{PodListener, prepare};
+use crate::outbound::udp::PodSocket;
 use crate::pod::LocalPod;
 use crate::worker::Shared;
 
@@ -43,6 +44,8 @@ pub(super) struct Held {
     listeners: Vec<TcpListener>,
     /// As many more holders as listeners are still accepted on.
     open: Arc<()>,
+    /// Its datagrams are served.
+    datagrams: bool,
 }
 
 impl Received {
@@ -72,7 +75,7 @@ impl Received {
             service_account: enrolled.service_account.clone(),
         };
         let pod = LocalPod::new(enrolled, identity, netns.clone(), &shared.ends);
-        let held = Held { pod: Arc::new(pod), netns, listeners, open: Arc::default() };
+        let held = Held { pod: Arc::new(pod), netns, listeners, open: Arc::default(), datagrams: false };
         let mut accepting = Vec::new();
         for (socket, kind) in held.listeners.iter().zip(LISTENERS) {
             let socket = socket.try_clone()?;
@@ -99,6 +102,16 @@ impl Held {
     pub(super) fn descriptors(&self) -> io::Result<Vec<BorrowedFd<'_>>> {
         let listeners = self.listeners.iter().map(AsFd::as_fd);
         Ok(std::iter::once(self.netns.as_fd()).chain(listeners).collect())
+    }
+
+    /// Its sockets for captured datagrams, the first time that they can be opened.
+    pub(super) fn datagrams(&mut self) -> io::Result<Vec<PodSocket>> {
+        if self.datagrams {
+            return Ok(Vec::new());
+        }
+        let sockets = PodSocket::open(&self.pod, &self.open)?;
+        self.datagrams = true;
+        Ok(sockets)
     }
 
     /// Closes its own descriptors and waits until the workers have closed theirs.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tokio::sync::oneshot;
-use weft_api::node::{CallerKind, ToAgent};
+use weft_api::node::{CallerKind, Destinations, ToAgent};
 use weft_model::Text;
 use weft_model::workload::MtlsMode;
 
@@ -16,6 +16,9 @@ pub(super) struct Talk {
     next: u64,
     waiting: HashMap<u64, oneshot::Sender<CallerKind>>,
     said: HashMap<Text, Option<Vec<u16>>>,
+    /// What is to be captured of pods of a namespace, as of a version of the configuration.
+    captured: (u64, HashMap<Text, Destinations>),
+    captured_of: HashMap<Text, Destinations>,
 }
 
 impl Talk {
@@ -33,6 +36,39 @@ impl Talk {
         if let Some(waiting) = self.waiting.remove(&id) {
             let _ = waiting.send(caller);
         }
+    }
+
+    /// What is to be captured of each of these pods of which that is news; by UID and namespace.
+    pub(super) fn destinations<'a>(
+        &mut self,
+        pods: impl Iterator<Item = (&'a Text, &'a Text)>,
+        snapshot: &Snapshot,
+    ) -> Vec<ToAgent> {
+        if !snapshot.is_configured() {
+            return Vec::new();
+        }
+        if self.captured.0 != snapshot.version {
+            self.captured = (snapshot.version, HashMap::new());
+        }
+        let mut messages = Vec::new();
+        let mut said = HashMap::new();
+        for (uid, namespace) in pods {
+            let of_namespace = self.captured.1.entry(namespace.clone());
+            let now = of_namespace.or_insert_with(|| captured(snapshot, namespace));
+            let before = self.captured_of.remove(uid);
+            if before.as_ref() != Some(now) {
+                messages.push(ToAgent::Destinations { uid: uid.clone(), destinations: now.clone() });
+            }
+            said.insert(uid.clone(), now.clone());
+        }
+        self.captured_of = said;
+        messages
+    }
+
+    /// Whether datagrams of any pod are to be captured.
+    pub(super) fn wants_datagrams(&self) -> bool {
+        let mut captured = self.captured_of.values();
+        captured.any(|of| !(of.udp.is_empty() && of.udp_node_ports.is_empty()))
     }
 
     /// Which ports admit callers in plaintext, for each of these pods of which that is news. Nothing is said of a pod
@@ -61,4 +97,16 @@ impl Talk {
         self.said = said;
         messages
     }
+}
+
+fn captured(snapshot: &Snapshot, namespace: &str) -> Destinations {
+    let (destinations, more) = snapshot.captured(namespace);
+    if more > 0 {
+        tracing::warn!(
+            namespace,
+            more,
+            "too many Service addresses outside the cluster's ranges, node ports and routed UDP ports: the others are not captured"
+        );
+    }
+    destinations
 }

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use weft_api::node::Intent;
+use weft_api::node::{Destinations, Intent};
 use weft_model::workload::{Transition, WorkloadProtocol};
 use weft_runtime::netns::NetNamespace;
 
@@ -367,6 +367,7 @@ fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
         mtls: weft_model::workload::MtlsMode::Strict,
         plaintext_ports: ports.iter().copied().collect(),
         filtered_by: None,
+        refuses_udp: false,
         transition: None,
     };
     let resource = weft_model::Resource::Workload(workload);
@@ -473,4 +474,42 @@ async fn the_controller_is_told_what_is_served_once_the_agent_has_sent_everythin
     assert_eq!((&*report.unserved[0].pod_uid, &*report.unserved[0].why), ("b", "a port is taken"));
     assert_eq!(fake.remove(2, RemoveCause::PodEnd).await, None);
     assert!(reports.next().await.pod_uids.is_empty());
+}
+
+#[tokio::test]
+async fn the_agent_is_told_what_else_to_capture_whenever_that_changes() {
+    use weft_model::service::{AppProtocol, Service, ServicePort};
+    use weft_model::{MeshConfig, ObjectName, Resource};
+
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    assert_eq!(fake.add(1).await, None);
+    let mesh = Resource::MeshConfig(MeshConfig {
+        trust_domain: weft_model::TrustDomain("cluster.local".into()),
+        cluster_domain: "cluster.local".into(),
+        service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
+        pod_ranges: Vec::new(),
+    });
+    let service = |address: &str| {
+        Resource::Service(Service {
+            addresses: vec![address.parse().unwrap()],
+            ports: vec![ServicePort { port: 80, name: None, protocol: AppProtocol::Http }],
+            ..Service::new(ObjectName::new("shop", "cart"))
+        })
+    };
+    let outside: Destinations =
+        Destinations { tcp: ["192.0.2.1:80".parse().unwrap()].into(), ..Destinations::default() };
+    // First also what is nothing: the agent may know something of the proxy before.
+    let inside = service("10.96.0.1");
+    let steps =
+        [(mesh, Some(Destinations::default())), (inside, None), (service("192.0.2.1"), Some(outside))];
+    for (version, (resource, said)) in (1..).zip(steps) {
+        let change = weft_api::delta::Change::Set(resource.name(), resource.into());
+        let next = shared.snapshot.load().apply(version, [change]);
+        shared.snapshot.swap(Arc::new(next));
+        if let Some(destinations) = said {
+            assert_eq!(fake.hear().await.0, ToAgent::Destinations { uid: "a".into(), destinations });
+        }
+    }
 }

@@ -92,9 +92,21 @@ fn no_match(service: &ObjectName, port: u16) -> Refused {
 /// # Errors
 /// `invalid_backend` if there is none or it cannot be used.
 pub fn backend_of<'s>(snapshot: &'s Snapshot, backend: Option<&Backend>) -> Result<Target<'s>, Refused> {
+    backend_on(snapshot, PortProtocol::Tcp, backend)
+}
+
+/// As [`backend_of`], for a route on ports of this protocol.
+///
+/// # Errors
+/// As [`backend_of`].
+pub fn backend_on<'s>(
+    snapshot: &'s Snapshot,
+    on: PortProtocol,
+    backend: Option<&Backend>,
+) -> Result<Target<'s>, Refused> {
     match backend.map(|backend| &backend.target) {
         Some(BackendTarget::Service { service, port, protocol }) => {
-            Ok(Target::service(snapshot, service, *port, *protocol))
+            Ok(Target { protocol: *protocol, ..Target::service_port(snapshot, service, on, *port) })
         }
         Some(BackendTarget::Invalid { message }) => Err(Refused::new(Reason::InvalidBackend, &**message)),
         None => {
@@ -105,17 +117,29 @@ pub fn backend_of<'s>(snapshot: &'s Snapshot, backend: Option<&Backend>) -> Resu
 }
 
 impl<'s> Target<'s> {
-    /// The endpoints of a Service port.
+    /// The endpoints of a TCP port of a Service.
     pub fn service(snapshot: &'s Snapshot, service: &ObjectName, port: u16, protocol: AppProtocol) -> Self {
-        let endpoints = Cow::Borrowed(snapshot.endpoints(service, port));
+        Self { protocol, ..Self::service_port(snapshot, service, PortProtocol::Tcp, port) }
+    }
+
+    /// The endpoints of a Service port, whatever its application speaks.
+    pub fn service_port(snapshot: &'s Snapshot, service: &ObjectName, on: PortProtocol, port: u16) -> Self {
+        let endpoints = Cow::Borrowed(match on {
+            PortProtocol::Tcp => snapshot.endpoints(service, port),
+            PortProtocol::Udp => snapshot.udp_endpoints(service, port),
+        });
         let facts = snapshot.service(service);
         let seconds = facts.and_then(|service| service.client_ip_affinity);
         let policy = facts.map(|service| service.internal_traffic_policy).unwrap_or_default();
         let affinity = seconds.map(|seconds| Affinity {
-            port: (service.clone(), PortProtocol::Tcp, port),
+            port: (service.clone(), on, port),
             timeout: Duration::from_secs(seconds.into()),
         });
-        let (service, tls) = (Some((service.clone(), port)), snapshot.backend_policy(service, port).cloned());
+        let tls = match on {
+            PortProtocol::Tcp => snapshot.backend_policy(service, port).cloned(),
+            PortProtocol::Udp => None,
+        };
+        let (service, protocol) = (Some((service.clone(), port)), AppProtocol::Unspecified);
         Self { service, protocol, tls, endpoints, affinity, policy }
     }
 

@@ -114,7 +114,7 @@ async fn connections_leave_from_the_pods_namespace_with_its_mark() {
     let (listener, to) = application(&netns, OWN_V4);
     let stream = pod.connect(to).await.unwrap();
     assert_eq!(listener.accept().unwrap().1.ip(), to.ip());
-    assert_eq!(weft_runtime::fd::mark(&stream).unwrap(), 0x7001);
+    assert_eq!(fd::mark(&stream).unwrap(), 0x7001);
 }
 
 #[tokio::test]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ahash::HashSet;
 use weft_api::delta::Change;
+use weft_model::node::Node;
 use weft_model::route::{Route, RouteId};
-use weft_model::service::{PortProtocol, Service};
+use weft_model::service::{NodePort, PortProtocol, Service};
 use weft_model::workload::Workload;
 use weft_model::{ObjectName, Resource};
 use weft_routing::ServicePortRoutes;
@@ -79,6 +80,12 @@ impl Snapshot {
                 for address in addresses_of(&service) {
                     self.services_by_address.insert(address, service.clone());
                 }
+                for address in udp_addresses_of(&service) {
+                    self.services_by_udp_address.insert(address, service.clone());
+                }
+                for NodePort { node_port, port, protocol } in service.node_ports.iter().copied() {
+                    self.services_by_node_port.insert((protocol, node_port), (service.clone(), port));
+                }
             }
             Resource::Endpoints(endpoints) => {
                 let service = endpoints.service.clone();
@@ -88,6 +95,10 @@ impl Snapshot {
             Resource::Node(node) => {
                 let node = Arc::new(node);
                 let old = self.nodes.insert(node.name.clone(), node.clone());
+                self.forget_addresses_of_node(old.as_deref());
+                for address in &node.addresses {
+                    self.nodes_by_address.insert(address.to_canonical(), node.name.clone());
+                }
                 if node.name == self.node && old.is_none_or(|old| old.zone != node.zone) {
                     self.judge_all();
                 }
@@ -151,7 +162,9 @@ impl Snapshot {
                 }
             }
             "Node" => {
-                if self.nodes.remove(key).is_some() && *key == *self.node {
+                let old = self.nodes.remove(key);
+                self.forget_addresses_of_node(old.as_deref());
+                if old.is_some() && *key == *self.node {
                     self.judge_all();
                 }
             }
@@ -225,9 +238,29 @@ impl Snapshot {
                 self.services_by_address.remove(&address);
             }
         }
+        for address in udp_addresses_of(old) {
+            if self.services_by_udp_address.get(&address).is_some_and(|now| Arc::ptr_eq(now, old)) {
+                self.services_by_udp_address.remove(&address);
+            }
+        }
+        for port in old.node_ports.iter().map(|port| (port.protocol, port.node_port)) {
+            if self.services_by_node_port.get(&port).is_some_and(|(now, _)| Arc::ptr_eq(now, old)) {
+                self.services_by_node_port.remove(&port);
+            }
+        }
         for ip in ips_of(old) {
             if self.services_by_ip.get(&ip).is_some_and(|now| Arc::ptr_eq(now, old)) {
                 self.services_by_ip.remove(&ip);
+            }
+        }
+    }
+
+    /// As for Services.
+    fn forget_addresses_of_node(&mut self, old: Option<&Node>) {
+        let Some(old) = old else { return };
+        for address in old.addresses.iter().map(IpAddr::to_canonical) {
+            if self.nodes_by_address.get(&address) == Some(&old.name) {
+                self.nodes_by_address.remove(&address);
             }
         }
     }
@@ -277,6 +310,10 @@ fn ports_of(route: &Route) -> impl Iterator<Item = PortKey> {
 
 fn ips_of(service: &Service) -> impl Iterator<Item = IpAddr> {
     service.addresses.iter().map(IpAddr::to_canonical)
+}
+
+fn udp_addresses_of(service: &Service) -> Vec<(IpAddr, u16)> {
+    ips_of(service).flat_map(|ip| service.udp_ports.iter().map(move |port| (ip, *port))).collect()
 }
 
 fn addresses_of(service: &Service) -> Vec<(IpAddr, u16)> {

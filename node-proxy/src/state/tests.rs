@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 use tokio::time::Instant;
 
 use weft_api::delta::Change;
+use weft_api::node::Destinations;
 use weft_model::route::{Backend, BackendTarget, Parent, RouteKind, Rules, TcpRule};
-use weft_model::service::ServicePort;
+use weft_model::service::{NodePort, ServicePort};
 use weft_model::workload::MtlsMode;
 use weft_model::{Resource, ResourceName, TrustDomain};
 
@@ -51,6 +52,7 @@ fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
         filtered_by: None,
+        refuses_udp: false,
         transition: None,
     }))
 }
@@ -235,4 +237,87 @@ async fn waiting_ends_with_the_snapshot_that_knows_or_with_patience() {
     assert!(matches!(state.find(Duration::from_secs(2), known).await, Some(Destination::Service { .. })));
     assert_eq!(begun.elapsed(), Duration::from_millis(1500));
     assert!(state.find(Duration::ZERO, known).await.is_some(), "what is known needs no wait");
+}
+
+fn udp_service(name: &str, address: &str) -> Change {
+    set(Resource::Service(Service {
+        addresses: vec![address.parse().unwrap(), "192.0.2.7".parse().unwrap()],
+        ports: vec![ServicePort { port: 53, name: None, protocol: AppProtocol::Unspecified }],
+        udp_ports: vec![53],
+        node_ports: vec![
+            NodePort { node_port: 30053, port: 53, protocol: PortProtocol::Udp },
+            NodePort { node_port: 30054, port: 53, protocol: PortProtocol::Tcp },
+        ],
+        ..Service::new(ObjectName::new("shop", name))
+    }))
+}
+
+fn node(name: &str, address: &str) -> Change {
+    set(Resource::Node(Node { name: name.into(), zone: None, addresses: vec![address.parse().unwrap()] }))
+}
+
+fn udp_route(namespace: &str) -> Change {
+    let parent = Parent { service: ObjectName::new("shop", "dns"), port: 53, explicit_port: true };
+    set(Resource::Route(Route {
+        id: RouteId { kind: RouteKind::Udp, name: ObjectName::new(namespace, "r") },
+        generation: 1,
+        created: 1,
+        parents: vec![parent],
+        listeners: Vec::new(),
+        rules: Rules::Udp(vec![TcpRule { name: None, backends: Vec::new(), refusal: None }]),
+    }))
+}
+
+#[test]
+fn a_service_is_called_at_outside_addresses_and_at_the_ports_of_nodes() {
+    let known = [mesh(), udp_service("dns", "10.96.0.10"), node("n1", "192.168.77.11")];
+    let snapshot = empty().apply(1, known);
+    assert_eq!(is(&snapshot, "192.0.2.7:53"), "service shop/dns 53");
+    assert_eq!(is(&snapshot, "192.168.77.11:30054"), "service shop/dns 53");
+    assert_eq!(is(&snapshot, "192.168.77.11:30053"), "external", "that one is UDP's");
+    assert_eq!(is(&snapshot, "192.168.77.12:30054"), "external", "no node has the address");
+    let udp = |snapshot: &Snapshot, at: &str| {
+        let found = snapshot.udp_destination(at.parse().unwrap());
+        found.map(|(service, port)| format!("{} {port}", service.name))
+    };
+    for at in ["10.96.0.10:53", "192.0.2.7:53", "192.168.77.11:30053"] {
+        assert_eq!(udp(&snapshot, at).as_deref(), Some("shop/dns 53"), "{at}");
+    }
+    assert_eq!(udp(&snapshot, "192.168.77.11:30054"), None);
+    let gone = ["Node/n1", "Service/shop/dns"].map(|name| Change::Removed(ResourceName(name.into())));
+    let snapshot = snapshot.apply(2, gone);
+    for at in ["10.96.0.10:53", "192.0.2.7:53", "192.168.77.11:30053"] {
+        assert_eq!(udp(&snapshot, at), None, "{at}");
+    }
+}
+
+#[test]
+fn what_is_captured_besides_depends_on_whose_routes_there_are() {
+    let known = [mesh(), udp_service("dns", "10.96.0.10"), node("n1", "192.168.77.11")];
+    let snapshot = empty().apply(1, known);
+    let (captured, more) = snapshot.captured("shop");
+    let expected = Destinations {
+        tcp: ["192.0.2.7:53".parse().unwrap()].into(),
+        nodes: ["192.168.77.11".parse().unwrap()].into(),
+        node_ports: [30054].into(),
+        ..Destinations::default()
+    };
+    assert_eq!((&captured, more), (&expected, 0));
+    // A consumer route.
+    let snapshot = snapshot.apply(2, [udp_route("web")]);
+    assert_eq!(snapshot.captured("shop").0, expected);
+    let with_udp = Destinations {
+        udp: ["10.96.0.10:53", "192.0.2.7:53"].map(|at| at.parse().unwrap()).into(),
+        udp_node_ports: [30053].into(),
+        ..expected
+    };
+    assert_eq!(snapshot.captured("web").0, with_udp);
+}
+
+#[test]
+fn more_destinations_than_there_is_room_for_are_counted() {
+    let ports: Vec<u16> = (1..=1_100).collect();
+    let outside = service("many", "192.0.2.1", &ports);
+    let (captured, more) = empty().apply(1, [mesh(), outside]).captured("shop");
+    assert_eq!((captured.tcp.len(), more), (1_000, 100));
 }

@@ -22,6 +22,7 @@ fn workload(name: &str) -> Party {
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
         filtered_by: None,
+        refuses_udp: false,
         transition: None,
     }))
 }
