@@ -20,6 +20,7 @@ mod peer;
 mod plaintext;
 mod plugin_socket;
 pub mod pods;
+mod proxies;
 mod proxy_socket;
 mod reason;
 mod reconcile;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use support::*;
-use weft_api::node::{EnrolledPod, Intent, PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_api::node::{EnrolledPod, Intent, PROTOCOL_VERSION, RemoveCause, Standing, ToAgent, ToProxy};
 use weft_model::Text;
 use weft_runtime::fd::SeqPacket;
 use weft_runtime::netns::NetNamespace;
@@ -163,6 +163,12 @@ struct Proxy {
 
 impl Proxy {
     async fn connect(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
+        let mut proxy = Self::greet(folder, held).await;
+        proxy.until_the_end_of_the_snapshot().await;
+        proxy
+    }
+
+    async fn greet(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
         let packets = SeqPacket::connect(&folder.join("run/agent.sock")).unwrap();
         let mut proxy = Self { packets, pods: held, missing: None, unserved: BTreeMap::new() };
         proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }).await;
@@ -174,8 +180,15 @@ impl Proxy {
         proxy.say(&ToAgent::HeldEnd).await;
         let ToProxy::Hello { node, .. } = proxy.next().await else { panic!() };
         assert_eq!(&*node, "one");
-        while !matches!(proxy.next().await, ToProxy::SnapshotEnd) {}
         proxy
+    }
+
+    async fn until_the_end_of_the_snapshot(&mut self) {
+        while !matches!(self.next().await, ToProxy::SnapshotEnd) {}
+    }
+
+    async fn stands(&self, standing: Standing) {
+        self.say(&ToAgent::Standing { standing }).await;
     }
 
     async fn say(&self, message: &ToAgent) {
@@ -372,6 +385,34 @@ async fn restarted_agent_gets_the_sockets_back_from_the_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn successor_is_given_the_pods_when_it_is_ready_and_keeps_them_although_the_old_proxy_connects_again() {
+    let mut node = Node::new("enabled");
+    let mut old = Proxy::connect(node.folder.path(), HashMap::new()).await;
+    added(&node, &mut old).await;
+    old.stands(Standing::Ready).await;
+    let mut new = Proxy::greet(node.folder.path(), HashMap::new()).await;
+    assert!(matches!(new.next().await, ToProxy::NodeAddresses { .. }));
+    let silent = tokio::time::timeout(Duration::from_millis(500), new.packets.receive()).await;
+    assert!(silent.is_err(), "a proxy without configuration was given pods beside one that serves them");
+    new.stands(Standing::Ready).await;
+    new.until_the_end_of_the_snapshot().await;
+    assert!(new.pods.contains_key("u1"));
+    old.stands(Standing::Draining).await;
+    node.restart_agent();
+    let new = Proxy::greet(node.folder.path(), new.pods).await;
+    new.stands(Standing::Ready).await;
+    let old = Proxy::greet(node.folder.path(), old.pods).await;
+    old.stands(Standing::Draining).await;
+    drop(old);
+    // Longer than `hold`: the agent must not take the place of a proxy that is there.
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(node.status()["proxyConnected"], true);
+    let mut client = dial(&node.wire.pod, service()).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_alive(&mut client, &mut accept(new.listener(1)).0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     let mut node = Node::new("disabled");
     let _alone = FINDABLE.lock().await;
@@ -385,11 +426,10 @@ async fn running_pod_is_enrolled_and_released_by_its_namespaces_label() {
     assert_eq!(node.tables(), "");
     proxy.missing = Some("nobody knows it yet".to_owned());
     label(node.folder.path(), "enabled");
-    assert!(matches!(proxy.take().await, ToProxy::May { intent: Intent::Capture, .. }));
-    while proxy.unserved.is_empty() {
+    while !matches!(proxy.take().await, ToProxy::May { intent: Intent::Capture, .. }) {}
+    while !proxy.unserved.get("u1").is_some_and(|why| why.contains("nobody knows it yet")) {
         proxy.take().await;
     }
-    assert!(proxy.unserved["u1"].contains("nobody knows it yet"), "{:?}", proxy.unserved);
     eventually("waits", || node.status()["pods"]["u1"]["state"] == "waiting");
     assert_eq!(node.tables(), "", "captured although its connections would break");
     proxy.missing = None;

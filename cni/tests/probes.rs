@@ -63,6 +63,7 @@ impl Node {
             inbound_mark: 0x0bad_cafe,
             ipv6: true,
             probes,
+            settings: Default::default(),
         };
         let ips: Vec<Value> = POD.iter().map(|ip| json!({"ip": ip})).collect();
         let container = json!({"livenessProbe": {"httpGet": {"port": HTTP}}, "readinessProbe": {"tcpSocket": {"port": TCP}}});

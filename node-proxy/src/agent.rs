@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use weft_api::node::{PROTOCOL_VERSION, RemoveCause, ToAgent, ToProxy};
+use weft_api::node::{PROTOCOL_VERSION, RemoveCause, Standing, ToAgent, ToProxy};
 use weft_model::Text;
 use weft_runtime::backoff::Backoff;
 use weft_runtime::fd::SeqPacket;
@@ -33,6 +33,10 @@ const DATAGRAMS: Duration = Duration::from_secs(1);
 const STABLE: Duration = Duration::from_secs(10);
 /// How often it is looked whether a pod that is no longer served has connections left.
 const PARTING: Duration = Duration::from_secs(1);
+
+/// The longest pause between two attempts to reach the agent. An agent that has restarted resets what waits for a proxy
+/// after its `hold`, which is 5 s by default, and connecting costs nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// The client and the pods it holds.
 pub struct Agent {
@@ -89,7 +93,7 @@ impl Agent {
     /// Connects and serves the agent for ever.
     pub async fn run(mut self) {
         let path = self.shared.config.agent_socket.clone();
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let mut backoff = Backoff::new(Duration::from_millis(100), LONGEST_PAUSE);
         loop {
             let begun = Instant::now();
             let result = match SeqPacket::connect(&path) {
@@ -100,7 +104,7 @@ impl Agent {
                 backoff.reset();
             }
             if self.shared.ends.draining.is_cancelled() {
-                // An agent that is new takes the last one that connects for the one that serves.
+                // A new agent has nothing for it.
                 return std::future::pending().await;
             }
             if let Err(error) = result {
@@ -135,6 +139,7 @@ impl Agent {
                 Some(question) = self.questions.recv() => send(socket, &talk.ask(question), &[]).await?,
                 _ = configurations.changed() => {}
                 () = self.shared.agent.somebody_refused() => {}
+                () = self.shared.ends.draining.cancelled(), if !talk.is_draining() => {}
                 () = until(wake) => {}
             }
         }
@@ -160,7 +165,8 @@ impl Agent {
         again
     }
 
-    /// Says what is news: which ports admit callers in plaintext, and who was refused. Returns when it is time again.
+    /// Says what is news: what this proxy can do, which ports admit callers in plaintext, and who was refused. Returns when
+    /// it is time again.
     async fn tell(&mut self, socket: &SeqPacket, talk: &mut Talk) -> Result<Option<Instant>, AgentError> {
         let snapshot = self.shared.snapshot.load_full();
         let plaintext = talk.plaintext(self.held.keys(), &snapshot);
@@ -169,10 +175,21 @@ impl Agent {
         // Before the rules that lead there.
         let again = if talk.wants_datagrams() { self.serve_datagrams() } else { None };
         let (refusals, wake) = self.shared.agent.refusals_due(Instant::now());
-        for message in plaintext.into_iter().chain(destinations).chain(refusals) {
+        let standing = talk.standing(self.standing());
+        for message in standing.into_iter().chain(plaintext).chain(destinations).chain(refusals) {
             send(socket, &message, &[]).await?;
         }
         Ok(wake.into_iter().chain(again).min())
+    }
+
+    fn standing(&self) -> Standing {
+        if self.shared.ends.draining.is_cancelled() {
+            Standing::Draining
+        } else if self.shared.snapshot.load().is_configured() {
+            Standing::Ready
+        } else {
+            Standing::Starting
+        }
     }
 
     async fn greet(&self, socket: &SeqPacket) -> Result<(), AgentError> {

@@ -46,6 +46,7 @@ pub fn own_pod(shared: &Shared, own: &GatewayPod) -> Arc<LocalPod> {
         inbound_mark: 0,
         ipv6: own.addresses.iter().any(std::net::IpAddr::is_ipv6),
         probes: Vec::new(),
+        settings: Default::default(),
     };
     Arc::new(LocalPod::own(enrolled, identity, &shared.ends))
 }

@@ -64,6 +64,7 @@ pub(crate) fn enrolled(uid: &str, addresses: &[&str]) -> EnrolledPod {
         inbound_mark: 0x7002,
         ipv6: true,
         probes: vec![],
+        settings: Default::default(),
     }
 }
 

@@ -93,6 +93,7 @@ impl World {
                 inbound_mark: 0x1002,
                 ipv6: false,
                 probes: probes(),
+                settings: Default::default(),
             };
             let netns = NetNamespace::current().unwrap();
             Arc::new(LocalPod::new(enrolled, ca.identity("shop", name), netns, &ends))

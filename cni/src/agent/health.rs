@@ -3,8 +3,8 @@
 use tokio::sync::watch;
 
 use super::install::Installed;
-use super::members::CurrentLink;
 use super::pods::Pods;
+use super::proxies::CurrentLink;
 
 /// The three things that have to be there.
 #[derive(Clone, Debug)]

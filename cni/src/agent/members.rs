@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use weft_api::node::{Destinations, EnrolledPod, RemoveCause};
+use weft_api::node::{Destinations, EnrolledPod, RemoveCause, Standing};
 use weft_api::probe::Probe;
 use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
@@ -24,6 +24,7 @@ use super::link::{Link, LinkError};
 use super::old::OldConnections;
 use super::plaintext::Admitted;
 use super::pods::{Pod, Pods};
+use super::proxies::{CurrentLink, Proxies};
 use super::release::Stage;
 use super::status::StatusBoard;
 use crate::kernel::KernelError;
@@ -33,6 +34,9 @@ use crate::ruleset::TcpProbes;
 
 /// How long the proxy may take to flush and close an ending pod's connections (data-plane rule 26).
 pub(super) const END_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long proxies may take to find an agent that has restarted: they try every second.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// Why a pod is not enrolled.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +89,29 @@ impl Member {
     }
 }
 
-pub(super) type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
+/// What is left of an earlier capture of a pod.
+struct Held {
+    /// Those of its sockets and connections.
+    marks: (u32, u32),
+    listeners: Option<Listeners>,
+    /// [`EnrolledPod::settings`].
+    settings: BTreeMap<Text, u64>,
+}
 
-/// The proxy connection that is in use and its number.
-pub(super) type CurrentLink = Option<(u64, Arc<Link>)>;
+impl Held {
+    fn nothing() -> Self {
+        Self { marks: random_marks(), listeners: None, settings: BTreeMap::new() }
+    }
+}
+
+impl From<Capture> for Held {
+    fn from(capture: Capture) -> Self {
+        let marks = (capture.ruleset.bypass_mark, capture.ruleset.inbound_mark);
+        Self { marks, settings: capture.settings(), listeners: capture.listeners }
+    }
+}
+
+pub(super) type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
 
 /// Everything the agent's parts share.
 #[derive(Debug)]
@@ -108,6 +131,8 @@ pub(super) struct Members {
     pub(super) wanted: Notify,
     slots: Mutex<HashMap<Text, Slot>>,
     ending: Mutex<HashSet<Text>>,
+    proxies: Mutex<Proxies>,
+    started: Instant,
     /// Since when no proxy is connected.
     unserved_since: Mutex<Option<Instant>>,
 }
@@ -130,6 +155,8 @@ impl Members {
             wanted: Notify::new(),
             slots: Mutex::default(),
             ending: Mutex::default(),
+            proxies: Mutex::default(),
+            started: Instant::now(),
             unserved_since: Mutex::new(Some(Instant::now())),
         }
     }
@@ -154,11 +181,60 @@ impl Members {
         self.slots.lock().retain(|_, slot| !vacant(slot));
     }
 
-    /// A proxy connected, or the connected one went.
-    pub(super) fn set_link(&self, link: CurrentLink) {
-        *self.unserved_since.lock() = if link.is_some() { None } else { Some(Instant::now()) };
-        self.board.update(|status| status.proxy_connected = link.is_some());
-        self.link.send_replace(link);
+    /// A proxy has connected, and what it holds is being taken over.
+    pub(super) fn proxy_joins(&self, number: u64, link: Arc<Link>) {
+        self.choose_proxy(|proxies| proxies.join(number, link));
+    }
+
+    /// What a proxy held has been taken over.
+    pub(super) fn proxy_adopted(&self, number: u64) {
+        self.choose_proxy(|proxies| proxies.adopted(number));
+    }
+
+    /// Every proxy that was there before this agent has had the time to hand over what it holds. Until then nobody knows
+    /// which pods are enrolled, and a proxy that is new is not to be told that it has them all.
+    pub(super) fn is_settled(&self) -> bool {
+        self.started.elapsed() >= self.config.hold.min(SETTLING) && !self.proxies.lock().is_adopting()
+    }
+
+    /// A connected proxy has said what it can do.
+    pub(super) fn proxy_stands(&self, number: u64, standing: Standing) {
+        self.choose_proxy(|proxies| proxies.stands(number, standing));
+    }
+
+    /// A proxy's connection ended, perhaps before it was one.
+    pub(super) fn proxy_leaves(&self, number: u64) {
+        self.choose_proxy(|proxies| proxies.leave(number));
+    }
+
+    fn choose_proxy(&self, change: impl FnOnce(&mut Proxies)) {
+        let mut proxies = self.proxies.lock();
+        change(&mut proxies);
+        let best = proxies.best();
+        let mut unserved = self.unserved_since.lock();
+        // Who hands over serves.
+        let served = best.is_some() || proxies.is_adopting();
+        *unserved = if served { None } else { unserved.or_else(|| Some(Instant::now())) };
+        drop(unserved);
+        self.board.update(|status| status.proxy_connected = best.is_some());
+        self.link.send_if_modified(|current| {
+            let other =
+                current.as_ref().map(|(number, _)| *number) != best.as_ref().map(|(number, _)| *number);
+            *current = best;
+            other
+        });
+    }
+
+    /// Has every proxy close what it has of a pod: one that drains has connections too.
+    pub(super) async fn remove_from_proxies(
+        &self,
+        uid: &Text,
+        cause: RemoveCause,
+        limit: Duration,
+    ) -> Result<(), LinkError> {
+        let all = self.proxies.lock().all();
+        let removals = all.iter().map(|link| link.remove(uid.clone(), cause, limit));
+        futures_util::future::join_all(removals).await.into_iter().collect()
     }
 
     pub(super) fn current_link(&self) -> CurrentLink {
@@ -236,7 +312,8 @@ impl Members {
             probes: pod.probes.clone(),
         };
         let marks = (pod.bypass_mark, pod.inbound_mark);
-        match self.capture(&known, namespace, None, None, Some((marks, listeners))).await {
+        let held = Held { marks, listeners: Some(listeners), settings: pod.settings };
+        match self.capture(&known, namespace, None, None, Some(held)).await {
             Ok(member) => {
                 tracing::info!(pod = %known.name, "listening sockets adopted from the proxy");
                 self.board.enrolment(&known.name, &known.uid, Some(slot.insert(member)), None);
@@ -255,7 +332,7 @@ impl Members {
         namespace: NetNamespace,
         container: Option<String>,
         before: Option<Member>,
-        held: Option<((u32, u32), Listeners)>,
+        held: Option<Held>,
     ) -> Result<Member, MemberError> {
         let cluster = self.config.cluster_ranges.clone();
         let probes = self.tcp_probes(&pod.uid, &pod.probes);
@@ -267,20 +344,15 @@ impl Members {
         let work = move || {
             foreign::refuse(&pod, &namespace, ask)?;
             // Connections of before carry the old marks, so they stay.
-            let kept = before.map(|member| {
-                let Capture { ruleset, listeners, .. } = member.capture;
-                ((ruleset.bypass_mark, ruleset.inbound_mark), listeners)
-            });
-            let (marks, listeners) = match held {
-                Some((marks, listeners)) => (marks, Some(listeners)),
-                None => kept.unwrap_or_else(|| (random_marks(), None)),
-            };
+            let kept = before.map(|member| Held::from(member.capture));
+            let Held { marks, listeners, settings } = held.or(kept).unwrap_or_else(Held::nothing);
             let addresses = if pod.addresses.is_empty() {
                 crate::kernel::inside(&namespace, crate::kernel::find::Interfaces::read)?.global()
             } else {
                 pod.addresses.clone()
             };
-            let capture = Capture::install(namespace, &addresses, &cluster, marks, probes, listeners)?;
+            let mut capture = Capture::install(namespace, &addresses, &cluster, marks, probes, listeners)?;
+            capture.remember(&settings);
             let pod = EnrolledPod {
                 uid: pod.uid,
                 pod: pod.name,
@@ -290,6 +362,7 @@ impl Members {
                 inbound_mark: marks.1,
                 ipv6: capture.ruleset.ipv6,
                 probes: pod.probes,
+                settings: capture.settings(),
             };
             let carried = JoinSet::new();
             let old = grace.map_or_else(OldConnections::default, |grace| OldConnections::of(&capture, grace));
@@ -390,9 +463,7 @@ impl Members {
 
     async fn end_member(&self, slot: &mut Option<Member>) {
         let Some(member) = slot.take() else { return };
-        if let Some((_, link)) = self.current_link()
-            && let Err(error) = link.remove(member.pod.uid.clone(), RemoveCause::PodEnd, END_LIMIT).await
-        {
+        if let Err(error) = self.remove_from_proxies(&member.pod.uid, RemoveCause::PodEnd, END_LIMIT).await {
             tracing::warn!(pod = %member.pod.pod, %error, "the proxy did not confirm the pod's end");
         }
         tracing::info!(pod = %member.pod.pod, "ended");

@@ -1,5 +1,5 @@
 //! The socket where the node's proxy connects: greeting, hand-over of held sockets in both directions, then answers.
-//! The newest proxy is the one that is used.
+//! `agent/proxies.rs` says which proxy is used.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,6 +23,9 @@ use crate::kernel::listen::Listeners;
 /// How long a proxy may take to say what it holds.
 const GREETING: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether every proxy has handed over what it holds.
+const SETTLED: Duration = Duration::from_millis(50);
+
 /// Serves proxies for ever.
 pub(super) async fn serve(listener: SeqPacketListener, members: Arc<Members>) -> io::Result<()> {
     // What a proxy holds can be judged only when the pods are known.
@@ -41,10 +44,7 @@ pub(super) async fn serve(listener: SeqPacketListener, members: Arc<Members>) ->
         let members = members.clone();
         tokio::spawn(async move {
             let outcome = talk(packets, number, &members).await;
-            let current = members.current_link().is_some_and(|(used, _)| used == number);
-            if current {
-                members.set_link(None);
-            }
+            members.proxy_leaves(number);
             match outcome {
                 Ok(()) => tracing::warn!("the proxy disconnected"),
                 Err(error) => tracing::warn!(%error, "the connection to the proxy ended"),
@@ -59,23 +59,26 @@ async fn talk(packets: SeqPacket, number: u64, members: &Arc<Members>) -> io::Re
     let held = tokio::time::timeout(GREETING, greet(&link, members))
         .await
         .map_err(|_| io::Error::other("the proxy did not say in time what it holds"))??;
-    for (pod, namespace, listeners) in held {
-        members.adopt(pod, namespace, listeners).await;
-    }
-    let before = members.current_link();
-    members.set_link(Some((number, link.clone())));
-    tracing::info!("a proxy connected");
-    if let Some((_, before)) = before
-        && let Err(error) = before.succeeded().await
-    {
-        tracing::warn!(%error, "telling a proxy that another has taken its place");
-    }
+    members.proxy_joins(number, link.clone());
+    tracing::info!(pods = held.len(), "a proxy connected");
     let mut telling = tokio::task::JoinSet::new();
-    telling.spawn(tell(link.clone(), number, members.clone()));
+    telling.spawn(serve_proxy(link.clone(), number, held, members.clone()));
     telling.spawn(send_unserved(link.clone(), members.clone()));
-    let outcome = listen(&link, members).await;
+    let outcome = listen(&link, number, members).await;
     link.end();
     outcome
+}
+
+/// Takes over what the proxy holds, and tells it what it has to know. Meanwhile its questions are answered.
+async fn serve_proxy(link: Arc<Link>, number: u64, held: Vec<Held>, members: Arc<Members>) {
+    let adoptions =
+        held.into_iter().map(|(pod, namespace, listeners)| members.adopt(pod, namespace, listeners));
+    futures_util::future::join_all(adoptions).await;
+    members.proxy_adopted(number);
+    while !members.is_settled() {
+        tokio::time::sleep(SETTLED).await;
+    }
+    tell(link, number, members).await;
 }
 
 type Held = (EnrolledPod, NetNamespace, Listeners);
@@ -118,17 +121,30 @@ async fn next(link: &Link) -> io::Result<Option<(ToAgent, Vec<OwnedFd>)>> {
     Ok(Some((serde_json::from_slice(&bytes)?, descriptors)))
 }
 
-/// Tells everything that the proxy has to know, and then the node's addresses whenever they change.
+/// Tells the node's addresses, now and whenever they change, all pods each time that this proxy becomes the one that is
+/// used, and that another has taken its place.
 async fn tell(link: Arc<Link>, number: u64, members: Arc<Members>) {
     let mut addresses = members.node_addresses.clone();
+    let mut used = members.link.subscribe();
+    let mut served = false;
     let outcome = async {
         send_addresses(&link, &mut addresses).await?;
-        send_pods(&link, number, &members).await;
-        link.say(&ToProxy::SnapshotEnd, &[]).await?;
-        while addresses.changed().await.is_ok() {
-            send_addresses(&link, &mut addresses).await?;
+        loop {
+            let now = used.borrow_and_update().as_ref().map(|(number, _)| *number);
+            let serves = now == Some(number);
+            if serves && !served {
+                send_pods(&link, number, &members).await;
+                link.say(&ToProxy::SnapshotEnd, &[]).await?;
+            } else if served && !serves && now.is_some() {
+                link.succeeded().await?;
+            }
+            served = serves;
+            tokio::select! {
+                Ok(()) = addresses.changed() => send_addresses(&link, &mut addresses).await?,
+                Ok(()) = used.changed() => {}
+                else => return Ok::<_, io::Error>(()),
+            }
         }
-        Ok::<_, io::Error>(())
     }
     .await;
     if let Err(error) = outcome {
@@ -170,13 +186,14 @@ async fn send_unserved(link: Arc<Link>, members: Arc<Members>) {
 }
 
 /// Takes what the proxy says after its greeting.
-async fn listen(link: &Arc<Link>, members: &Arc<Members>) -> io::Result<()> {
+async fn listen(link: &Arc<Link>, number: u64, members: &Arc<Members>) -> io::Result<()> {
     // Those who asked are gone with the connection.
     let mut questions = tokio::task::JoinSet::new();
     while let Some((message, _)) = next(link).await? {
         while questions.try_join_next().is_some() {}
         match message {
             ToAgent::Ack { id, error } => link.answered(id, error),
+            ToAgent::Standing { standing } => members.proxy_stands(number, standing),
             ToAgent::WhoCalls { id, from, to } => {
                 questions.spawn(answer(Arc::clone(link), members.callers.clone(), id, from, to));
             }

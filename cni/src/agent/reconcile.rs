@@ -82,12 +82,13 @@ async fn is_inhabited(slot: &Slot) -> bool {
 
 /// Running pods that are to be enrolled and are not. Pods without an address have not been through the CNI yet.
 async fn missing(members: &Members, table: &Table) {
-    if members.current_link().is_none() {
+    if members.current_link().is_none() || !members.is_settled() {
         return;
     }
     for pod in table.pods.values() {
         let wanted = !pod.addresses.is_empty() && table.decide(pod) == Decision::Enrol;
-        if !wanted || members.is_ending(&pod.uid) || is_member(members, pod).await {
+        // In this order: whether it is a member may be known only when DEL has ended it.
+        if !wanted || is_member(members, pod).await || members.is_ending(&pod.uid) {
             continue;
         }
         let addresses = pod.addresses.clone();

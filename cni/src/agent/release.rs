@@ -109,9 +109,8 @@ impl Members {
         let slot = self.slot(uid);
         let mut guard = slot.lock().await;
         let Some(member) = guard.as_mut() else { return };
-        if let Some((_, link)) = self.current_link()
-            && let Err(error) =
-                link.remove(uid.clone(), RemoveCause::Unenrolled, self.config.ack_timeout).await
+        if let Err(error) =
+            self.remove_from_proxies(uid, RemoveCause::Unenrolled, self.config.ack_timeout).await
         {
             tracing::warn!(pod = %member.pod.pod, %error, "the proxy did not confirm the release");
         }

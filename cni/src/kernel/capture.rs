@@ -1,10 +1,12 @@
 //! A pod's capture as a whole: installed in order, read back, compared, and taken away in reverse (data-plane rule 1).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rand::Rng;
 use weft_api::node::Destinations;
+use weft_model::Text;
 use weft_runtime::netns::NetNamespace;
 
 use super::find::{self, Interfaces};
@@ -111,6 +113,19 @@ impl Capture {
                 }
             }
         })
+    }
+
+    /// The kernel settings that were changed, by path, as they were before.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<Text, u64> {
+        self.before.iter().map(|before| before.said()).map(|(path, value)| (path.into(), value)).collect()
+    }
+
+    /// An earlier capture of the same namespace changed these settings.
+    pub fn remember(&mut self, settings: &BTreeMap<Text, u64>) {
+        let earlier = settings.iter().filter_map(|(path, value)| Before::told(path, *value));
+        // Restored from the last to the first: the oldest value wins.
+        self.before = earlier.chain(self.before.drain(..)).collect();
     }
 
     /// Is everything as it was installed?

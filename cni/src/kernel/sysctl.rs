@@ -28,6 +28,18 @@ pub struct Before {
     value: u64,
 }
 
+impl Before {
+    /// The setting and its value then.
+    pub(super) const fn said(&self) -> (&'static str, u64) {
+        (self.path, self.value)
+    }
+
+    /// As it was told by somebody who remembers; `None`: no setting of ours.
+    pub(super) fn told(path: &str, value: u64) -> Option<Self> {
+        SETTINGS.iter().find(|setting| setting.path == path).map(|setting| Self { path: setting.path, value })
+    }
+}
+
 /// Raises every setting to what is needed and returns what was changed. Run inside the pod's namespace.
 ///
 /// # Errors

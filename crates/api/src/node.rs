@@ -5,7 +5,8 @@
 //! agent gets its duplicates back), then [`ToAgent::HeldEnd`]. The agent answers with [`ToProxy::Add`] for every
 //! enrolled pod (adding one that is known is no error and gives a fresh ack) and [`ToProxy::SnapshotEnd`], and from
 //! then on with single changes. Every `Add`, `Remove` and `May` is answered by one [`ToAgent::Ack`] with its `id`, and
-//! every [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. [`ToProxy::NodeAddresses`] comes before the end of the
+//! every [`ToAgent::WhoCalls`] by one [`ToProxy::Caller`]. While one proxy replaces another both are connected; the agent uses
+//! the one that stands best by its [`ToAgent::Standing`], and sends the snapshot to it when it becomes that one. [`ToProxy::NodeAddresses`] comes before the end of the
 //! snapshot, and again when they change.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,10 @@ pub struct EnrolledPod {
     /// What the kubelet may ask of it.
     #[serde(default)]
     pub probes: Vec<Probe>,
+    /// Kernel settings of its namespace that were changed, by path, as they were before. Kept by the proxy for an agent
+    /// that has restarted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<Text, u64>,
 }
 
 /// Which descriptor is at which place beside an [`ToProxy::Add`] or [`ToAgent::Held`].
@@ -118,8 +123,8 @@ pub enum ToProxy {
         /// By UID.
         pods: BTreeMap<Text, String>,
     },
-    /// Another proxy has connected and is the one that is used from now on; not answered. A proxy that is told to stop
-    /// after that has time to drain.
+    /// Another proxy is the one that is used from now on; not answered. A proxy that is told to stop after that has time
+    /// to drain.
     Succeeded,
     /// The node's own addresses. The kubelet calls from one of them, and so do others.
     NodeAddresses {
@@ -160,6 +165,18 @@ pub enum Intent {
     Capture,
     /// Release it: no proxy may call it by tunnel any more.
     Release,
+}
+
+/// What a proxy can do for pods. Of several proxies the agent uses one of the highest standing, the newest of those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Standing {
+    /// It accepts nothing any more, and is finishing what is open: it is given no pod.
+    Draining,
+    /// It has no configuration yet: it is given pods only if there is no other.
+    Starting,
+    /// It carries traffic.
+    Ready,
 }
 
 /// Why a pod is removed.
@@ -207,6 +224,11 @@ pub enum ToAgent {
     },
     /// All held pods have been sent.
     HeldEnd,
+    /// What the proxy can do from now on; not answered. Until it is said: [`Standing::Starting`].
+    Standing {
+        /// That.
+        standing: Standing,
+    },
     /// Answer to `Add`, `Remove` or `May`.
     Ack {
         /// The `id` answered.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use tokio::sync::oneshot;
-use weft_api::node::{CallerKind, Destinations, ToAgent};
+use weft_api::node::{CallerKind, Destinations, Standing, ToAgent};
 use weft_model::Text;
 use weft_model::workload::MtlsMode;
 
@@ -19,6 +19,7 @@ pub(super) struct Talk {
     /// What is to be captured of pods of a namespace, as of a version of the configuration.
     captured: (u64, HashMap<Text, Destinations>),
     captured_of: HashMap<Text, Destinations>,
+    stood: Option<Standing>,
 }
 
 impl Talk {
@@ -69,6 +70,17 @@ impl Talk {
     pub(super) fn wants_datagrams(&self) -> bool {
         let mut captured = self.captured_of.values();
         captured.any(|of| !(of.udp.is_empty() && of.udp_node_ports.is_empty()))
+    }
+
+    /// It has been said that this proxy drains.
+    pub(super) fn is_draining(&self) -> bool {
+        self.stood == Some(Standing::Draining)
+    }
+
+    /// What this proxy can do, if that is news.
+    pub(super) fn standing(&mut self, now: Standing) -> Option<ToAgent> {
+        let before = self.stood.replace(now);
+        (before != Some(now)).then_some(ToAgent::Standing { standing: now })
     }
 
     /// Which ports admit callers in plaintext, for each of these pods of which that is news. Nothing is said of a pod

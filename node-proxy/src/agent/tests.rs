@@ -42,7 +42,17 @@ impl FakeAgent {
         self.socket.send(&serde_json::to_vec(message).unwrap(), descriptors).await.unwrap();
     }
 
+    /// The next message that is not about what the proxy can do.
     async fn hear(&self) -> (ToAgent, Vec<OwnedFd>) {
+        loop {
+            let heard = self.hear_all().await;
+            if !matches!(heard.0, ToAgent::Standing { .. }) {
+                return heard;
+            }
+        }
+    }
+
+    async fn hear_all(&self) -> (ToAgent, Vec<OwnedFd>) {
         let received = tokio::time::timeout(Duration::from_secs(5), self.socket.receive()).await.unwrap();
         let (bytes, descriptors) = received.unwrap().unwrap();
         (serde_json::from_slice(&bytes).unwrap(), descriptors)
@@ -231,6 +241,17 @@ async fn a_draining_proxy_leaves_new_connections_to_its_successor() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(shared.pods.load().by_uid("a").unwrap().scope.connections(), 0);
     assert_eq!(fake.listeners[2].accept().unwrap().1, waiting.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn a_proxy_says_that_it_has_no_configuration_yet_and_that_it_drains() {
+    let (agent, shared) = client(&[]);
+    let (fake, _task) = session(agent);
+    fake.greet().await;
+    let says = |standing| ToAgent::Standing { standing };
+    assert_eq!(fake.hear_all().await.0, says(Standing::Starting));
+    shared.ends.draining.cancel();
+    assert_eq!(fake.hear_all().await.0, says(Standing::Draining));
 }
 
 #[tokio::test]

@@ -210,6 +210,7 @@ pub(crate) fn pod(namespace: &str, peer: SocketAddr) -> Arc<LocalPod> {
         inbound_mark: 0x1002,
         ipv6: false,
         probes: vec![],
+        settings: Default::default(),
     };
     let netns = NetNamespace::current().unwrap();
     Arc::new(LocalPod::new(enrolled, identity, netns, &Ends::default()))
