@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -18,6 +18,8 @@ use crate::cluster::Cluster;
 use crate::facts::{EXPERIMENTAL_GROUP, GATEWAY_GROUP, HOME, definitions, resource};
 use crate::output::count;
 
+/// The GatewayClass that the controller makes.
+const CLASS: &str = "weft";
 /// Begins the names that Weft writes under into statuses.
 const CONTROLLERS: &str = "weft-mesh.dev/";
 /// How often a status that somebody else writes as well is tried.
@@ -54,7 +56,7 @@ pub(super) async fn everything(cluster: &Cluster, keep_root: bool) -> Result<Vec
         let Some(kind) = kind else { continue };
         let objects = cluster.dynamic(&kind).await?;
         if definition.spec.group == EXPERIMENTAL_GROUP {
-            lines.extend(meshes(cluster, &kind, objects).await?);
+            lines.extend(delete_made(cluster, &kind, objects).await?);
         } else if definition.spec.group == GATEWAY_GROUP {
             let changed = statuses(cluster, &kind, objects).await?;
             if changed > 0 {
@@ -66,6 +68,12 @@ pub(super) async fn everything(cluster: &Cluster, keep_root: bool) -> Result<Vec
     if cleared > 0 {
         lines.push(format!("took Weft's marks off {}", count(cleared, "Namespace")));
     }
+    let kind = GroupVersionKind::gvk(GATEWAY_GROUP, "v1", "GatewayClass");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "gatewayclasses");
+    let mut classes = cluster.dynamic(&kind).await?;
+    // Others of the same controller are their makers'.
+    classes.retain(|class| class.name_any() == CLASS);
+    lines.extend(delete_made(cluster, &kind, classes).await?);
     lines.extend(delete::<Lease>(cluster, "weft-controller").await?);
     lines.extend(delete::<ConfigMap>(cluster, "weft-trust").await?);
     if !keep_root {
@@ -89,20 +97,24 @@ where
     }
 }
 
-async fn meshes(cluster: &Cluster, kind: &ApiResource, objects: Vec<DynamicObject>) -> Result<Vec<String>> {
+/// Deletes those of these objects that name a controller of Weft's.
+async fn delete_made(
+    cluster: &Cluster,
+    kind: &ApiResource,
+    objects: Vec<DynamicObject>,
+) -> Result<Vec<String>> {
     let api: Api<DynamicObject> = Api::all_with(cluster.client.clone(), kind);
     let mut lines = Vec::new();
-    let ours = |mesh: &DynamicObject| {
-        let name = mesh.data.pointer("/spec/controllerName").and_then(Value::as_str);
+    let ours = |object: &DynamicObject| {
+        let name = object.data.pointer("/spec/controllerName").and_then(Value::as_str);
         name.is_some_and(|name| name.starts_with(CONTROLLERS))
     };
-    for mesh in objects.iter().filter(|mesh| ours(mesh)) {
-        match api.delete(&mesh.name_any(), &DeleteParams::default()).await {
+    for object in objects.iter().filter(|object| ours(object)) {
+        let name = format!("{} {}", kind.kind, object.name_any());
+        match api.delete(&object.name_any(), &DeleteParams::default()).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot delete XMesh {}", mesh.name_any()));
-            }
-            Ok(_) => lines.push(format!("deleted XMesh {}", mesh.name_any())),
+            Err(error) => return Err(error).with_context(|| format!("cannot delete {name}")),
+            Ok(_) => lines.push(format!("deleted {name}")),
         }
     }
     Ok(lines)
