@@ -18,6 +18,8 @@ pub(super) struct Proxies(BTreeMap<u64, Proxy>);
 struct Proxy {
     link: Arc<Link>,
     standing: Standing,
+    /// When its process started: an old one may connect to a new agent last.
+    born: Option<u64>,
     /// What it held when it connected has been taken over.
     adopted: bool,
 }
@@ -25,7 +27,9 @@ struct Proxy {
 impl Proxies {
     /// One has connected, and what it holds is being taken over.
     pub(super) fn join(&mut self, number: u64, link: Arc<Link>) {
-        self.0.insert(number, Proxy { link, standing: Standing::Starting, adopted: false });
+        let pid = link.packets.peer().ok().and_then(|peer| u32::try_from(peer.pid()).ok());
+        let born = pid.and_then(weft_runtime::process::started);
+        self.0.insert(number, Proxy { link, standing: Standing::Starting, born, adopted: false });
     }
 
     /// What one held has been taken over.
@@ -55,7 +59,7 @@ impl Proxies {
     /// The one that pods are given to: a draining one is none.
     pub(super) fn best(&self) -> CurrentLink {
         let usable = self.0.iter().filter(|(_, proxy)| proxy.adopted && proxy.standing != Standing::Draining);
-        let best = usable.max_by_key(|(number, proxy)| (proxy.standing, **number));
+        let best = usable.max_by_key(|(number, proxy)| (proxy.standing, proxy.born, **number));
         best.map(|(number, proxy)| (*number, proxy.link.clone()))
     }
 
