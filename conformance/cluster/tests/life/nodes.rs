@@ -128,7 +128,7 @@ fn only_its_own_proxy_gets_a_nodes_configuration(weft: &Weft) {
         (
             "a tenant's",
             words(&["default", "--namespace=shop", "--audience=weft-ca"], &tenant),
-            "ns/shop/sa/default is no node's proxy",
+            "the proof from spiffe://cluster.local/ns/shop/sa/default",
         ),
         ("without the audience", words(&proxy[..2], &own), "the node proof is not valid"),
         ("of no pod", proxy.map(str::to_owned).into(), "the node proof is not valid"),
