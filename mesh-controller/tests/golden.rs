@@ -10,11 +10,12 @@ use serde::Serialize;
 use weft_controller::inputs::{Inputs, Object};
 use weft_controller::translate::status::Status;
 use weft_controller::translate::{Translated, translate};
-use weft_model::{MeshConfig, Resource, ResourceName, TrustDomain};
+use weft_model::gateway::{BackendRoots, ListenerTls};
+use weft_model::{MeshConfig, Resource, ResourceName, Text, TrustDomain};
 
 #[derive(Serialize)]
 struct Golden<'a> {
-    resources: Vec<&'a Resource>,
+    resources: Vec<Resource>,
     statuses: BTreeMap<String, &'a Status>,
     /// What each Gateway's proxies are sent.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -42,9 +43,66 @@ fn mesh() -> MeshConfig {
 /// example those of a newer one.
 const NOT_ADMITTED: &str = "# Not admitted by the CRDs.";
 
+/// Certificates and keys, made anew for every run: a golden names them `${certificate NAME}` and `${key NAME}`.
+struct Pairs(BTreeMap<String, String>);
+
+impl Pairs {
+    /// Those that a text names.
+    fn of(text: &str) -> Self {
+        let named = text.split("${certificate ").skip(1).filter_map(|rest| rest.split('}').next());
+        let mut pairs = BTreeMap::new();
+        for name in named.collect::<BTreeSet<_>>() {
+            let key = rcgen::KeyPair::generate().unwrap();
+            let certificate = rcgen::CertificateParams::new(vec![format!("{name}.example")]).unwrap();
+            pairs.insert(format!("${{certificate {name}}}"), certificate.self_signed(&key).unwrap().pem());
+            pairs.insert(format!("${{key {name}}}"), key.serialize_pem());
+        }
+        Self(pairs)
+    }
+
+    fn fill_in(&self, mut text: String) -> String {
+        for (name, pem) in &self.0 {
+            text = text.replace(name, &pem.replace("\r\n", "\n").replace('\n', "\\n"));
+        }
+        text
+    }
+
+    fn name(&self, pem: &mut Text) {
+        if let Some((name, _)) = self.0.iter().find(|(_, one)| one.replace("\r\n", "\n") == **pem) {
+            *pem = name.as_str().into();
+        }
+    }
+
+    fn take_out(&self, resource: &Resource) -> Resource {
+        let mut resource = resource.clone();
+        match &mut resource {
+            Resource::Certificate(certificate) => {
+                self.name(&mut certificate.chain_pem);
+                self.name(&mut certificate.key_pem.0);
+            }
+            Resource::BackendTls(tls) => {
+                if let BackendRoots::Pem(roots) = &mut tls.roots {
+                    roots.iter_mut().for_each(|pem| self.name(pem));
+                }
+            }
+            Resource::Gateway(gateway) => {
+                for listener in &mut gateway.listeners {
+                    if let Some(ListenerTls::Terminate { client_validation: Some(it), .. }) =
+                        &mut listener.tls
+                    {
+                        it.roots_pem.iter_mut().for_each(|pem| self.name(pem));
+                    }
+                }
+            }
+            _ => {}
+        }
+        resource
+    }
+}
+
 /// Objects as an API server would store them: unknown fields refused, defaults filled in.
-fn inputs(path: &Path, differ: &mut Vec<String>) -> Inputs {
-    let text = fs::read_to_string(path).unwrap();
+fn inputs(path: &Path, pairs: &Pairs, differ: &mut Vec<String>) -> Inputs {
+    let text = pairs.fill_in(fs::read_to_string(path).unwrap());
     let (objects, problems) = weft_manifest::parse(path, &text);
     assert!(problems.is_empty(), "{problems:?}");
     let mut inputs = Inputs::new(mesh());
@@ -69,10 +127,15 @@ fn inputs(path: &Path, differ: &mut Vec<String>) -> Inputs {
     inputs
 }
 
-fn render(translated: &Translated) -> String {
+fn render(translated: &Translated, pairs: &Pairs) -> String {
     let golden = Golden {
         // The mesh's own facts are the same in every golden.
-        resources: translated.resources.values().filter(|r| !matches!(r, Resource::MeshConfig(_))).collect(),
+        resources: translated
+            .resources
+            .values()
+            .filter(|r| !matches!(r, Resource::MeshConfig(_)))
+            .map(|r| pairs.take_out(r))
+            .collect(),
         statuses: translated.statuses.iter().map(|(name, status)| (name.to_string(), status)).collect(),
         gateways: translated
             .gateways
@@ -97,7 +160,8 @@ fn objects_are_translated_to_what_the_goldens_say() {
     let mut differ = Vec::new();
     for path in paths {
         let out = PathBuf::from(path.to_string_lossy().replace(".in.yaml", ".out.yaml"));
-        let actual = render(&translate(&inputs(&path, &mut differ)));
+        let pairs = Pairs::of(&fs::read_to_string(&path).unwrap());
+        let actual = render(&translate(&inputs(&path, &pairs, &mut differ)), &pairs);
         if update {
             fs::write(&out, actual).unwrap();
             continue;

@@ -91,8 +91,8 @@ impl Backends<'_> {
             && !at.grants.permit(Kind::Route(self.kind), self.namespace, Kind::Service, &service)
         {
             let message = format!(
-                "backend Service {service} is in another namespace, where no ReferenceGrant permits references from a \
-                 {} of namespace {}",
+                "backend Service {service} is in another namespace, where no ReferenceGrant permits references from \
+                 {}s of namespace {}",
                 self.kind, self.namespace
             );
             return Err(Unresolved { reason: UnresolvedReason::RefNotPermitted, message });

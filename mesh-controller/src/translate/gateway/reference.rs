@@ -42,7 +42,7 @@ impl Referrer<'_> {
         Err(Problem::new(
             "RefNotPermitted",
             format!(
-                "{kind} {name} is in another namespace, where no ReferenceGrant permits references from a {} of \
+                "{kind} {name} is in another namespace, where no ReferenceGrant permits references from {}s of \
                  namespace {}",
                 self.kind, self.namespace
             ),

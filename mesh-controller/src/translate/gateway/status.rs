@@ -177,7 +177,8 @@ fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -
 }
 
 fn is_attached(set: &SetFacts<'_>, facts: &Facts<'_>) -> bool {
-    set.unaccepted.is_none() && facts.listeners_of(Some(set.set.head.name())).any(Listener::is_accepted)
+    let mut listeners = facts.listeners_of(Some(set.set.head.name()));
+    set.unaccepted.is_none() && listeners.any(|listener| listener.invalid().is_none())
 }
 
 /// Of several listeners one that is accepted suffices; that some are not is said.
@@ -197,7 +198,14 @@ fn accepted_listeners(what: &str, listeners: &[&Listener]) -> Verdict {
 fn gateway_accepted(facts: &Facts<'_>) -> Verdict {
     match &facts.unaccepted {
         Some(problem) => refused(problem),
-        None => accepted_listeners("Gateway", &facts.listeners.iter().collect::<Vec<_>>()),
+        None => {
+            let own: Vec<&Listener> = facts.listeners_of(None).collect();
+            // Those of ListenerSets are judged there; a Gateway may have no others.
+            match own.is_empty() {
+                false => accepted_listeners("Gateway", &own),
+                true => accepted_listeners("Gateway", &facts.listeners.iter().collect::<Vec<_>>()),
+            }
+        }
     }
 }
 
@@ -293,7 +301,13 @@ fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> L
     };
     let view = View::of(inputs, &set.gateway);
     let listeners: Vec<&Listener> = facts.listeners_of(Some(head.name())).collect();
-    let accepted = accepted_listeners("ListenerSet", &listeners);
+    let accepted = match listeners.iter().find_map(|listener| listener.invalid()) {
+        // One that nobody could be served by, for want of a certificate as well, is no use to a set.
+        Some(problem) if listeners.iter().all(|listener| listener.invalid().is_some()) => {
+            ("False", "ListenersNotValid", problem.message.clone())
+        }
+        _ => accepted_listeners("ListenerSet", &listeners),
+    };
     let programmed = match accepted.0 {
         "True" => {
             let mut valid = listeners.iter().filter(|listener| listener.invalid().is_none()).peekable();
