@@ -10,6 +10,7 @@ mod replica;
 
 use std::sync::Arc;
 
+use weft_model::gateway::Attachment;
 use weft_model::route::Parent;
 use weft_model::{Resource, ResourceName};
 
@@ -26,9 +27,10 @@ pub const MAX_MESSAGE: usize = 1024 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     bytes: Arc<[u8]>,
-    /// A route's, beside the bytes: it refuses on these where the bytes cannot be read. Follow from the bytes, so
-    /// they are no part of the digest.
+    /// A route's, beside the bytes: it refuses on and at these where the bytes cannot be read. Follow from the bytes,
+    /// so they are no part of the digest.
     parents: Arc<[Parent]>,
+    listeners: Arc<[Attachment]>,
     digest: u64,
 }
 
@@ -70,7 +72,14 @@ impl Payload {
     pub fn new(name: &ResourceName, bytes: impl Into<Arc<[u8]>>, parents: &[Parent]) -> Self {
         let bytes = bytes.into();
         let digest = digest(name, &bytes);
-        Self { bytes, parents: parents.into(), digest }
+        Self { bytes, parents: parents.into(), listeners: Arc::default(), digest }
+    }
+
+    /// The same, of a route that is attached to these listeners.
+    #[must_use]
+    pub fn with_listeners(mut self, listeners: &[Attachment]) -> Self {
+        self.listeners = listeners.into();
+        self
     }
 
     /// A resource's name and payload.
@@ -79,11 +88,11 @@ impl Payload {
     /// The resource has no JSON form.
     pub fn of(resource: &Resource) -> Result<(ResourceName, Self), serde_json::Error> {
         let name = resource.name();
-        let parents = match resource {
-            Resource::Route(route) => &*route.parents,
-            _ => &[],
+        let (parents, listeners) = match resource {
+            Resource::Route(route) => (&*route.parents, &*route.listeners),
+            _ => (&[][..], &[][..]),
         };
-        let payload = Self::new(&name, serde_json::to_vec(resource)?, parents);
+        let payload = Self::new(&name, serde_json::to_vec(resource)?, parents).with_listeners(listeners);
         Ok((name, payload))
     }
 

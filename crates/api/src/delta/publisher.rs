@@ -194,6 +194,16 @@ impl Publisher {
 /// An upper bound of what protobuf adds to an entry: tags, lengths, small numbers.
 const FRAMING: usize = 24;
 
+fn attachment(attachment: &weft_model::gateway::Attachment) -> proto::Attachment {
+    let listener = &attachment.listener;
+    proto::Attachment {
+        gateway: attachment.gateway.to_string(),
+        listener_set: listener.listener_set.as_ref().map(ToString::to_string).unwrap_or_default(),
+        listener: listener.name.to_string(),
+        hostnames: attachment.hostnames.iter().map(ToString::to_string).collect(),
+    }
+}
+
 fn parent(parent: &Parent) -> proto::Parent {
     let Parent { service, port, explicit_port } = parent;
     proto::Parent { service: service.to_string(), port: u32::from(*port), explicit_port: *explicit_port }
@@ -215,9 +225,12 @@ impl Messages {
     fn upsert(&mut self, name: &ResourceName, payload: &Payload) {
         let parents: Vec<_> = payload.parents.iter().map(parent).collect();
         let of_parents: usize = parents.iter().map(|parent| parent.service.len() + FRAMING).sum();
-        self.reserve(name.0.len() + payload.bytes.len() + of_parents);
+        let listeners: Vec<_> = payload.listeners.iter().map(attachment).collect();
+        let of_listeners: usize =
+            listeners.iter().map(prost::Message::encoded_len).map(|len| len + FRAMING).sum();
+        self.reserve(name.0.len() + payload.bytes.len() + of_parents + of_listeners);
         let (name, resource) = (name.0.to_string(), payload.bytes.to_vec());
-        self.open.upserts.push(Upsert { name, resource, parents });
+        self.open.upserts.push(Upsert { name, resource, parents, listeners });
     }
 
     fn remove(&mut self, name: &ResourceName) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use weft_model::gateway::{Attachment, ListenerId};
 use weft_model::route::{
     HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule,
 };
@@ -164,7 +165,7 @@ impl Replica {
     }
 
     fn upsert(&mut self, name: ResourceName, upsert: Upsert) -> Option<Change> {
-        let Upsert { resource: payload, parents, .. } = upsert;
+        let Upsert { resource: payload, parents, listeners, .. } = upsert;
         let digest = digest(&name, &payload);
         let bucket = self.buckets.get_mut(bucket(&name))?;
         let before = bucket.entries.remove(&name);
@@ -176,7 +177,7 @@ impl Replica {
         }
         let (resource, error) = match decode(&name, &payload) {
             Ok(resource) => (Some(Arc::new(resource)), None),
-            Err(error) => (refusing_route(&name, parents, &error).map(Arc::new), Some(error)),
+            Err(error) => (refusing_route(&name, parents, listeners, &error).map(Arc::new), Some(error)),
         };
         bucket.entries.insert(name.clone(), Entry { digest, resource: resource.clone() });
         match &error {
@@ -204,11 +205,28 @@ fn decode(name: &ResourceName, payload: &[u8]) -> Result<Resource, String> {
     if own == *name { Ok(resource) } else { Err(format!("it was sent as {name} but calls itself {own}")) }
 }
 
-/// A route that refuses everything on the Service ports that the broken one covers: left out, its requests would go
+fn attachment(of: proto::Attachment) -> Option<Attachment> {
+    let listener_set = Some(of.listener_set).filter(|set| !set.is_empty());
+    let listener_set = listener_set.map(|set| set.parse()).transpose().ok()?;
+    Some(Attachment {
+        gateway: of.gateway.parse().ok()?,
+        listener: ListenerId { listener_set, name: of.listener.into() },
+        hostnames: of.hostnames.into_iter().map(Into::into).collect(),
+    })
+}
+
+/// A route that refuses everything on the Service ports and at the listeners that the broken one covers: left out, its requests would go
 /// where another route, or none, sends them. It needs nothing of what could not be read. `None`: it is no route, or
 /// one of a kind that this proxy does not know.
-fn refusing_route(name: &ResourceName, parents: Vec<proto::Parent>, error: &str) -> Option<Resource> {
-    let id: RouteId = name.0.strip_prefix("Route/")?.parse().ok()?;
+fn refusing_route(
+    name: &ResourceName,
+    parents: Vec<proto::Parent>,
+    listeners: Vec<proto::Attachment>,
+    error: &str,
+) -> Option<Resource> {
+    // Behind kind, namespace and name there may be where it is attached.
+    let id: Vec<&str> = name.0.strip_prefix("Route/")?.split('/').take(3).collect();
+    let id: RouteId = id.join("/").parse().ok()?;
     let parents = parents.into_iter().filter_map(|parent| {
         let service = parent.service.parse().ok()?;
         Some(Parent { service, port: u16::try_from(parent.port).ok()?, explicit_port: parent.explicit_port })
@@ -231,7 +249,7 @@ fn refusing_route(name: &ResourceName, parents: Vec<proto::Parent>, error: &str)
         generation: 0,
         created: i64::MIN,
         parents,
-        listeners: Vec::new(),
+        listeners: listeners.into_iter().filter_map(attachment).collect(),
         rules,
     }))
 }

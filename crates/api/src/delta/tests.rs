@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use weft_model::gateway::{Attachment, ListenerId};
 use weft_model::name::ObjectName;
 use weft_model::route::{Parent, Route, RouteId, RouteKind, Rules, TcpRule};
 use weft_model::service::Service;
@@ -344,6 +345,24 @@ fn a_route_beyond_reading_refuses_where_it_is_in_force_now() {
     assert_eq!(refuses_everywhere(&applied[0].changes[0]), moved);
     let applied = publish(&mut publisher, &mut replica, 3, &Table::new());
     assert_eq!(names(&applied), ["removed Route/HTTPRoute/shop/r"]);
+}
+
+#[test]
+fn a_route_at_a_gateway_beyond_reading_refuses_at_its_listeners() {
+    let listeners = [None, Some(ObjectName::new("edge", "set"))].map(|listener_set| Attachment {
+        gateway: ObjectName::new("edge", "web"),
+        listener: ListenerId { listener_set, name: "http".into() },
+        hostnames: vec!["shop.example".into()],
+    });
+    let name = "Route/HTTPRoute/at/r/at/edge/web";
+    let mut replica = Replica::default();
+    let mut publisher = connect(&mut replica);
+    let (name, payload) = raw_route(name, "not JSON", &[]);
+    let wanted = Table::from([(name, payload.with_listeners(&listeners))]);
+    let applied = publish(&mut publisher, &mut replica, 1, &wanted);
+    let Change::Set(_, resource) = &applied[0].changes[0] else { panic!("{:?}", applied[0].changes) };
+    let Resource::Route(route) = &**resource else { panic!("{resource:?}") };
+    assert_eq!((&*route.listeners, &*route.id.name.namespace), (&listeners[..], "at"));
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub struct Upsert {
     /// A route's parents once more, readable whatever becomes of the JSON: where to refuse if it cannot be decoded.
     #[prost(message, repeated, tag = "3")]
     pub parents: ::prost::alloc::vec::Vec<Parent>,
+    /// Likewise the listeners that it is attached to.
+    #[prost(message, repeated, tag = "4")]
+    pub listeners: ::prost::alloc::vec::Vec<Attachment>,
 }
 /// A Service port that a route is in force on: weft_model::route::Parent.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -106,6 +109,20 @@ pub struct Parent {
     pub port: u32,
     #[prost(bool, tag = "3")]
     pub explicit_port: bool,
+}
+/// A listener that a route is attached to: weft_model::gateway::Attachment.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Attachment {
+    /// namespace/name
+    #[prost(string, tag = "1")]
+    pub gateway: ::prost::alloc::string::String,
+    /// namespace/name; empty: the Gateway's own
+    #[prost(string, tag = "2")]
+    pub listener_set: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub listener: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub hostnames: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignRequest {
