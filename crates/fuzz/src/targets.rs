@@ -80,7 +80,12 @@ fn resource(input: &[u8]) {
 
 /// A message with one resource: it is either held or rejected by name, never lost.
 fn config_response(input: &[u8]) {
-    let upsert = Upsert { name: "Service/a/b".to_owned(), resource: input.to_vec(), parents: Vec::new(), listeners: Vec::new() };
+    let upsert = Upsert {
+        name: "Service/a/b".to_owned(),
+        resource: input.to_vec(),
+        parents: Vec::new(),
+        listeners: Vec::new(),
+    };
     let message =
         ConfigResponse { version: 1, upserts: vec![upsert], complete: true, ..ConfigResponse::default() };
     let mut replica = Replica::default();

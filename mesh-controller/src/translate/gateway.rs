@@ -264,10 +264,7 @@ pub(crate) fn convert(
         out.insert(Resource::Gateway(model));
     }
     policies.publish(out);
-    for (name, facts) in &gateways.by_name {
-        let needs = needs::of(inputs, facts, out);
-        out.gateways.insert(name.clone(), needs);
-    }
+    out.gateways = needs::all(inputs, gateways, out);
     policies.judge(out);
     status::judge(inputs, gateways, out);
 }

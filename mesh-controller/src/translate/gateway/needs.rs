@@ -1,12 +1,12 @@
 //! What a Gateway's proxies are sent: exactly what they need.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::gateway::{Gateway, ListenerTls};
 use weft_model::route::{Backend, BackendTarget, Filter, Route, Rules};
 use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 
-use super::Facts;
+use super::{Facts, Gateways};
 use crate::infrastructure::names;
 use crate::inputs::Inputs;
 use crate::translate::Translated;
@@ -22,8 +22,33 @@ pub struct GatewayNeeds {
     pub names: BTreeSet<ResourceName>,
 }
 
-/// Gathers it. Everything that is published has been.
-pub(crate) fn of(inputs: &Inputs, facts: &Facts<'_>, out: &Translated) -> GatewayNeeds {
+/// Gathers it for all of them. Everything that is published has been.
+pub(crate) fn all(
+    inputs: &Inputs,
+    gateways: &Gateways<'_>,
+    out: &Translated,
+) -> BTreeMap<ObjectName, GatewayNeeds> {
+    let mut routes: BTreeMap<&ObjectName, Vec<(&ResourceName, &Route)>> = BTreeMap::new();
+    for (name, resource) in &out.resources {
+        if let Resource::Route(route) = resource
+            && let Some(attachment) = route.listeners.first()
+        {
+            routes.entry(&attachment.gateway).or_default().push((name, route));
+        }
+    }
+    let of = |(name, facts): (&ObjectName, &Facts<'_>)| {
+        let routes = routes.get(name).map(Vec::as_slice).unwrap_or_default();
+        (name.clone(), of(inputs, facts, routes, out))
+    };
+    gateways.by_name.iter().map(of).collect()
+}
+
+fn of(
+    inputs: &Inputs,
+    facts: &Facts<'_>,
+    routes: &[(&ResourceName, &Route)],
+    out: &Translated,
+) -> GatewayNeeds {
     let name = facts.name();
     let service_account: Text = names::object(&name.name, facts.class).into();
     let identity = Identity {
@@ -39,12 +64,9 @@ pub(crate) fn of(inputs: &Inputs, facts: &Facts<'_>, out: &Translated) -> Gatewa
         );
     }
     needed.insert(key);
-    for resource in out.resources.values() {
-        let Resource::Route(route) = resource else { continue };
-        if route.listeners.first().is_some_and(|attachment| attachment.gateway == *name) {
-            needed.insert(resource.name());
-            add_backends(route, out, &mut needed);
-        }
+    for (name, route) in routes {
+        needed.insert((*name).clone());
+        add_backends(route, out, &mut needed);
     }
     GatewayNeeds { service_account, identity, names: needed }
 }
