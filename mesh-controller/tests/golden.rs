@@ -145,7 +145,11 @@ fn render(translated: &Translated, pairs: &Pairs) -> String {
             .filter(|r| !matches!(r, Resource::MeshConfig(_)))
             .map(|r| pairs.take_out(r))
             .collect(),
-        statuses: translated.statuses.iter().map(|(name, status)| (name.to_string(), shown(status))).collect(),
+        statuses: translated
+            .statuses
+            .iter()
+            .map(|(name, status)| (name.to_string(), shown(status)))
+            .collect(),
         gateways: translated
             .gateways
             .iter()
