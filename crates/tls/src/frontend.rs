@@ -117,7 +117,7 @@ impl ResolvesServerCert for ByName {
         let covers = |key: &&Arc<CertifiedKey>| name.as_ref().is_some_and(|name| covers(key, name));
         let known = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let best = self.0.iter().filter(covers).find(known);
-        best.or_else(|| self.0.iter().find(known)).or(self.0.first()).cloned()
+        best.or_else(|| self.0.iter().find(known)).or_else(|| self.0.first()).cloned()
     }
 }
 

@@ -86,7 +86,7 @@ fn pods_ask_for_nothing_that_pod_security_restricted_refuses() {
     assert_eq!(container["capabilities"], json!({"drop": ["ALL"]}));
     assert_eq!(container["seccompProfile"]["type"], "RuntimeDefault");
     for volume in pod["volumes"].as_array().unwrap() {
-        assert!(volume.get("projected").or(volume.get("configMap")).is_some());
+        assert!(volume.get("projected").or_else(|| volume.get("configMap")).is_some());
     }
     let sysctls = pod["securityContext"]["sysctls"].as_array().unwrap();
     assert!(sysctls.iter().all(|sysctl| sysctl["name"] == "net.ipv4.ip_unprivileged_port_start"));

@@ -73,8 +73,8 @@ impl StatusWriter {
         }
         let before = self.written.get(id);
         let mut metadata = json!({"name": &*id.name.name, "uid": head.uid, "generation": head.generation});
-        if let Some(namespace) = namespace(id) {
-            metadata["namespace"] = namespace.into();
+        if let (Some(namespace), Some(fields)) = (namespace(id), metadata.as_object_mut()) {
+            fields.insert("namespace".to_owned(), namespace.into());
         }
         let object = json!({
             "apiVersion": head.api_version,

@@ -179,7 +179,7 @@ impl Flows {
         outcome.labels.backend = Some(backend.clone());
         let endpoints = snapshot.udp_endpoints(&backend.0, backend.1);
         let own = self.pod.enrolled.addresses.first().copied();
-        let family = own.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let family = own.unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into());
         let picked = self.worker.balancer.pick(endpoints, family, &[], Instant::now());
         let picked = picked.ok_or_else(|| {
             let message = format!("UDP port {} of Service {} has no ready endpoint", backend.1, backend.0);

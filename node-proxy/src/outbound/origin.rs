@@ -82,7 +82,7 @@ impl Origin {
             Way::Captured(original) => original.ip(),
             // The caller's own family says nothing about the cluster's.
             Way::Gateway(entrance) => {
-                self.sender.enrolled.addresses.first().copied().unwrap_or(entrance.address.ip())
+                self.sender.enrolled.addresses.first().copied().unwrap_or_else(|| entrance.address.ip())
             }
         }
     }

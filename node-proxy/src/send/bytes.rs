@@ -25,7 +25,7 @@ pub enum ByteStream {
     /// A stream of a pooled HBONE connection.
     Hbone(HboneStream, PooledPlace),
     /// TLS to a backend on one of the others.
-    Tls(Box<TlsStream<ByteStream>>),
+    Tls(Box<TlsStream<Self>>),
     /// To an application of this node, through the callee's side of this same process.
     Local(Pipe),
 }

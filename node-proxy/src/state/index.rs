@@ -68,50 +68,14 @@ impl Snapshot {
     fn upsert(&mut self, resource: Resource, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
         match resource {
             Resource::MeshConfig(mesh) => self.mesh = Some(Arc::new(mesh)),
-            Resource::Service(service) => {
-                let service = Arc::new(service);
-                if let Some(old) = self.services.insert(service.name.clone(), service.clone()) {
-                    self.forget_addresses_of_service(&old);
-                }
-                self.judge(&service.name);
-                for ip in ips_of(&service) {
-                    self.services_by_ip.insert(ip, service.clone());
-                }
-                for address in addresses_of(&service) {
-                    self.services_by_address.insert(address, service.clone());
-                }
-                for address in udp_addresses_of(&service) {
-                    self.services_by_udp_address.insert(address, service.clone());
-                }
-                for NodePort { node_port, port, protocol } in service.node_ports.iter().copied() {
-                    self.services_by_node_port.insert((protocol, node_port), (service.clone(), port));
-                }
-            }
+            Resource::Service(service) => self.put_service(service),
             Resource::Endpoints(endpoints) => {
                 let service = endpoints.service.clone();
                 self.all_endpoints.insert(service.clone(), Arc::new(endpoints));
                 self.judge(&service);
             }
-            Resource::Node(node) => {
-                let node = Arc::new(node);
-                let old = self.nodes.insert(node.name.clone(), node.clone());
-                self.forget_addresses_of_node(old.as_deref());
-                for address in &node.addresses {
-                    self.nodes_by_address.insert(address.to_canonical(), node.name.clone());
-                }
-                if node.name == self.node && old.is_none_or(|old| old.zone != node.zone) {
-                    self.judge_all();
-                }
-            }
-            Resource::Workload(workload) => {
-                let workload = Arc::new(workload);
-                if let Some(old) = self.workloads.insert(workload.uid.clone(), workload.clone()) {
-                    self.forget_addresses_of_workload(&old);
-                }
-                for address in &workload.addresses {
-                    self.workloads_by_address.insert(address.to_canonical(), workload.clone());
-                }
-            }
+            Resource::Node(node) => self.put_node(node),
+            Resource::Workload(workload) => self.put_workload(workload),
             Resource::Gateway(gateway) => {
                 touched.gateway = true;
                 Arc::make_mut(&mut self.listeners).gateway = Some(Arc::new(gateway));
@@ -126,21 +90,65 @@ impl Snapshot {
                 let backend_tls = &mut Arc::make_mut(&mut self.listeners).backend_tls;
                 backend_tls.insert((tls.service.clone(), tls.port), Arc::new(tls));
             }
-            Resource::Route(route) => {
-                let route = Arc::new(route);
-                touched.note(&route);
-                ports.extend(ports_of(&route));
-                for port in ports_of(&route) {
-                    self.list(port, &route);
-                }
-                if let Some(old) = self.routes.insert(route.id.clone(), route.clone()) {
-                    touched.note(&old);
-                    let kept: HashSet<_> = ports_of(&route).collect();
-                    for port in ports_of(&old).filter(|port| !kept.contains(port)) {
-                        self.unlist(&port, &old.id);
-                        ports.insert(port);
-                    }
-                }
+            Resource::Route(route) => self.put_route(route, ports, touched),
+        }
+    }
+
+    fn put_service(&mut self, service: Service) {
+        let service = Arc::new(service);
+        if let Some(old) = self.services.insert(service.name.clone(), service.clone()) {
+            self.forget_addresses_of_service(&old);
+        }
+        self.judge(&service.name);
+        for ip in ips_of(&service) {
+            self.services_by_ip.insert(ip, service.clone());
+        }
+        for address in addresses_of(&service) {
+            self.services_by_address.insert(address, service.clone());
+        }
+        for address in udp_addresses_of(&service) {
+            self.services_by_udp_address.insert(address, service.clone());
+        }
+        for NodePort { node_port, port, protocol } in service.node_ports.iter().copied() {
+            self.services_by_node_port.insert((protocol, node_port), (service.clone(), port));
+        }
+    }
+
+    fn put_node(&mut self, node: Node) {
+        let node = Arc::new(node);
+        let old = self.nodes.insert(node.name.clone(), node.clone());
+        self.forget_addresses_of_node(old.as_deref());
+        for address in &node.addresses {
+            self.nodes_by_address.insert(address.to_canonical(), node.name.clone());
+        }
+        if node.name == self.node && old.is_none_or(|old| old.zone != node.zone) {
+            self.judge_all();
+        }
+    }
+
+    fn put_workload(&mut self, workload: Workload) {
+        let workload = Arc::new(workload);
+        if let Some(old) = self.workloads.insert(workload.uid.clone(), workload.clone()) {
+            self.forget_addresses_of_workload(&old);
+        }
+        for address in &workload.addresses {
+            self.workloads_by_address.insert(address.to_canonical(), workload.clone());
+        }
+    }
+
+    fn put_route(&mut self, route: Route, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
+        let route = Arc::new(route);
+        touched.note(&route);
+        ports.extend(ports_of(&route));
+        for port in ports_of(&route) {
+            self.list(port, &route);
+        }
+        if let Some(old) = self.routes.insert(route.id.clone(), route.clone()) {
+            touched.note(&old);
+            let kept: HashSet<_> = ports_of(&route).collect();
+            for port in ports_of(&old).filter(|port| !kept.contains(port)) {
+                self.unlist(&port, &old.id);
+                ports.insert(port);
             }
         }
     }

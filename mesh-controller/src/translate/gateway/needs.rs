@@ -90,7 +90,7 @@ fn add_backends(route: &Route, out: &Translated, needed: &mut BTreeSet<ResourceN
         for name in names.map(|name| ResourceName(name.into())) {
             let Some(resource) = out.resources.get(&name) else { continue };
             if let Resource::Endpoints(endpoints) = resource {
-                let all = endpoints.ports.iter().flat_map(|(_, list)| list);
+                let all = endpoints.ports.values().flatten();
                 let workloads = all.filter_map(|endpoint| endpoint.workload.as_ref());
                 needed.extend(workloads.map(|uid| ResourceName(format!("Workload/{uid}").into())));
             }

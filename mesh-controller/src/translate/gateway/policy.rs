@@ -94,7 +94,7 @@ fn read_roots(inputs: &Inputs, spec: &Spec, facts: &mut Facts<'_>) {
         Some("System") => return facts.roots = BackendRoots::System,
         Some(other) if !other.is_empty() => {
             let message = format!("wellKnownCACertificates {other} is not supported; use System");
-            facts.unaccepted.get_or_insert(Problem::new("Invalid", message));
+            facts.unaccepted.get_or_insert_with(|| Problem::new("Invalid", message));
             return;
         }
         _ => {}
