@@ -1,5 +1,6 @@
 //! What comes to a Gateway's listeners, from the accepted connection to applications on loopback addresses.
 
+mod alike;
 mod rig;
 mod tls;
 mod udp;

@@ -262,6 +262,11 @@ impl Answer {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
     }
 
+    /// Every field as `name: value`.
+    pub(crate) fn fields(&self) -> Vec<String> {
+        self.headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
     pub(crate) fn trailer(&self, name: &str) -> &str {
         self.trailers.get(name).unwrap_or_else(|| panic!("no {name} in {self:?}")).to_str().unwrap()
     }
@@ -357,6 +362,11 @@ impl App {
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
         Self { address, got: mpsc::unbounded_channel().1, _held: Some(socket) }
+    }
+
+    /// The next request, if it has got one.
+    pub(crate) fn try_next(&mut self) -> Option<String> {
+        self.got.try_recv().ok()
     }
 
     /// The next request it got.
