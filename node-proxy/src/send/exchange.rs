@@ -20,7 +20,7 @@ use super::{SendError, headers};
 use crate::body::{Body, BodyError};
 use crate::http_server::HttpVersion;
 use crate::pod::LocalPod;
-use crate::tunnel::dial::{Dial, Failure, Key};
+use crate::tunnel::dial::{Dial, Failure, Key, Way};
 use crate::tunnel::pool::Lease;
 
 /// Sends `request`, stripped already, and returns the response's head with its streaming body.
@@ -33,6 +33,9 @@ pub(crate) async fn exchange(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
     headers::convert_request(&mut request, version, dial.to);
+    if version == HttpVersion::Http2 && matches!(dial.way, Way::Backend { .. }) {
+        headers::secure_scheme(&mut request);
+    }
     let mut response = match version {
         HttpVersion::Http1 => Box::pin(exchange_http1(pools, dial, request)).await?,
         HttpVersion::Http2 => Box::pin(exchange_http2(pools, dial, request)).await?,

@@ -168,6 +168,15 @@ fn convert_to_http2(request: &mut Request<Body>, fallback: SocketAddr) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
+/// Says in an HTTP/2 request that it goes by TLS.
+pub(crate) fn secure_scheme(request: &mut Request<Body>) {
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if parts.scheme.is_some() {
+        parts.scheme = Some(Scheme::HTTPS);
+    }
+    *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
+}
+
 /// Whether this exchange ties an identity to its connection (NTLM, Negotiate: RFC 4559), so that the connection must
 /// not serve another caller.
 pub(crate) fn authenticates_connection(headers: &HeaderMap) -> bool {
