@@ -82,9 +82,13 @@ fn a_backend_that_declares_nothing_gets_http1_whatever_the_client_speaks() {
         let rig = Rig::new(world, vec![listener("http", None)]).await;
         rig.attach("a", "http", &[], vec![rule(vec![backend("one", 1)])]);
         let mut client = Client::http2_over(rig.connect().await).await;
-        let request = Request::get("http://shop.example/").body(Full::default()).unwrap();
-        // HTTP/2 has no such field.
-        assert_eq!(client.send(request).await.line("host"), "shop.example");
+        let request = || Request::post("http://a.example/x.Y/Z").version(http::Version::HTTP_2);
+        let plain = request().body(Full::from("body")).unwrap();
+        let answer = client.send(plain).await;
+        assert_eq!((answer.line("version"), answer.line("body")), ("HTTP/1.1", "body"));
+        let grpc = request().header("content-type", "application/grpc").header("te", "trailers");
+        assert_eq!(client.send(grpc.body(Full::from("m")).unwrap()).await.line("version"), "HTTP/2.0");
+        world.told("ok", "protocol=\"http2\"").await;
     });
 }
 

@@ -140,10 +140,11 @@ impl Entrance {
     ) -> Result<Routed<'s>, Refused> {
         let host = host_name(authority_of(head));
         let port = self.address.port();
-        let Some(entry) = snapshot.listener(port, &host).filter(|entry| self.fits(&entry.listener)) else {
+        let unknown = || {
             let message = format!("no listener of this Gateway serves this host on port {port}");
-            return Err(Refused::new(Reason::NoRouteMatch, message));
+            Refused::new(Reason::NoRouteMatch, message)
         };
+        let entry = snapshot.listener(port, &host).ok_or_else(unknown)?;
         labels.listener = Some(AtListener(Arc::clone(entry)));
         if let Some(name) = &self.server_name {
             let named = snapshot.listener(port, name);
@@ -151,6 +152,9 @@ impl Entrance {
                 let message = "this connection was made for another host: use a new one";
                 return Err(Refused::new(Reason::Misdirected, message));
             }
+        }
+        if !self.fits(&entry.listener) {
+            return Err(unknown());
         }
         if let Some(refusal) = &entry.listener.refusal {
             return Err(Refused::new(Reason::InvalidListener, &*refusal.message));

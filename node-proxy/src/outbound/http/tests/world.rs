@@ -420,7 +420,7 @@ async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<
         return Response::builder().status(503).body(Body::Empty).unwrap();
     }
     let path = head.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
-    let mut text = format!("app: {name}\nrequest: {} {path}\n", head.method);
+    let mut text = format!("app: {name}\nrequest: {} {path}\nversion: {:?}\n", head.method, head.version);
     for (name, value) in &head.headers {
         text += &format!("{name}: {}\n", value.to_str().unwrap());
     }
