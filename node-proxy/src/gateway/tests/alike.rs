@@ -92,8 +92,13 @@ fn request(random: &mut SmallRng) -> Request<Full<bytes::Bytes>> {
 fn told(answer: &Answer) -> (StatusCode, Vec<String>, Vec<String>) {
     let told = answer.body.lines().filter(|line| !line.starts_with("x-forwarded-"));
     // A Gateway's refusal names a listener in the place of a Service.
-    let told = if answer.body.starts_with("weft: no_route_match") { vec![] } else { told.map(str::to_owned).collect() };
-    let mut fields: Vec<_> = answer.fields().into_iter().filter(|field| !field.starts_with("content-length")).collect();
+    let told = if answer.body.starts_with("weft: no_route_match") {
+        vec![]
+    } else {
+        told.map(str::to_owned).collect()
+    };
+    let mut fields: Vec<_> =
+        answer.fields().into_iter().filter(|field| !field.starts_with("content-length")).collect();
     fields.sort();
     (answer.status, told, fields)
 }
