@@ -1,11 +1,15 @@
 //! What happens to one pod: enrolled, released, ended, checked. Operations on one pod wait for each other; different
 //! pods do not.
 
+mod member;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::member::Held;
+pub(super) use self::member::{Member, MemberError};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -27,8 +31,7 @@ use super::pods::{Pod, Pods};
 use super::proxies::{CurrentLink, Proxies};
 use super::release::Stage;
 use super::status::StatusBoard;
-use crate::kernel::KernelError;
-use crate::kernel::capture::{Capture, random_marks};
+use crate::kernel::capture::Capture;
 use crate::kernel::listen::Listeners;
 use crate::ruleset::TcpProbes;
 
@@ -37,79 +40,6 @@ pub(super) const END_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long proxies may take to find an agent that has restarted: they try every second.
 const SETTLING: Duration = Duration::from_secs(2);
-
-/// Why a pod is not enrolled.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum MemberError {
-    /// No proxy within `hold`.
-    #[error("no weft-proxy is connected on this node; new meshed pods wait until one is")]
-    NoProxy,
-    /// The kernel side failed.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// The proxy did not take the pod.
-    #[error(transparent)]
-    Link(#[from] LinkError),
-    /// A running pod that cannot be found.
-    #[error("no process on this node runs in a network namespace that has the pod's addresses")]
-    NoNamespace,
-    /// An internal task ended early.
-    #[error("the enrolment was interrupted; try again")]
-    Interrupted,
-    /// Capturing the running pod now would break connections.
-    #[error("not yet: {0}")]
-    Waits(String),
-    /// It started outside the mesh, and its controller makes another one.
-    #[error("it started outside the mesh and is being evicted")]
-    Evicted,
-}
-
-/// An enrolled, or released but not yet finished, pod.
-#[derive(Debug)]
-pub(super) struct Member {
-    pub(super) pod: EnrolledPod,
-    pub(super) capture: Capture,
-    /// `CNI_CONTAINERID`, when the pod came by ADD.
-    pub(super) container: Option<String>,
-    /// The proxy that confirmed the pod, by connection number.
-    pub(super) confirmed_by: Option<u64>,
-    pub(super) stage: Stage,
-    /// Those that are older than its capture.
-    pub(super) old: OldConnections,
-    /// Probes that are carried to its application without a proxy; they end with the member.
-    pub(super) carried: JoinSet<()>,
-    /// What others have put there since it was captured.
-    pub(super) foreign: Foreign,
-}
-
-impl Member {
-    /// New connections of the pod are no longer captured.
-    pub(super) const fn is_released(&self) -> bool {
-        matches!(self.stage, Stage::Uncaptured(_) | Stage::Closed)
-    }
-}
-
-/// What is left of an earlier capture of a pod.
-struct Held {
-    /// Those of its sockets and connections.
-    marks: (u32, u32),
-    listeners: Option<Listeners>,
-    /// [`EnrolledPod::settings`].
-    settings: BTreeMap<Text, u64>,
-}
-
-impl Held {
-    fn nothing() -> Self {
-        Self { marks: random_marks(), listeners: None, settings: BTreeMap::new() }
-    }
-}
-
-impl From<Capture> for Held {
-    fn from(capture: Capture) -> Self {
-        let marks = (capture.ruleset.bypass_mark, capture.ruleset.inbound_mark);
-        Self { marks, settings: capture.settings(), listeners: capture.listeners }
-    }
-}
 
 pub(super) type Slot = Arc<tokio::sync::Mutex<Option<Member>>>;
 

@@ -1,3 +1,5 @@
+//! What is made for a Gateway, and what parameters change of it.
+
 use serde_json::json;
 
 use super::parameters::{Reference, ServiceType};

@@ -1,3 +1,5 @@
+//! What a Gateway's class and parameters make of it.
+
 use serde_json::{Value, json};
 use weft_model::gateway::{Listener, ListenerId};
 use weft_model::{MeshConfig, TrustDomain};

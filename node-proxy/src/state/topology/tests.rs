@@ -1,3 +1,5 @@
+//! Which endpoints a node's callers may choose from, case by case as kube-proxy has it.
+
 use weft_model::ObjectName;
 use weft_model::service::Hints;
 
