@@ -63,7 +63,10 @@ impl Node {
             inbound_mark: 0x0bad_cafe,
             ipv6: true,
             probes,
-            settings: Default::default(),
+            // As they are in a namespace that nobody has touched.
+            settings: ["ipv4/fwmark_reflect", "ipv4/tcp_fwmark_accept", "ipv6/fwmark_reflect"]
+                .map(|name| (format!("/proc/sys/net/{name}").into(), 0))
+                .into(),
         };
         let ips: Vec<Value> = POD.iter().map(|ip| json!({"ip": ip})).collect();
         let container = json!({"livenessProbe": {"httpGet": {"port": HTTP}}, "readinessProbe": {"tcpSocket": {"port": TCP}}});

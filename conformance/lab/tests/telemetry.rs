@@ -275,7 +275,7 @@ fn check_admin(checks: &mut Checks<'_>) {
         ensure!(text.contains(IDENTITY) && !text.to_ascii_lowercase().contains("private"), "{text}");
         Ok(())
     });
-    for page in ["healthz", "readyz"] {
-        checks.check(&format!("/{page} answers"), |m| m.admin("node1", page).map(drop));
-    }
+    checks.check("/healthz answers", |m| m.admin("node1", "healthz").map(drop));
+    // An agent that has just begun gives proxies two seconds to find it before it tells one of all pods.
+    checks.soon("/readyz answers", |m| m.admin("node1", "readyz").map(drop));
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask conformance --gateway` and `--all`: the suite's gateway profiles, alone or with the mesh's, in one run.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
@@ -9,7 +10,7 @@ use crate::install::{self, Chart};
 use crate::mesh::{expectations, is_of_mesh};
 use crate::outcome::{self, Outcome, Verdict};
 use crate::place::NODES;
-use crate::{Common, programs, suite};
+use crate::{Common, committed, programs, suite};
 
 /// What is run.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Options {
     pub test: Option<String>,
     /// The mesh profiles as well, with the suite's namespaces in the mesh.
     pub all: bool,
+    /// Write the report that is committed, which is that of a whole run of all.
+    pub update: bool,
 }
 
 impl Options {
@@ -77,10 +80,23 @@ pub fn run(common: &Common, options: &Options) -> Result<()> {
     if options.is_whole() {
         failures.extend(expected.differences(&outcomes));
     }
+    if options.is_whole() && options.all {
+        failures.extend(judge_report(common, &ran.report, options.update)?);
+    }
     if !failures.is_empty() {
         bail!("not as expected:\n  {}", failures.join("\n  "));
     }
     Ok(())
+}
+
+/// What differs from the committed report, once that is written if it is to be.
+fn judge_report(common: &Common, file: &Path, update: bool) -> Result<Vec<String>> {
+    if update {
+        committed::update(&common.workspace, file)?;
+    }
+    let now = committed::read(file)?;
+    let all: Vec<&str> = suite::GATEWAY.into_iter().chain(suite::MESH).collect();
+    committed::differences(&common.workspace, &now, &all)
 }
 
 /// A line for each test that ran, and how many there are of each kind.
@@ -109,7 +125,7 @@ mod tests {
     fn profiles_are_named_briefly_and_unknown_ones_are_refused() {
         let named = |names: &[&str], all: bool| {
             let profiles = names.iter().map(ToString::to_string).collect();
-            Options { profiles, test: None, all }.profiles()
+            Options { profiles, all, ..Options::default() }.profiles()
         };
         assert_eq!(named(&["http", "GATEWAY-UDP"], false).expect("names"), ["GATEWAY-HTTP", "GATEWAY-UDP"]);
         assert_eq!(named(&[], false).expect("all").len(), 5);

@@ -2,6 +2,7 @@
 //! out.
 #![forbid(unsafe_code)]
 
+pub mod committed;
 pub mod expectations;
 pub mod gateway;
 pub mod install;

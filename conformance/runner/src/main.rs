@@ -24,9 +24,6 @@ enum Task {
         /// Only these runs.
         #[arg(long = "run", value_enum)]
         runs: Vec<mesh::Run>,
-        /// Write the report that is committed.
-        #[arg(long)]
-        update: bool,
     },
     /// The official suite's gateway profiles.
     Gateway {
@@ -41,6 +38,9 @@ enum Task {
         /// The mesh profiles as well, in the same run.
         #[arg(long)]
         all: bool,
+        /// Write the report that is committed.
+        #[arg(long, requires = "all")]
+        update: bool,
     },
     /// Our own cases.
     Weft {
@@ -66,12 +66,12 @@ enum Task {
 
 fn main() -> Result<()> {
     match Cli::parse().task {
-        Task::Mesh { common, runs, update } => {
+        Task::Mesh { common, runs } => {
             let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
-            mesh::run(&common, if runs.is_empty() { &all } else { &runs }, update)
+            mesh::run(&common, if runs.is_empty() { &all } else { &runs })
         }
-        Task::Gateway { common, profiles, test, all } => {
-            gateway::run(&common, &gateway::Options { profiles, test, all })
+        Task::Gateway { common, profiles, test, all, update } => {
+            gateway::run(&common, &gateway::Options { profiles, test, all, update })
         }
         Task::Weft { common, bin_dir, no_install, arguments } => {
             own::run(&common, &bin_dir, !no_install, &arguments)

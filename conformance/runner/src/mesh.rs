@@ -1,7 +1,7 @@
 //! `cargo xtask conformance --mesh`: the suite's mesh profiles, once for each placement, judged in every respect.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +15,7 @@ use crate::outcome::{self, Outcome};
 use crate::place::{NODES, Scheduler};
 use crate::placement::Placement;
 use crate::ways::Ways;
-use crate::{Common, programs, report, suite};
+use crate::{Common, committed, programs, report, suite};
 
 /// One way of running the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,7 +73,7 @@ struct Judged {
 ///
 /// # Errors
 /// If a run cannot be made, or something is not as expected; that has then been printed.
-pub fn run(common: &Common, runs: &[Run], update: bool) -> Result<()> {
+pub fn run(common: &Common, runs: &[Run]) -> Result<()> {
     let (program, listing) = programs::suite()?;
     let expectations = expectations(common, &listing)?.only(is_of_mesh);
     let cluster = common.cluster();
@@ -89,9 +89,6 @@ pub fn run(common: &Common, runs: &[Run], update: bool) -> Result<()> {
         chart.install(&cluster, run.same_node())?;
         let mesh = install::mesh(&cluster)?;
         results.push(once(&cluster, &program, &mesh, *run, &folder, &expectations)?);
-    }
-    if update {
-        update_report(common, runs)?;
     }
     for result in &mut results {
         let report = common.out.join(result.run.name()).join("report.yaml");
@@ -160,39 +157,12 @@ fn once(
     Ok(Judged { run, outcomes, seconds, failures })
 }
 
-/// Where the report for this version and channel is committed.
-fn committed(workspace: &Path, channel: &str) -> PathBuf {
-    let name = format!("{channel}-{}-default-report.yaml", suite::version());
-    workspace.join("conformance/reports/v1.7/weft-mesh-weft").join(name)
-}
-
-fn channel(report: &serde_json::Value) -> &str {
-    report.get("gatewayAPIChannel").and_then(serde_json::Value::as_str).unwrap_or_default()
-}
-
-fn update_report(common: &Common, runs: &[Run]) -> Result<()> {
-    let run = runs.first().context("no run, no report")?;
-    let text = std::fs::read_to_string(common.out.join(run.name()).join("report.yaml"))?;
-    let file = committed(&common.workspace, channel(&report::parse(&text)?));
-    std::fs::create_dir_all(file.parent().unwrap_or(&file))?;
-    println!("== writing {}", file.display());
-    Ok(std::fs::write(file, text)?)
-}
-
 /// What is wrong with a run's report, by itself and beside the committed one.
 fn judge_report(workspace: &Path, file: &Path) -> Vec<String> {
-    let read = |file: &Path| -> Result<serde_json::Value> {
-        let text = std::fs::read_to_string(file).with_context(|| format!("no report {}", file.display()))?;
-        report::parse(&text)
-    };
     let judge = || -> Result<Vec<String>> {
-        let now = read(file)?;
+        let now = committed::read(file)?;
         let mut found = report::shortcomings(&now, &suite::MESH);
-        let committed = read(&committed(workspace, channel(&now)))?;
-        let differences = report::differences(&committed, &now);
-        found.extend(
-            differences.into_iter().map(|d| format!("the report differs from the committed one: {d}")),
-        );
+        found.extend(committed::differences(workspace, &now, &suite::MESH)?);
         Ok(found)
     };
     judge().unwrap_or_else(|error| vec![format!("{error:#}")])

@@ -49,6 +49,21 @@ fn compare(path: &str, committed: &Value, now: &Value, found: &mut Vec<String>) 
     }
 }
 
+/// What a report says of these profiles. The provisional tests that succeeded stand beside the profiles; none is of meshes.
+#[must_use]
+pub fn only(report: &Value, profiles: &[&str]) -> Value {
+    let mut report = report.clone();
+    let named = |profile: &Value| profiles.contains(&text(profile, "/name"));
+    if let Some(all) = report.get_mut("profiles").and_then(Value::as_array_mut) {
+        all.retain(named);
+    }
+    let of_gateways = profiles.iter().any(|name| name.starts_with("GATEWAY-"));
+    if let Some(fields) = report.as_object_mut().filter(|_| !of_gateways) {
+        fields.remove("succeededProvisionalTests");
+    }
+    report
+}
+
 /// Where a report falls short of full success: every profile that was asked for, every test of it.
 #[must_use]
 pub fn shortcomings(report: &Value, profiles: &[&str]) -> Vec<String> {
@@ -112,6 +127,15 @@ profiles:
         {
             assert_eq!(differences(&committed, &other).len(), 1, "{other}");
         }
+    }
+
+    #[test]
+    fn a_part_holds_the_profiles_that_were_asked_for() {
+        let whole = parse(&format!("{REPORT}succeededProvisionalTests: [A]\n")).expect("report");
+        let part = only(&whole, &["MESH-GRPC"]);
+        assert_eq!(part["profiles"].as_array().map(Vec::len), Some(1));
+        assert_eq!((text(&part, "/profiles/0/name"), part.get("succeededProvisionalTests")), ("MESH-GRPC", None));
+        assert!(only(&whole, &["GATEWAY-UDP"]).get("succeededProvisionalTests").is_some());
     }
 
     #[test]

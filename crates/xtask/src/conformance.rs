@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// With --weft: only this case. May be given several times.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
-    /// With --mesh: write the report that is committed.
+    /// With --all: write the report that is committed.
     #[arg(long)]
     update: bool,
     /// The cluster's name [default: conformance, and conformance-dual with --weft].
@@ -51,6 +51,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let gateways = options.gateway.is_some() || options.all;
     if !(options.mesh || gateways || options.weft || options.list) {
         bail!("say what to run: --mesh, --gateway, --all, --weft or --list");
+    }
+    if options.update && !options.all {
+        bail!("the committed report is that of all profiles in one run: --all --update");
     }
     setup::for_clusters()?;
     let cluster_program = cluster::program()?;
@@ -79,28 +82,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         outcome
     };
-    let pairs =
-        |flag: &str, values: &[String]| values.iter().flat_map(|v| [flag.to_owned(), v.clone()]).collect();
+    let pairs = |flag: &str, values: &[String]| -> Vec<String> {
+        values.iter().flat_map(|v| [flag.to_owned(), v.clone()]).collect()
+    };
     if options.mesh {
-        let mut more: Vec<String> = pairs("--run", &options.runs);
-        more.extend(options.update.then(|| "--update".to_owned()));
-        task("mesh", "conformance", &more)?;
+        task("mesh", "conformance", &pairs("--run", &options.runs))?;
     }
     if gateways {
         let profiles = options.gateway.clone().unwrap_or_default();
-        let mut more: Vec<String> = pairs("--profile", &profiles);
+        let mut more = pairs("--profile", &profiles);
         more.extend(options.all.then(|| "--all".to_owned()));
+        more.extend(options.update.then(|| "--update".to_owned()));
         if options.runs.len() > 1 {
             bail!("--run names one test");
         }
-        more.extend::<Vec<String>>(pairs("--test", &options.runs));
+        more.extend(pairs("--test", &options.runs));
         task("gateway", "conformance", &more)?;
     }
     if options.weft {
         setup::for_tests()?;
         let bin_dir = run::target_dir().join("debug").display().to_string();
         let mut more = vec!["--bin-dir".to_owned(), bin_dir, "--".to_owned()];
-        more.extend::<Vec<String>>(pairs("--case", &options.cases));
+        more.extend(pairs("--case", &options.cases));
         task("weft", "conformance-dual", &more)?;
     }
     Ok(())
