@@ -134,7 +134,10 @@ profiles:
         let whole = parse(&format!("{REPORT}succeededProvisionalTests: [A]\n")).expect("report");
         let part = only(&whole, &["MESH-GRPC"]);
         assert_eq!(part["profiles"].as_array().map(Vec::len), Some(1));
-        assert_eq!((text(&part, "/profiles/0/name"), part.get("succeededProvisionalTests")), ("MESH-GRPC", None));
+        assert_eq!(
+            (text(&part, "/profiles/0/name"), part.get("succeededProvisionalTests")),
+            ("MESH-GRPC", None)
+        );
         assert!(only(&whole, &["GATEWAY-UDP"]).get("succeededProvisionalTests").is_some());
     }
 
