@@ -132,7 +132,7 @@ fn only_its_own_proxy_gets_a_nodes_configuration(weft: &Weft) {
         ),
         ("without the audience", words(&proxy[..2], &own), "the node proof is not valid"),
         ("of no pod", proxy.map(str::to_owned).into(), "the node proof is not valid"),
-        ("of another node's proxy", words(&proxy, &other), "the proof from node \"node2\""),
+        ("of another node's proxy", words(&proxy, &other), "the proof from node node2"),
         ("the proxy's own", words(&proxy, &own), "configuration in force"),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
