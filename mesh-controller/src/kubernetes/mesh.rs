@@ -13,9 +13,8 @@ use tokio::sync::watch;
 use weft_runtime::backoff::Backoff;
 
 use super::follow::{Event, Selector, explain, follow, is, within};
-use super::kinds::Served;
 use super::raw::Raw;
-use super::watch::watch_definition;
+use super::watch::while_served;
 use crate::translate::status::CONTROLLER_NAME;
 
 /// The object that is made.
@@ -52,31 +51,9 @@ type Objects = Option<BTreeMap<String, Raw>>;
 
 /// Keeps the mesh's object and its status as they should be, for ever. For the leader; may be dropped at any time.
 pub async fn keep(client: Client, namespace: &str) -> Infallible {
-    let (served, mut changes) = watch::channel(Served::Unknown);
-    let definitions = watch_definition(client.clone(), DEFINITION, &served, |outcome| {
-        if let Err(why) = outcome {
-            tracing::warn!(why, "cannot be watched; trying again");
-        }
-    });
-    let objects = async {
-        loop {
-            let served = changes.borrow_and_update().clone();
-            let keeping = async {
-                match served {
-                    Served::Version(version) => keep_version(&client, namespace, &version).await,
-                    Served::Unknown | Served::Absent | Served::Nothing => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                _ = changes.changed() => {}
-                never = keeping => match never {},
-            }
-        }
-    };
-    tokio::select! {
-        never = definitions => never,
-        never = objects => never,
-    }
+    let client = &client;
+    while_served(client, DEFINITION, |version| async move { keep_version(client, namespace, &version).await })
+        .await
 }
 
 async fn keep_version(client: &Client, namespace: &str, version: &str) -> Infallible {

@@ -68,6 +68,39 @@ pub(super) async fn watch_definition(
     .await
 }
 
+/// Runs `keep` with the version of a kind that is served, for as long as it is; for ever.
+pub(super) async fn while_served<F: Future<Output = Infallible>>(
+    client: &Client,
+    definition: &str,
+    keep: impl Fn(String) -> F,
+) -> Infallible {
+    let (served, mut changes) = watch::channel(Served::Unknown);
+    let definitions = watch_definition(client.clone(), definition, &served, |outcome| {
+        if let Err(why) = outcome {
+            tracing::warn!(why, "cannot be watched; trying again");
+        }
+    });
+    let objects = async {
+        loop {
+            let served = changes.borrow_and_update().clone();
+            let keeping = async {
+                match served {
+                    Served::Version(version) => keep(version).await,
+                    Served::Unknown | Served::Absent | Served::Nothing => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                _ = changes.changed() => {}
+                never = keeping => match never {},
+            }
+        }
+    };
+    tokio::select! {
+        never = definitions => never,
+        never = objects => never,
+    }
+}
+
 async fn watch_served(client: &Client, kind: Kind, served: &Served, store: &Store) -> Infallible {
     match served {
         Served::Unknown => {}
