@@ -9,7 +9,7 @@ use crate::gateway::{BackendTls, Certificate, Gateway};
 use crate::identity::TrustDomain;
 use crate::name::Text;
 use crate::node::Node;
-use crate::route::Route;
+use crate::route::{Route, RouteId};
 use crate::service::{Endpoints, Service};
 use crate::workload::Workload;
 
@@ -48,6 +48,16 @@ impl fmt::Display for ResourceName {
     }
 }
 
+impl ResourceName {
+    /// The route that the resource is of, if it is a route's. Behind its kind, namespace and name there may be the Gateway
+    /// that this form of it is for ([`Resource::name`]).
+    pub fn route_id(&self) -> Option<RouteId> {
+        let mut parts = self.0.strip_prefix("Route/")?.split('/');
+        let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
+        format!("{kind}/{namespace}/{name}").parse().ok()
+    }
+}
+
 impl Resource {
     /// The resource's key.
     pub fn name(&self) -> ResourceName {
@@ -80,4 +90,25 @@ pub struct MeshConfig {
     pub service_ranges: Vec<IpNet>,
     /// Ranges that pod addresses are taken from.
     pub pod_ranges: Vec<IpNet>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_told_by_its_resource_wherever_it_is_attached_and_whatever_its_names() {
+        let told = |name: &str| ResourceName(name.into()).route_id().map(|id| id.to_string());
+        for (name, expected) in [
+            ("Route/HTTPRoute/shop/cart", Some("HTTPRoute/shop/cart")),
+            ("Route/HTTPRoute/shop/cart/at/edge/web", Some("HTTPRoute/shop/cart")),
+            ("Route/HTTPRoute/at/cart", Some("HTTPRoute/at/cart")),
+            ("Route/TCPRoute/at/at/at/at/at", Some("TCPRoute/at/at")),
+            ("Route/PigeonRoute/shop/cart", None),
+            ("Route/HTTPRoute/shop", None),
+            ("Service/shop/cart", None),
+        ] {
+            assert_eq!(told(name).as_deref(), expected, "{name}");
+        }
+    }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::verify_tls13_signature;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
@@ -14,6 +13,7 @@ use weft_model::Identity;
 
 use crate::certificate::Svid;
 use crate::provider::provider;
+use crate::public::signature13;
 use crate::{PeerCertificate, TrustBundle};
 
 /// Judges callers: any identity of the own trust domain. Who may call what is policy, not TLS.
@@ -90,14 +90,6 @@ fn refuse(error: PeerCertificate) -> Error {
     })
 }
 
-fn verify_signature(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
-}
-
 /// TLS 1.2 is not configured, so that this is never asked; if it were, the answer is no.
 fn refuse_tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::General("TLS 1.2 is not spoken".into()))
@@ -133,7 +125,7 @@ impl ClientCertVerifier for Callers {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_signature(message, certificate, signature)
+        signature13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -183,7 +175,7 @@ impl ServerCertVerifier for Called {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_signature(message, certificate, signature)
+        signature13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

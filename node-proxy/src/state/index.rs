@@ -9,7 +9,7 @@ use weft_model::node::Node;
 use weft_model::route::{Route, RouteId};
 use weft_model::service::{NodePort, PortProtocol, Service};
 use weft_model::workload::Workload;
-use weft_model::{ObjectName, Resource};
+use weft_model::{ObjectName, Resource, ResourceName};
 use weft_routing::ServicePortRoutes;
 
 use super::Snapshot;
@@ -42,7 +42,7 @@ impl Snapshot {
                 }
                 // What depends on it is refused, once it is forgotten.
                 Change::Removed(name) | Change::Refused { name, .. } => {
-                    next.remove(&name.0, &mut ports, &mut touched);
+                    next.remove(&name, &mut ports, &mut touched);
                 }
             }
         }
@@ -153,8 +153,8 @@ impl Snapshot {
         }
     }
 
-    fn remove(&mut self, name: &str, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
-        let (kind, key) = name.split_once('/').unwrap_or((name, ""));
+    fn remove(&mut self, name: &ResourceName, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
+        let (kind, key) = name.0.split_once('/').unwrap_or((&name.0, ""));
         match kind {
             "MeshConfig" => self.mesh = None,
             "Service" => {
@@ -182,9 +182,7 @@ impl Snapshot {
                 }
             }
             "Route" => {
-                // A Gateway's own form of a route is named apart from that of its Services.
-                let key = key.split_once("/at/").map_or(key, |(id, _)| id);
-                let Some(old) = key.parse().ok().and_then(|id: RouteId| self.routes.remove(&id)) else {
+                let Some(old) = name.route_id().and_then(|id| self.routes.remove(&id)) else {
                     return;
                 };
                 touched.note(&old);

@@ -136,6 +136,23 @@ fn a_changed_service_loses_the_ports_it_no_longer_has() {
     assert_eq!(at(&fourth.apply(5, [Change::Removed(ResourceName("Service/shop/web".into()))])), None);
 }
 
+#[test]
+fn a_route_of_any_namespace_goes_when_it_is_removed() {
+    let moved = |change: Change| match change {
+        Change::Set(_, resource) => {
+            let Resource::Route(mut route) = Resource::clone(&resource) else { panic!("a route") };
+            route.id.name = ObjectName::new("at", "one");
+            set(Resource::Route(route))
+        }
+        other => other,
+    };
+    let first = empty().apply(1, [mesh(), moved(tcp_route("one", &[80], "a"))]);
+    let cart = ObjectName::new("shop", "cart");
+    assert!(first.routes(&cart, 80).is_some());
+    let second = first.apply(2, [Change::Removed(ResourceName("Route/TCPRoute/at/one".into()))]);
+    assert!(second.routes(&cart, 80).is_none());
+}
+
 fn backend_of(snapshot: &Snapshot, port: u16) -> Option<String> {
     let routes = snapshot.routes(&ObjectName::new("shop", "cart"), port)?;
     let weft_routing::Table::Tcp(table) = &routes.select_set("shop")?.table else { return None };

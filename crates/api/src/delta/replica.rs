@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weft_model::gateway::{Attachment, ListenerId};
-use weft_model::route::{
-    HttpRule, Match, Parent, Refusal, Route, RouteId, RouteKind, Rules, TcpRule, TlsRule,
-};
+use weft_model::route::{HttpRule, Match, Parent, Refusal, Route, RouteKind, Rules, TcpRule, TlsRule};
 use weft_model::{Resource, ResourceName};
 
 use super::{BUCKETS, DeltaError, bucket, digest};
@@ -224,9 +222,7 @@ fn refusing_route(
     listeners: Vec<proto::Attachment>,
     error: &str,
 ) -> Option<Resource> {
-    // Behind kind, namespace and name there may be where it is attached.
-    let id: Vec<&str> = name.0.strip_prefix("Route/")?.split('/').take(3).collect();
-    let id: RouteId = id.join("/").parse().ok()?;
+    let id = name.route_id()?;
     let parents = parents.into_iter().filter_map(|parent| {
         let service = parent.service.parse().ok()?;
         Some(Parent { service, port: u16::try_from(parent.port).ok()?, explicit_port: parent.explicit_port })
