@@ -22,7 +22,7 @@ use crate::worker::Shared;
 pub(crate) fn config(flags: &[&str]) -> Config {
     let required =
         ["weft-proxy", "--node", "node-a", "--controller-ca", "none", "--node-secret-file", "none"];
-    let short = ["--hold-unknown", "300ms", "--peek", "100ms", "--workers", "2", "--access-log", "off"];
+    let short = ["--hold-unknown", "1s", "--peek", "100ms", "--workers", "2", "--access-log", "off"];
     Config::try_parse_from(required.iter().chain(&short).chain(flags)).unwrap()
 }
 

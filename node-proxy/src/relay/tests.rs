@@ -76,7 +76,7 @@ async fn much_data_passes_unchanged_through_a_slow_reader() {
     assert_eq!(relay.await.unwrap().from_first, 8_000_000);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn silence_for_the_idle_time_ends_it() {
     let (_caller, a) = tokio::io::duplex(64);
     let (b, _callee) = tokio::io::duplex(64);
@@ -84,10 +84,10 @@ async fn silence_for_the_idle_time_ends_it() {
     let end = relay(InMemory(a), InMemory(b), Some(Duration::from_millis(200)), never()).await;
     assert!(matches!(end.how, How::Idle), "{end:?}");
     let took = begun.elapsed();
-    assert!((200..2000).contains(&took.as_millis()), "{took:?}");
+    assert!((200..300).contains(&took.as_millis()), "{took:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn bytes_postpone_the_idle_end_and_stop_ends_it() {
     let (mut caller, a) = tokio::io::duplex(64);
     let (b, _callee) = tokio::io::duplex(64);

@@ -293,10 +293,16 @@ fn stuck_peer_fails_at_its_deadline_and_delays_nobody_else() {
             tokio::time::sleep(Duration::from_millis(100)).await;
             let selected = world.tunnelled(8080, AppProtocol::Http);
             send(&world, &selected, get("/").body(Body::Empty).unwrap()).await.unwrap();
-            assert!(started.elapsed() < Duration::from_millis(700), "{:?}", started.elapsed());
+            tokio::time::Instant::now()
         };
-        tokio::join!(waiting, other);
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        let waiting = async {
+            waiting.await;
+            tokio::time::Instant::now()
+        };
+        let (waited, answered) = tokio::join!(waiting, other);
+        assert!(answered < waited, "{answered:?} {waited:?}");
+        // Twenty deadlines one after the other would take twenty times as long.
+        assert!(waited - started < Duration::from_secs(10), "{:?}", waited - started);
     });
 }
 

@@ -81,8 +81,14 @@ async fn what_a_gateway_needs_is_made_repaired_and_removed() {
     until("the new port", || service(&api).is_some_and(|s| s["spec"]["ports"][0]["port"] == 81)).await;
 
     // When nothing is to be done, nothing is.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let writes = api.writes().len();
+    let mut writes = 0;
+    for _ in 0..20 {
+        let before = std::mem::replace(&mut writes, api.writes().len());
+        if before == writes {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(api.writes().len(), writes);
 

@@ -94,7 +94,8 @@ pub(super) fn check_mirrors(checks: &mut Checks<'_>) {
             let start = Instant::now();
             let answered = m.many(FROM, 20, &format!("http://mirrored{path}"), &["-d", "body"])?;
             ensure!(answered.get("200 v1") == Some(&20), "{answered:?}");
-            ensure!(start.elapsed() < Duration::from_millis(1500), "20 requests took {:?}", start.elapsed());
+            // One after the other they would take a minute.
+            ensure!(start.elapsed() < Duration::from_secs(30), "20 requests took {:?}", start.elapsed());
             Ok(())
         });
     }

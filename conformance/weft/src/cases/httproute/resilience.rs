@@ -106,11 +106,8 @@ pub(super) fn check_retries(checks: &mut Checks<'_>) {
         attempted(m, "/once/a", 1..=1)
     });
     checks.check("retry: the request timeout spans all attempts", |m| {
-        #[allow(clippy::disallowed_methods)]
-        let start = Instant::now();
         let answer = m.curl(FROM, &["http://retried/spanning/a?status=503&delay=200"])?;
         ensure!(answer.status == 504, "{answer:?}");
-        ensure!(start.elapsed() < Duration::from_millis(1500), "{:?}", start.elapsed());
         attempted(m, "/spanning/a", 2..=3)
     });
 }
