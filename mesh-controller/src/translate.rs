@@ -14,7 +14,7 @@ mod http;
 mod network_policy;
 mod node;
 mod parent;
-mod plaintext;
+mod port_labels;
 mod route;
 mod service;
 pub mod status;
@@ -63,7 +63,7 @@ pub fn translate(inputs: &Inputs) -> Translated {
     out.insert(Resource::MeshConfig(inputs.mesh.clone()));
     node::convert(inputs, &mut out);
     let mut workloads = workload::convert(inputs, &mut out);
-    plaintext::convert(inputs, &mut workloads, &mut out.notices);
+    port_labels::convert(inputs, &mut workloads, &mut out.notices);
     let services = service::convert(inputs, &workloads, &mut out);
     for workload in workloads.into_workloads() {
         out.insert(Resource::Workload(workload));

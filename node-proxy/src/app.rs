@@ -147,7 +147,7 @@ fn admin(shared: &Arc<Shared>, metrics: Metrics, level: logging::Level) -> Admin
 }
 
 /// Stops accepting, lets open connections end, and at the deadline ends them. Configuration, certificates and agent
-/// are followed on meanwhile (rule 13). Idle HTTP/1 connections are waited for only while another proxy serves.
+/// are followed on meanwhile, and the node's budgets shared with the successor (rule 13). Idle HTTP/1 connections are waited for only while another proxy serves.
 async fn drain(shared: &Shared, crew: &Crew) {
     let Ends { stopping, draining, succeeded, hurry, ended } = &shared.ends;
     stopping.cancel();
@@ -157,6 +157,9 @@ async fn drain(shared: &Shared, crew: &Crew) {
         succeeded.cancel();
     }
     draining.cancel();
+    if shared.config.role == Role::Node {
+        shared.halve_budgets();
+    }
     let until = Instant::now() + shared.config.drain;
     if tokio::time::timeout(LAST_REQUEST, succeeded.cancelled()).await.is_err() {
         hurry.cancel();

@@ -71,6 +71,14 @@ impl Scope {
         self.hurry.cancel();
     }
 
+    /// Keeps to half of `limit` connections from now on, as far as nothing is broken by it: with more than that open,
+    /// idle HTTP/1 connections are not waited for.
+    pub(crate) fn halve(&self, limit: usize) {
+        if self.connections() > limit / 2 {
+            self.hurry();
+        }
+    }
+
     /// Counts one more connection, unless there are `limit` already.
     pub fn admit(self: &Arc<Self>, limit: usize) -> Option<Admission> {
         let add = |n: usize| (n < limit).then_some(n + 1);

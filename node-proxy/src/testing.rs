@@ -95,6 +95,7 @@ pub(crate) fn workload(
         protocol,
         mtls: MtlsMode::Permissive,
         plaintext_ports: Default::default(),
+        proxy_source_ports: Default::default(),
         filtered_by: None,
         refuses_udp: false,
         transition,

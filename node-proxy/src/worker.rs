@@ -53,6 +53,17 @@ pub struct Shared {
     pub ends: Ends,
 }
 
+impl Shared {
+    /// Another proxy serves the same pods while this one drains: it makes half as many retries, and lets idle
+    /// connections go of pods that have more than half of theirs open. Its pools keep nothing by now.
+    pub(crate) fn halve_budgets(&self) {
+        self.retries.halve();
+        let pods = self.pods.load();
+        let carried = pods.iter().cloned().chain(pods.retired());
+        carried.for_each(|pod| pod.scope.halve(self.config.max_connections_per_pod));
+    }
+}
+
 /// What one worker uses alone. Cloned as `Rc<Worker>` into every task of its runtime.
 #[derive(Debug)]
 pub struct Worker {
@@ -231,5 +242,34 @@ async fn work(worker: WorkerRef, crew: Arc<Crew>, mut messages: mpsc::UnboundedR
                 tokio::task::spawn_local(listen::carry(worker.clone(), handed));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::Identity;
+
+    use super::*;
+    use crate::pod::LocalPod;
+    use crate::testing::{enrolled, shared};
+
+    #[test]
+    fn half_budgets_end_idle_connections_of_pods_with_more_than_half_of_theirs() {
+        let shared = shared(&["--max-connections-per-pod", "4"]);
+        let identity: Identity = "spiffe://cluster.local/ns/shop/sa/cart".parse().unwrap();
+        let pod =
+            |uid| Arc::new(LocalPod::own(enrolled(uid, &["10.244.0.2"]), identity.clone(), &shared.ends));
+        let (crowded, calm, leaving) = (pod("crowded"), pod("calm"), pod("leaving"));
+        for known in [&crowded, &calm, &leaving] {
+            shared.pods.rcu(|pods| pods.with(known.clone()));
+        }
+        shared.pods.rcu(|pods| pods.without("leaving"));
+        let admit = |pod: &LocalPod| pod.scope.admit(4).unwrap();
+        let _open =
+            [&crowded, &crowded, &crowded, &calm, &calm, &leaving, &leaving, &leaving].map(|pod| admit(pod));
+        shared.halve_budgets();
+        assert!(crowded.scope.hurry.is_cancelled() && leaving.scope.hurry.is_cancelled());
+        assert!(!calm.scope.hurry.is_cancelled());
+        assert!(!crowded.scope.ended.is_cancelled(), "what is in use goes on");
     }
 }

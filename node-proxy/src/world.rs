@@ -229,6 +229,7 @@ fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
         protocol: WorkloadProtocol::Tunnel,
         mtls,
         plaintext_ports: Default::default(),
+        proxy_source_ports: Default::default(),
         filtered_by: None,
         refuses_udp: false,
         transition: None,

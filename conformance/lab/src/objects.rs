@@ -44,7 +44,7 @@ spec:
 }
 
 /// An nginx and its Service of the same name, dual stack. `/` answers `POD address=… caller=…`;
-/// `/slow` sends 3 MB at 100 kB/s; port 81 of the Service leads where nobody listens.
+/// `/connection` the number of the connection and where it comes from; `/slow` sends 3 MB at 100 kB/s; port 81 of the Service leads where nobody listens.
 pub fn nginx(namespace: &str, name: &str, node: &str) -> String {
     let config = "    user root; daemon off; worker_processes 1; pid /tmp/nginx.pid; error_log stderr;
     events {}
@@ -53,6 +53,7 @@ pub fn nginx(namespace: &str, name: &str, node: &str) -> String {
       server {
         listen 80; listen [::]:80;
         location / { return 200 \"$hostname address=$remote_addr caller=$http_x_forwarded_client_cert\\n\"; }
+        location = /connection { return 200 \"$connection $remote_addr\"; }
         location = /slow { root /pages; limit_rate 100k; }
       }
     }";

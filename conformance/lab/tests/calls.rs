@@ -47,6 +47,7 @@ fn calls_carry_address_and_identity_and_strangers_are_refused() {
     strangers(&lab, &mut checks);
     dead_ends(&lab, &mut checks);
     permissive(&lab, &mut checks);
+    sources_given_up(&lab, &mut checks);
     checks.finish();
 }
 
@@ -275,5 +276,43 @@ fn permissive(lab: &Lab, checks: &mut Checks) {
             curl(lab, "app/caller", &["-4", "http://web2/"]).ok(),
             answer(lab, "web2", "caller", false)
         );
+    });
+}
+
+/// The connection of `web2` that a caller's request came over, and the address that it came from.
+fn connection(lab: &Lab, caller: &str, family: &str) -> (String, String) {
+    let said = curl(lab, &format!("app/{caller}"), &[family, "http://web2.app/connection"]).ok();
+    let (number, from) = said.split_once(' ').unwrap();
+    (number.to_owned(), from.to_owned())
+}
+
+fn sources_given_up(lab: &Lab, checks: &mut Checks) {
+    const CALLERS: [&str; 3] = ["caller", "other", "far"];
+    let connections = |l: &Lab, family: &str| CALLERS.map(|caller| connection(l, caller, family).0);
+    let distinct = |mut numbers: Vec<String>| {
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers.len()
+    };
+    checks.check("callers of different addresses share no connection to the application", || {
+        for (family, _) in FAMILIES {
+            assert_eq!(distinct(connections(lab, family).to_vec()), CALLERS.len());
+        }
+    });
+    checks.check("where a Service's label gives addresses up they do, and the application sees its own", || {
+        let label = "metadata: { name: shared, namespace: app, labels: { weft-mesh.dev/proxy-source-ports: \"8000\" } }";
+        let ports = "spec: { selector: { app: web2 }, ports: [{ port: 8000, targetPort: 80 }] }";
+        lab.apply("shared", &format!("apiVersion: v1\nkind: Service\n{label}\n{ports}\n")).unwrap();
+        for (family, ipv6) in FAMILIES {
+            let own = address(lab, "app", "web2", ipv6);
+            let given_up = |l: &Lab| CALLERS.iter().all(|caller| connection(l, caller, family).1 == own);
+            lab.wait_until("the application sees its own address", PATIENCE, given_up).unwrap();
+            // Each worker of the proxy has connections of its own, and keeps them for seconds.
+            let shared = |l: &Lab| distinct(connections(l, family).to_vec()) < CALLERS.len();
+            lab.wait_until("two callers share a connection", PATIENCE, shared).unwrap();
+            let said = curl(lab, "app/other", &[family, "http://web2/"]).ok();
+            let identity = "URI=spiffe://cluster.local/ns/app/sa/other";
+            assert_eq!(said, format!("web2 address={own} caller={identity}\n"), "still known by its identity");
+        }
     });
 }

@@ -30,6 +30,10 @@ pub struct Workload {
     /// Ports of the pod that admit plaintext callers although `mtls` is strict ([`PLAINTEXT_PORTS_LABEL`]).
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub plaintext_ports: BTreeSet<u16>,
+    /// Ports of the pod whose application sees the pod's own address as its callers', so that connections to it serve
+    /// callers of any address ([`PROXY_SOURCE_PORTS_LABEL`]).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub proxy_source_ports: BTreeSet<u16>,
     /// Set when packet filters of the host judge its traffic, and by whose order: `NetworkPolicy shop/db`, or the
     /// definition of another policy engine's kind. Its calls on its own node then pass the host as well (rule 24).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -103,6 +107,10 @@ pub const MTLS_LABEL: &str = "weft-mesh.dev/mtls";
 /// The label on a pod or a Service that opens ports to plaintext callers also where mutual TLS is demanded: numbers or
 /// names of ports, joined by `_` (a label's value has no commas), such as `9090_metrics`.
 pub const PLAINTEXT_PORTS_LABEL: &str = "weft-mesh.dev/plaintext-ports";
+
+/// The label on a pod or a Service that gives the caller's address up for the sake of fewer connections to the
+/// application; its value is as that of [`PLAINTEXT_PORTS_LABEL`].
+pub const PROXY_SOURCE_PORTS_LABEL: &str = "weft-mesh.dev/proxy-source-ports";
 
 /// The label on a namespace or a pod that says whether UDP which routes lead to it, and which is not encrypted, is let
 /// through: `refuse`, or anything else; the pod's wins.

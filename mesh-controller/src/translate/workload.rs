@@ -33,11 +33,9 @@ impl Workloads {
         self.by_address.get(&address)
     }
 
-    /// Opens ports of a pod to plaintext callers.
-    pub(crate) fn open(&mut self, uid: &str, ports: BTreeSet<u16>) {
-        if let Some(workload) = self.by_uid.get_mut(uid) {
-            workload.plaintext_ports.extend(ports);
-        }
+    /// The pod of this UID.
+    pub(crate) fn by_uid_mut(&mut self, uid: &str) -> Option<&mut Workload> {
+        self.by_uid.get_mut(uid)
     }
 
     /// The pod of this UID and the one that its address is taken to be of, where both claim it.
@@ -175,6 +173,7 @@ fn convert_pod(inputs: &Inputs, name: &ObjectName, pod: &Pod) -> Option<Workload
             service_account: account.filter(|name| !name.is_empty()).unwrap_or("default").into(),
         },
         plaintext_ports: BTreeSet::new(),
+        proxy_source_ports: BTreeSet::new(),
         refuses_udp: refuses_udp(inputs, name, pod),
         protocol,
         mtls,

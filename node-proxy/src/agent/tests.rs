@@ -388,6 +388,7 @@ fn strict(version: u64, ports: &[u16]) -> crate::state::Snapshot {
         protocol: WorkloadProtocol::Tunnel,
         mtls: weft_model::workload::MtlsMode::Strict,
         plaintext_ports: ports.iter().copied().collect(),
+        proxy_source_ports: Default::default(),
         filtered_by: None,
         refuses_udp: false,
         transition: None,

@@ -1,4 +1,5 @@
-//! The leg to the application, with the caller's source address (`dataplane.md` rules 16 to 18).
+//! The leg to the application, with the caller's source address, or the pod's own where a label says so
+//! (`dataplane.md` rules 16 to 18).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use crate::send::{SendError, exchange};
 use crate::tunnel::dial::{Dial, Failure, Way};
 use crate::worker::WorkerRef;
 
-/// Sends a request over a connection that only requests from the same address share.
+/// Sends a request over a connection that only requests from the same address share, or all of the port where callers'
+/// addresses are given up.
 pub(crate) async fn request(
     worker: &WorkerRef,
     pod: &Arc<LocalPod>,
@@ -22,7 +24,7 @@ pub(crate) async fn request(
     version: HttpVersion,
     request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
-    exchange::exchange(&worker.pools, &dial(pod, to, caller), version, request).await
+    exchange::exchange(&worker.pools, &dial(worker, pod, to, caller), version, request).await
 }
 
 /// Connects.
@@ -32,9 +34,14 @@ pub(crate) async fn connect(
     to: SocketAddr,
     caller: SocketAddr,
 ) -> Result<TcpStream, Failure> {
-    dial(pod, to, caller).run_plain(worker.pools.deadlines()).await
+    dial(worker, pod, to, caller).run_plain(worker.pools.deadlines()).await
 }
 
-fn dial(pod: &Arc<LocalPod>, to: SocketAddr, caller: SocketAddr) -> Dial {
+fn dial(worker: &WorkerRef, pod: &Arc<LocalPod>, to: SocketAddr, caller: SocketAddr) -> Dial {
+    let snapshot = worker.shared.snapshot.load();
+    let workload = snapshot.workload(&pod.enrolled.uid);
+    let gives_up = workload.is_some_and(|workload| workload.proxy_source_ports.contains(&to.port()));
+    // From the application's own address, as when the pod calls itself.
+    let caller = if gives_up { SocketAddr::new(to.ip(), 0) } else { caller };
     Dial { pod: pod.clone(), to, way: Way::Application { caller } }
 }

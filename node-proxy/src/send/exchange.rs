@@ -95,12 +95,17 @@ async fn exchange_http2(
     mut request: Request<Body>,
 ) -> Result<Response<Body>, SendError> {
     let key = dial.key(true);
+    let tied = authenticates_connection(request.headers());
     let mut second_try = false;
     loop {
         let lease = match pools.http2(&key, dial).await {
             Ok(lease) => lease,
             Err(failure) => return Err(SendError::unsent(failure, request)),
         };
+        if tied {
+            // Requests of others go elsewhere from now on.
+            pools.forget_http2(&key, &lease);
+        }
         let mut sender = lease.connection.sender.clone();
         let mut failed = match sender.try_send_request(request).await {
             Ok(response) => return Ok(finish(response, Some(End::Http2(lease)))),

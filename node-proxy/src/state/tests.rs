@@ -51,6 +51,7 @@ fn pod(uid: &str, address: &str, protocol: WorkloadProtocol) -> Change {
         protocol,
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
+        proxy_source_ports: Default::default(),
         filtered_by: None,
         refuses_udp: false,
         transition: None,

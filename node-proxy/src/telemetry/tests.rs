@@ -21,6 +21,7 @@ fn workload(name: &str) -> Party {
         protocol: WorkloadProtocol::Tunnel,
         mtls: MtlsMode::Strict,
         plaintext_ports: Default::default(),
+        proxy_source_ports: Default::default(),
         filtered_by: None,
         refuses_udp: false,
         transition: None,

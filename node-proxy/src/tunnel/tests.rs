@@ -217,27 +217,35 @@ fn early_hints_are_skipped_and_the_final_response_passes() {
     });
 }
 
-/// An HTTP/2 application that answers with the request's body and a trailer.
-async fn http2_application(port: u16) {
-    world::application(port, |stream, _| async move {
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        while let Some(Ok((request, mut respond))) = connection.accept().await {
-            tokio::task::spawn_local(async move {
-                assert!(!request.headers().contains_key("weft-meta"));
-                let response = http::Response::builder()
-                    .header("x-authority", request.uri().authority().unwrap().as_str());
-                let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
-                let mut body = request.into_body();
-                while let Some(Ok(data)) = body.data().await {
-                    body.flow_control().release_capacity(data.len()).unwrap();
-                    send.send_data(data, false).unwrap();
-                }
-                let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect();
-                send.send_trailers(trailers).unwrap();
-            });
-        }
-    })
-    .await;
+/// An HTTP/2 application that answers with the request's body and a trailer. Returns how many connections it has had.
+async fn http2_application(port: u16) -> std::rc::Rc<std::cell::Cell<usize>> {
+    let accepted = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = accepted.clone();
+    let serve = move |stream, _| {
+        count.set(count.get() + 1);
+        serve_http2(stream)
+    };
+    world::application(port, serve).await;
+    accepted
+}
+
+async fn serve_http2(stream: tokio::net::TcpStream) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        tokio::task::spawn_local(async move {
+            assert!(!request.headers().contains_key("weft-meta"));
+            let response =
+                http::Response::builder().header("x-authority", request.uri().authority().unwrap().as_str());
+            let mut send = respond.send_response(response.body(()).unwrap(), false).unwrap();
+            let mut body = request.into_body();
+            while let Some(Ok(data)) = body.data().await {
+                body.flow_control().release_capacity(data.len()).unwrap();
+                send.send_data(data, false).unwrap();
+            }
+            let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())].into_iter().collect();
+            send.send_trailers(trailers).unwrap();
+        });
+    }
 }
 
 #[test]
@@ -254,6 +262,21 @@ fn http2_and_its_trailers_pass_from_http1_and_http2_callers_alike() {
             let collected = response.into_body().collect().await.unwrap();
             assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
             assert_eq!(collected.to_bytes(), "hello");
+        }
+    });
+}
+
+#[test]
+fn http2_connection_that_carried_negotiate_is_given_to_no_other_request() {
+    world::run(|world| async move {
+        let accepted = http2_application(8080).await;
+        let selected = world.tunnelled(8080, AppProtocol::H2c);
+        for (authorization, expected) in
+            [("Basic YTpi", 1), ("Basic YTpi", 1), ("Negotiate abc", 1), ("Basic YTpi", 2), ("Basic YTpi", 2)]
+        {
+            let request = get("/").header(header::AUTHORIZATION, authorization).body(Body::Empty).unwrap();
+            send(&world, &selected, request).await.unwrap().into_body().collect().await.unwrap();
+            assert_eq!(accepted.get(), expected, "{authorization}");
         }
     });
 }

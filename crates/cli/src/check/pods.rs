@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt as _;
-use weft_model::workload::{MESH_LABEL, MTLS_LABEL};
+use weft_model::workload::{
+    ENROL_LABEL, MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_LABEL, PROXY_SOURCE_PORTS_LABEL, UDP_LABEL,
+};
 
 use super::list::View;
 use super::verdict::{Finding, Verdict, error, info, warning};
@@ -13,12 +15,20 @@ use crate::output::count;
 
 /// Prefix of Weft's labels.
 const PREFIX: &str = "weft-mesh.dev/";
-/// Labels that a namespace may bear, with their values.
-const ON_NAMESPACES: &[(&str, &[&str])] =
-    &[(MESH_LABEL, &["enabled", "disabled"]), (MTLS_LABEL, &["strict", "permissive"])];
-/// Labels that a pod may bear; no values: any.
-const ON_PODS: &[(&str, &[&str])] =
-    &[(MESH_LABEL, &["enabled", "disabled"]), ("weft-mesh.dev/plaintext-ports", &[])];
+/// Labels that a namespace may bear, with their values; none: any.
+const ON_NAMESPACES: &[(&str, &[&str])] = &[
+    (MESH_LABEL, &["enabled", "disabled"]),
+    (MTLS_LABEL, &["strict", "permissive"]),
+    (ENROL_LABEL, &["immediate"]),
+    (UDP_LABEL, &[]),
+];
+/// Likewise a pod.
+const ON_PODS: &[(&str, &[&str])] = &[
+    (MESH_LABEL, &["enabled", "disabled"]),
+    (PLAINTEXT_PORTS_LABEL, &[]),
+    (PROXY_SOURCE_PORTS_LABEL, &[]),
+    (UDP_LABEL, &[]),
+];
 /// Containers of other meshes.
 const SIDECARS: &[(&str, &str)] = &[
     ("istio-proxy", "Istio"),

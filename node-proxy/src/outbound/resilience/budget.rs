@@ -1,7 +1,7 @@
 //! The node's retry budget: tries beyond the first are at most a share of the requests of the last seconds, with a
 //! floor, so that retries cannot multiply an outage. A state machine over `now`, shared by all workers without locks.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::time::Instant;
 
@@ -17,6 +17,7 @@ const PERCENT: u64 = 20;
 pub struct RetryBudget {
     start: Instant,
     seconds: [Second; WINDOW as usize],
+    halved: AtomicBool,
 }
 
 /// The counts of one second; the slot is taken over by a later one.
@@ -31,7 +32,13 @@ struct Second {
 impl RetryBudget {
     /// An empty budget.
     pub fn new(now: Instant) -> Self {
-        Self { start: now, seconds: std::array::from_fn(|_| Second::default()) }
+        let seconds = std::array::from_fn(|_| Second::default());
+        Self { start: now, seconds, halved: AtomicBool::new(false) }
+    }
+
+    /// From now on half as much: another proxy makes retries for the same node.
+    pub(crate) fn halve(&self) {
+        self.halved.store(true, Ordering::Relaxed);
     }
 
     /// A request came.
@@ -45,7 +52,9 @@ impl RetryBudget {
     pub fn take(&self, now: Instant) -> bool {
         let Some(second) = self.second(now) else { return false };
         let (requests, retries) = self.window(now);
-        let allowed = second.retries.load(Ordering::Relaxed) < FLOOR || retries * 100 < requests * PERCENT;
+        let share = if self.halved.load(Ordering::Relaxed) { 2 } else { 1 };
+        let allowed = second.retries.load(Ordering::Relaxed) < FLOOR / share
+            || retries * 100 * share < requests * PERCENT;
         if allowed {
             second.retries.fetch_add(1, Ordering::Relaxed);
         }
@@ -106,6 +115,17 @@ mod tests {
         let budget = RetryBudget::new(start);
         (0..1_000).for_each(|_| budget.count_request(start));
         assert_eq!(taken(&budget, 1_000, start), 200);
+    }
+
+    #[test]
+    fn halved_it_allows_half_the_share_and_half_the_floor() {
+        let start = Instant::now();
+        let budget = RetryBudget::new(start);
+        budget.halve();
+        assert_eq!(taken(&budget, 100, start), 5);
+        let next = start + Duration::from_secs(20);
+        (0..1_000).for_each(|_| budget.count_request(next));
+        assert_eq!(taken(&budget, 1_000, next), 100);
     }
 
     #[test]

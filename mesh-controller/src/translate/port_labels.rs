@@ -1,6 +1,7 @@
-//! Ports that labels open to plaintext callers of strict pods: `weft-mesh.dev/plaintext-ports` on a pod names ports of
-//! its containers, on a Service ports of the Service, whose target ports are then open on its pods. A label with
-//! anything in it that makes no sense opens nothing.
+//! Labels that name ports of pods: those open to plaintext callers of strict pods (`weft-mesh.dev/plaintext-ports`), and
+//! those whose application does without its callers' addresses (`weft-mesh.dev/proxy-source-ports`). On a pod they name
+//! ports of its containers, on a Service ports of the Service: meant are then their target ports on its pods. A label
+//! with anything in it that makes no sense has no effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,47 +9,70 @@ use k8s_openapi::api::core::v1::{Container, ContainerPort, Pod, Service, Service
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_api::node::{INBOUND_PLAINTEXT_PORT, OUTBOUND_PORT, TUNNEL_PORT};
 use weft_model::ObjectName;
-use weft_model::workload::PLAINTEXT_PORTS_LABEL;
+use weft_model::workload::{PLAINTEXT_PORTS_LABEL, PROXY_SOURCE_PORTS_LABEL, Workload};
 
 use super::workload::Workloads;
 use crate::inputs::Inputs;
 
-/// Notes on every pod the ports that its own label and those of its Services open.
+/// A label, and where its ports are noted.
+struct PortLabel {
+    key: &'static str,
+    ports: fn(&mut Workload) -> &mut BTreeSet<u16>,
+}
+
+const LABELS: [PortLabel; 2] = [
+    PortLabel { key: PLAINTEXT_PORTS_LABEL, ports: |workload| &mut workload.plaintext_ports },
+    PortLabel { key: PROXY_SOURCE_PORTS_LABEL, ports: |workload| &mut workload.proxy_source_ports },
+];
+
+/// Notes on every pod the ports that its own labels and those of its Services name.
 pub(crate) fn convert(inputs: &Inputs, workloads: &mut Workloads, notices: &mut BTreeSet<String>) {
-    for (name, pod) in &inputs.pods {
-        let Some(value) = label(pod.metadata.labels.as_ref()) else { continue };
-        match items(value).and_then(|items| of_pod(pod, &items)) {
-            Ok(ports) => open(workloads, pod, ports),
-            Err(problem) => drop(notices.insert(notice(&format!("pod {name}"), value, &problem))),
-        }
+    for label in &LABELS {
+        label.convert(inputs, workloads, notices);
     }
-    for (name, service) in &inputs.services {
-        let Some(value) = label(service.metadata.labels.as_ref()) else { continue };
-        match items(value).and_then(|items| of_service(service, &items)) {
-            Ok(targets) => {
-                for pod in pods_of(inputs, name, service) {
-                    open(workloads, pod, targets.iter().filter_map(|target| resolve(pod, target)).collect());
+}
+
+impl PortLabel {
+    fn convert(&self, inputs: &Inputs, workloads: &mut Workloads, notices: &mut BTreeSet<String>) {
+        for (name, pod) in &inputs.pods {
+            let Some(value) = self.value(pod.metadata.labels.as_ref()) else { continue };
+            match items(value).and_then(|items| of_pod(pod, &items)) {
+                Ok(ports) => self.note(workloads, pod, ports),
+                Err(problem) => drop(notices.insert(self.notice(&format!("pod {name}"), value, &problem))),
+            }
+        }
+        for (name, service) in &inputs.services {
+            let Some(value) = self.value(service.metadata.labels.as_ref()) else { continue };
+            match items(value).and_then(|items| of_service(service, &items)) {
+                Ok(targets) => {
+                    for pod in pods_of(inputs, name, service) {
+                        let ports = targets.iter().filter_map(|target| resolve(pod, target));
+                        self.note(workloads, pod, ports);
+                    }
+                }
+                Err(problem) => {
+                    drop(notices.insert(self.notice(&format!("Service {name}"), value, &problem)))
                 }
             }
-            Err(problem) => drop(notices.insert(notice(&format!("Service {name}"), value, &problem))),
         }
     }
-}
 
-fn label(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
-    labels?.get(PLAINTEXT_PORTS_LABEL).map(String::as_str)
-}
+    fn value<'a>(&self, labels: Option<&'a BTreeMap<String, String>>) -> Option<&'a str> {
+        labels?.get(self.key).map(String::as_str)
+    }
 
-fn notice(object: &str, value: &str, problem: &str) -> String {
-    format!(
-        "{object}: label {PLAINTEXT_PORTS_LABEL}={value:?} opens nothing: {problem}; give numbers or names of TCP \
-         ports, joined by \"_\", such as 9090_metrics"
-    )
-}
+    fn notice(&self, object: &str, value: &str, problem: &str) -> String {
+        format!(
+            "{object}: label {}={value:?} has no effect: {problem}; give numbers or names of TCP ports, joined by \
+             \"_\", such as 9090_metrics",
+            self.key
+        )
+    }
 
-fn open(workloads: &mut Workloads, pod: &Pod, ports: BTreeSet<u16>) {
-    if let Some(uid) = pod.metadata.uid.as_deref() {
-        workloads.open(uid, ports);
+    fn note(&self, workloads: &mut Workloads, pod: &Pod, ports: impl IntoIterator<Item = u16>) {
+        if let Some(workload) = pod.metadata.uid.as_deref().and_then(|uid| workloads.by_uid_mut(uid)) {
+            (self.ports)(workload).extend(ports);
+        }
     }
 }
 
