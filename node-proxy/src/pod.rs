@@ -169,18 +169,20 @@ impl LocalPod {
     }
 
     fn datagrams(&self, family: IpAddr) -> io::Result<socket2::Socket> {
-        let place = self.place()?;
-        let Place::Namespace(netns) = &*place else {
-            let message = "this proxy captures no datagrams";
-            return Err(io::Error::new(io::ErrorKind::Unsupported, message));
-        };
         let domain = socket2::Domain::for_address(SocketAddr::new(family, 0));
         let kind = socket2::Type::DGRAM.nonblocking().cloexec();
-        let socket = netns.run_in(|| socket2::Socket::new(domain, kind, Some(socket2::Protocol::UDP)))??;
+        let new = || socket2::Socket::new(domain, kind, Some(socket2::Protocol::UDP));
+        let socket = match &*self.place()? {
+            Place::Namespace(netns) => {
+                let socket = netns.run_in(new)??;
+                socket.set_mark(self.enrolled.bypass_mark)?;
+                socket
+            }
+            Place::Own => new()?,
+        };
         if family.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        socket.set_mark(self.enrolled.bypass_mark)?;
         Ok(socket)
     }
 

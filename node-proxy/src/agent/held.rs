@@ -14,7 +14,7 @@ use weft_runtime::netns::{NamespaceId, NetNamespace};
 
 use crate::call::Listener;
 use crate::listen::{PodListener, prepare};
-use crate::outbound::udp::PodSocket;
+use crate::outbound::udp::captured::PodSocket;
 use crate::pod::LocalPod;
 use crate::worker::Shared;
 

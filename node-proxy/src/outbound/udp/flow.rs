@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use weft_model::{ObjectName, Reason};
 
 use super::flows::Answers;
+use super::route::FlowRoute;
 use crate::outbound::balance::InFlight;
 use crate::state::Snapshot;
 use crate::telemetry::Outcome;
@@ -70,13 +71,18 @@ impl Flow {
         Self { way: Way::Refused, begun: now }
     }
 
-    /// Whether it goes on as it is. If not it is to be decided about anew: its endpoint refused it or is no longer one
-    /// that may be chosen.
-    pub(super) fn holds(&mut self, snapshot: &Snapshot, now: Instant) -> bool {
+    /// Whether it goes on as it is, `route` being what decides now. If not it is to be decided about anew: its endpoint
+    /// refused it or is no longer one that may be chosen.
+    pub(super) fn holds<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        now: Instant,
+        route: impl FnOnce() -> Option<FlowRoute<'s>>,
+    ) -> bool {
         match &mut self.way {
             Way::Refused => now < self.begun + REFUSED,
             Way::Open { upstream, .. } => {
-                upstream.answers.failed.borrow().is_none() && upstream.is_there(snapshot)
+                upstream.answers.failed.borrow().is_none() && upstream.is_there(snapshot, route)
             }
         }
     }
@@ -150,13 +156,18 @@ impl Upstream {
     }
 
     /// Looks only when the configuration has changed.
-    fn is_there(&mut self, snapshot: &Snapshot) -> bool {
+    fn is_there<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        route: impl FnOnce() -> Option<FlowRoute<'s>>,
+    ) -> bool {
         if self.seen == snapshot.version {
             return true;
         }
-        let Some((service, port)) = &self.backend else { return false };
-        let mut endpoints = snapshot.udp_endpoints(service, *port).iter();
-        let there = endpoints.any(|one| one.ready && one.address == self.endpoint);
+        let Some(backend) = &self.backend else { return false };
+        let mut endpoints = snapshot.udp_endpoints(&backend.0, backend.1).iter();
+        let there = endpoints.any(|one| one.ready && one.address == self.endpoint)
+            && route().is_some_and(|route| route.leads_to(backend));
         if there {
             self.seen = snapshot.version;
         }

@@ -15,11 +15,11 @@ pub(super) const IDLE_ASSURED: Duration = Duration::from_secs(120);
 
 /// What tells flows apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
+pub(crate) struct Key {
     /// The client's address and port.
-    pub client: SocketAddr,
+    pub(crate) client: SocketAddr,
     /// Where the client sends to.
-    pub original: SocketAddr,
+    pub(crate) original: SocketAddr,
 }
 
 /// What a flow says of its way back.
