@@ -18,9 +18,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_model::Reason;
 
 use crate::body::Body;
+use crate::seldom::seldom;
 use guard::Guarded;
+use timer::HeadTimer;
 
 mod guard;
+mod timer;
 
 /// The version that a connection speaks. Who calls has found out which, by ALPN or by the first bytes
 /// (`PRI * HTTP/2.0` is HTTP/2).
@@ -143,17 +146,17 @@ where
 {
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(HeadTimer::default())
         .header_read_timeout(limits.header_timeout)
         .max_header_size(limits.header_bytes)
         .max_buf_size(limits.header_bytes.max(64 * 1024))
         .auto_date_header(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
     // A request that has come in by then is seen before the connection is taken to be idle.
-    let closing = async {
+    let closing = seldom(async {
         closing.await;
         tokio::task::yield_now().await;
-    };
+    });
     tokio::select! {
         biased;
         result = &mut connection => return result,
@@ -187,7 +190,7 @@ where
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     tokio::select! {
         result = &mut connection => return result,
-        () = closing => connection.as_mut().graceful_shutdown(),
+        () = seldom(closing) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }

@@ -21,6 +21,7 @@ pub mod outbound;
 pub mod pod;
 pub mod relay;
 pub mod scope;
+mod seldom;
 pub mod send;
 pub mod served;
 pub mod state;

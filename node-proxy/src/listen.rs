@@ -22,6 +22,7 @@ use crate::outbound::http::refusal::Refused;
 use crate::pod::LocalPod;
 use crate::relay::Duplex as _;
 use crate::scope::{Admission, Scope};
+use crate::seldom::seldom;
 use crate::telemetry::{Labels, Outcome, Party, Protocol, Reporter, Security};
 use crate::worker::{Crew, Load, Worker, WorkerRef};
 use crate::{gateway, inbound, outbound, tunnel};
@@ -135,7 +136,7 @@ pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
             let outcome = outcome(&worker, &pod, listener, peer);
             record(&worker, outcome, Reason::Internal, "a defect of Weft, see the log");
         },
-        () = gone(&scope) => {}
+        () = seldom(gone(&scope)) => {}
     }
     drop(load);
 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body::Body;
 use crate::http_server::HttpVersion;
+use crate::seldom::seldom;
 
 /// The life of a set of connections.
 #[derive(Debug)]
@@ -46,7 +47,11 @@ impl Scope {
 
     /// Runs `future` until it is done or everything must end; then it is dropped with all its sockets.
     pub async fn until_ended<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        self.ended.run_until_cancelled(future).await
+        tokio::select! {
+            biased;
+            () = seldom(self.ended.cancelled()) => None,
+            done = future => Some(done),
+        }
     }
 
     /// Completes when an HTTP connection is to be shut down, whose peer is to go elsewhere since `closing`. Over HTTP/1

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::link::AgentLink;
 use crate::certificates::Certificates;
 use crate::config::Config;
-use crate::gateway::udp::{self, DatagramPort};
+use crate::gateway::{self, udp::DatagramPort};
 use crate::listen::{self, Handed, PodListener};
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
-use crate::outbound::udp::PodSocket;
+use crate::outbound::udp::captured::{self, PodSocket};
 use crate::pod::LocalPods;
 use crate::scope::Ends;
 use crate::send::Pools;
@@ -147,13 +148,20 @@ impl Crew {
         let crew = Arc::new(Self { members, stop });
         let mut threads = Vec::new();
         for (index, messages) in inboxes.into_iter().enumerate() {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (shared, crew) = (shared.clone(), crew.clone());
+            let (begun, begins) = std::sync::mpsc::sync_channel(1);
             let thread = std::thread::Builder::new().name(format!("worker-{index}"));
             threads.push(thread.spawn(move || {
-                let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, work(Rc::new(Worker::new(index, shared)), crew, messages));
+                // It belongs to the thread that makes it.
+                match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                    Ok(runtime) => {
+                        let _ = begun.send(Ok(()));
+                        runtime.block_on(work(Rc::new(Worker::new(index, shared)), crew, messages));
+                    }
+                    Err(error) => drop(begun.send(Err(error))),
+                }
             })?);
+            begins.recv().map_err(io::Error::other)??;
         }
         Ok((crew, threads))
     }
@@ -233,10 +241,10 @@ async fn work(worker: WorkerRef, crew: Arc<Crew>, mut messages: mpsc::UnboundedR
                 tokio::task::spawn_local(listen::accept(worker.clone(), crew.clone(), listener));
             }
             Some(ToWorker::Datagrams(port)) => {
-                tokio::task::spawn_local(udp::serve(worker.clone(), port));
+                tokio::task::spawn_local(gateway::udp::serve(worker.clone(), port));
             }
             Some(ToWorker::Captured(socket)) => {
-                tokio::task::spawn_local(crate::outbound::udp::serve(worker.clone(), socket));
+                tokio::task::spawn_local(captured::serve(worker.clone(), socket));
             }
             Some(ToWorker::Carry(handed)) => {
                 tokio::task::spawn_local(listen::carry(worker.clone(), handed));

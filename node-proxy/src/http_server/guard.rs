@@ -69,7 +69,7 @@ impl Scanner {
                 State::Body(left) => self.skip(rest, left, State::Body, State::Head),
                 State::ChunkData(left) => self.skip(rest, left, State::ChunkData, State::ChunkEnd),
                 State::Head | State::ChunkSize | State::ChunkEnd | State::Trailers => {
-                    let end = rest.iter().position(|b| *b == b'\n').map_or(rest.len(), |lf| lf + 1);
+                    let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |lf| lf + 1);
                     let taken = rest.get(..end).unwrap_or_default();
                     self.line_part(taken).map_err(|why| (at + end - 1, why))?;
                     end

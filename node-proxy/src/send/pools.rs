@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::body::Body;
 use crate::pod::LocalPod;
 use crate::relay::relay;
+use crate::seldom::seldom;
 use crate::send::bytes::Pipe;
 use crate::tunnel::dial::{Deadlines, Dial, Failure, Io, Key, Way};
 use crate::tunnel::hbone;
@@ -263,7 +264,7 @@ impl Pools {
             let mut connection = pin!(pod.scope.until_ended(connection));
             tokio::select! {
                 _ = &mut connection => return,
-                () = pod.scope.closing.cancelled() => {}
+                () = seldom(pod.scope.closing.cancelled()) => {}
             }
             // What is not in use goes now, not with the next sweep: the pod's end waits.
             if let Some(inner) = weak.upgrade() {

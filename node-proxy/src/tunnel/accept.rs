@@ -18,6 +18,7 @@ use crate::http_server::{Ended, HttpVersion};
 use crate::inbound::record;
 use crate::listen::{Leaving, left};
 use crate::pod::LocalPod;
+use crate::seldom::seldom;
 use crate::telemetry::Security;
 use crate::worker::WorkerRef;
 
@@ -104,11 +105,11 @@ impl Tunnel<'_> {
         // The peer ends the connection with our certificate as we do with its.
         let drain = drain_at(not_before, not_after, now).min(drain_at(peer.not_before, peer.not_after, now));
         let closing = self.closing;
-        let drained = async {
+        let drained = seldom(async {
             wall(drain).await;
             closing.cancel();
             std::future::pending().await
-        };
+        });
         let served = async {
             let version = match alpn {
                 Alpn::Hbone => return Box::pin(hbone::server::serve(self, io)).await,
