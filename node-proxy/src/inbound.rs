@@ -14,7 +14,6 @@ pub(crate) mod authorize;
 mod forward;
 mod http;
 mod plaintext;
-mod prefixed;
 mod probe;
 pub(crate) mod record;
 pub(crate) mod tcp;

@@ -19,6 +19,7 @@ pub mod inbound;
 pub mod listen;
 pub mod outbound;
 pub mod pod;
+pub mod prefixed;
 pub mod relay;
 pub mod scope;
 mod seldom;

@@ -17,11 +17,11 @@ use super::{Entrance, follow, origin};
 use crate::call::Accepted;
 use crate::listen::refuse;
 use crate::outbound::http;
-use crate::outbound::http::prefixed::Prefixed;
 use crate::outbound::http::refusal::Refused;
 use crate::outbound::near::Near;
 use crate::outbound::tcp::Connection;
 use crate::outbound::tls::{HELLO_TIMEOUT, hello};
+use crate::prefixed::Prefixed;
 use crate::state::Snapshot;
 use crate::worker::WorkerRef;
 

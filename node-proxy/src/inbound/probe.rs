@@ -17,7 +17,6 @@ use weft_api::node::CallerKind;
 use weft_api::probe::{Probe, ProbeAction};
 use weft_model::Reason;
 
-use super::prefixed::Prefixed;
 use super::tcp::{Destination, Spoken, spoken};
 use super::{plaintext, record};
 use crate::body::Body;
@@ -25,6 +24,7 @@ use crate::call::Caller;
 use crate::http_server::{self, HttpVersion, Limits};
 use crate::outbound::http::refusal::Refused;
 use crate::pod::LocalPod;
+use crate::prefixed::Prefixed;
 use crate::send::SendError;
 use crate::tunnel::dial::Failure;
 use crate::worker::WorkerRef;

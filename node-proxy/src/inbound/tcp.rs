@@ -11,13 +11,13 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_model::Reason;
 
-use super::prefixed::Prefixed;
 use super::watched::Watched;
 use super::{authorize, forward, handle_http, record};
 use crate::body::Body;
 use crate::call::Caller;
 use crate::http_server::{self, HttpVersion, Limits};
 use crate::pod::LocalPod;
+use crate::prefixed::Prefixed;
 use crate::relay::{Duplex, How, RelayEnd, relay};
 use crate::scope::say_goodbye;
 use crate::send::SendError;

@@ -3,7 +3,6 @@
 
 mod claims;
 pub mod mirrored;
-pub mod prefixed;
 pub mod refusal;
 
 use std::rc::Rc;
@@ -20,7 +19,6 @@ use weft_routing::table::is_grpc;
 use weft_routing::{CompiledRule, Selection};
 
 use self::claims::Claims;
-use self::prefixed::Prefixed;
 use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
 use super::filter::{self, Answer, Pending};
@@ -30,6 +28,7 @@ use super::route::{Routed, Target, backend_of};
 use crate::body::Body;
 use crate::call::{Claimed, Selected};
 use crate::http_server::{self, Limits};
+use crate::prefixed::Prefixed;
 use crate::scope::say_goodbye;
 use crate::send::{SendError, send_http};
 use crate::state::Snapshot;

@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use weft_tls::TlsStream;
 
-use super::http::prefixed::Prefixed;
+use crate::prefixed::Prefixed;
 use crate::relay::Duplex;
 
 /// A connection of a caller.

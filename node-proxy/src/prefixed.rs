@@ -8,6 +8,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 use crate::http_server::HttpVersion;
+use crate::relay::Duplex;
 
 /// How every HTTP/2 connection begins (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,7 +20,7 @@ pub struct Prefixed<I> {
     io: I,
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Prefixed<I> {
+impl<I> Prefixed<I> {
     /// `io`, with `prefix` to be read first.
     pub fn new(prefix: Bytes, io: I) -> Self {
         Self { prefix, io }
@@ -34,7 +35,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Prefixed<I> {
     pub fn io_mut(&mut self) -> &mut I {
         &mut self.io
     }
+}
 
+impl<I: AsyncRead + Unpin> Prefixed<I> {
     /// Reads on until the bytes tell which version is spoken; they stay to be read.
     ///
     /// # Errors
@@ -55,6 +58,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Prefixed<I> {
             }
             self.prefix = read.freeze();
         }
+    }
+}
+
+impl<I: Duplex> Duplex for Prefixed<I> {
+    fn reset_on_drop(&mut self) {
+        self.io.reset_on_drop();
     }
 }
 
