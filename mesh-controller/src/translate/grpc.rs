@@ -11,7 +11,7 @@ use weft_model::route::{HttpRule, Match, PathMatch, Rules, ValueMatch};
 use super::backend::Backends;
 use super::fault::{Fault, Findings};
 use super::filter::{self, Level};
-use super::http::{check_regex, convert_backends};
+use super::http::{check_regex, convert_backends, rule_of};
 
 /// Converts the rules of a GRPCRoute. Without any it matches nothing.
 pub(crate) fn convert(spec: &GrpcRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
@@ -21,16 +21,9 @@ pub(crate) fn convert(spec: &GrpcRouteSpec, backends: &Backends<'_>, findings: &
 
 fn convert_rule(rule: &RouteRule, backends: &Backends<'_>, findings: &mut Findings) -> HttpRule {
     let mut fault = None;
-    let mut converted = HttpRule {
-        name: rule.name.as_deref().map(Text::from),
-        matches: convert_matches(rule.matches.as_deref().unwrap_or_default(), &mut fault),
-        ..HttpRule::default()
-    };
-    if let Err(error) = convert_actions(rule, backends, findings, &mut converted) {
-        fault.get_or_insert(error);
-    }
-    converted.refusal = findings.rule(rule.name.as_deref(), fault);
-    converted
+    let matches = convert_matches(rule.matches.as_deref().unwrap_or_default(), &mut fault);
+    let actions = |findings: &mut _, to: &mut _| convert_actions(rule, backends, findings, to);
+    rule_of(rule.name.as_deref(), matches, fault, actions, findings)
 }
 
 fn convert_actions(

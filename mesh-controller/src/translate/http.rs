@@ -22,19 +22,26 @@ pub(crate) fn convert(spec: &HttpRouteSpec, backends: &Backends<'_>, findings: &
     Rules::Http(rules.iter().map(|rule| convert_rule(rule, backends, findings)).collect())
 }
 
-/// Converts a rule. A rule of which any part cannot be carried out keeps its matches and refuses what they admit.
 fn convert_rule(rule: &RouteRule, backends: &Backends<'_>, findings: &mut Findings) -> HttpRule {
     let mut fault = None;
-    let mut converted = HttpRule {
-        name: rule.name.as_deref().map(Text::from),
-        matches: convert_matches(rule.matches.as_deref().unwrap_or_default(), &mut fault),
-        ..HttpRule::default()
-    };
-    if let Err(error) = convert_actions(rule, backends, findings, &mut converted) {
-        fault.get_or_insert(error);
-    }
-    converted.refusal = findings.rule(rule.name.as_deref(), fault);
-    converted
+    let matches = convert_matches(rule.matches.as_deref().unwrap_or_default(), &mut fault);
+    let actions = |findings: &mut _, to: &mut _| convert_actions(rule, backends, findings, to);
+    rule_of(rule.name.as_deref(), matches, fault, actions, findings)
+}
+
+/// A rule with these matches, in which there was a `fault` already, and these actions. One of which any part cannot be
+/// carried out keeps its matches and refuses what they admit.
+pub(crate) fn rule_of(
+    name: Option<&str>,
+    matches: Vec<Match>,
+    fault: Option<Fault>,
+    actions: impl FnOnce(&mut Findings, &mut HttpRule) -> Result<(), Fault>,
+    findings: &mut Findings,
+) -> HttpRule {
+    let mut rule = HttpRule { name: name.map(Text::from), matches, ..HttpRule::default() };
+    let failed = actions(findings, &mut rule).err();
+    rule.refusal = findings.rule(name, fault.or(failed));
+    rule
 }
 
 /// What is done with a request that matched. References are resolved also in a rule that refuses, for its status.

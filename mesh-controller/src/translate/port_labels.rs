@@ -38,7 +38,7 @@ impl PortLabel {
             let Some(value) = self.value(pod.metadata.labels.as_ref()) else { continue };
             match items(value).and_then(|items| of_pod(pod, &items)) {
                 Ok(ports) => self.note(workloads, pod, ports),
-                Err(problem) => drop(notices.insert(self.notice(&format!("pod {name}"), value, &problem))),
+                Err(problem) => self.notice(notices, &format!("pod {name}"), value, &problem),
             }
         }
         for (name, service) in &inputs.services {
@@ -50,9 +50,7 @@ impl PortLabel {
                         self.note(workloads, pod, ports);
                     }
                 }
-                Err(problem) => {
-                    drop(notices.insert(self.notice(&format!("Service {name}"), value, &problem)))
-                }
+                Err(problem) => self.notice(notices, &format!("Service {name}"), value, &problem),
             }
         }
     }
@@ -61,12 +59,12 @@ impl PortLabel {
         labels?.get(self.key).map(String::as_str)
     }
 
-    fn notice(&self, object: &str, value: &str, problem: &str) -> String {
-        format!(
+    fn notice(&self, notices: &mut BTreeSet<String>, object: &str, value: &str, problem: &str) {
+        notices.insert(format!(
             "{object}: label {}={value:?} has no effect: {problem}; give numbers or names of TCP ports, joined by \
              \"_\", such as 9090_metrics",
             self.key
-        )
+        ));
     }
 
     fn note(&self, workloads: &mut Workloads, pod: &Pod, ports: impl IntoIterator<Item = u16>) {

@@ -229,7 +229,7 @@ async fn http2_application(port: u16) -> std::rc::Rc<std::cell::Cell<usize>> {
     accepted
 }
 
-async fn serve_http2(stream: tokio::net::TcpStream) {
+async fn serve_http2(stream: TcpStream) {
     let mut connection = h2::server::handshake(stream).await.unwrap();
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         tokio::task::spawn_local(async move {
