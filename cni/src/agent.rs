@@ -110,8 +110,13 @@ impl Source {
     fn new(client: Option<Client>, config: &Config) -> Self {
         let node = config.node.as_str().into();
         match client {
-            Some(client) => Self::Kubernetes(Kubernetes::new(client, node, config.namespace.as_str().into())),
-            None => Self::Folder(Folder::new(config.folder.clone().unwrap_or_default(), node)),
+            Some(client) => {
+                let namespace = config.namespace.as_str().into();
+                Self::Kubernetes(Kubernetes::new(client, node, namespace, config.exempt()))
+            }
+            None => {
+                Self::Folder(Folder::new(config.folder.clone().unwrap_or_default(), node, config.exempt()))
+            }
         }
     }
 

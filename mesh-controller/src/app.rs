@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_ca::{Authenticator, Authority, NodeSecretAuthenticator, Settings};
 use weft_ca::{TokenReviewAuthenticator, TokenReviewSettings};
+use weft_model::workload::Exempt;
 use weft_runtime::admin::{Admin, Answer};
 use weft_runtime::logging::Level;
 use weft_runtime::metrics::Metrics;
@@ -25,6 +26,7 @@ use crate::enrolment::keeper::{Keeper, Shown};
 use crate::enrolment::memory::Memory;
 use crate::folder::WatchedFolder;
 use crate::infrastructure;
+use crate::infrastructure::refused::Refused;
 use crate::kubernetes::lead::{Duties, lead};
 use crate::kubernetes::lease::Candidate;
 use crate::kubernetes::namespaces::Namespaces;
@@ -136,10 +138,12 @@ impl<'a> Begun<'a> {
         let sink = ApiStatuses::default();
         let provision = self.gateways(authority.root_pem());
         let wanted = sink.wanted();
-        let control = self.control(source, sink).with_infrastructure(provision);
+        let (refusals, refused) = watch::channel(Refused::new());
+        let control = self.control(source, sink).with_infrastructure(provision, refused);
         let duties = Duties {
             wanted,
             infrastructure: control.infrastructure().context("what Gateways need")?,
+            refused: refusals,
             root_pem: authority.root_pem(),
             statuses: StatusMetrics::register(&mut self.metrics),
             leader: LeaderMetrics::register(&mut self.metrics),
@@ -174,7 +178,9 @@ impl<'a> Begun<'a> {
         // Versions go on rising when the controller starts again: its clock is far ahead of its counting.
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let version = u64::try_from(since.as_millis()).unwrap_or_default();
-        Control::new(source, sink, self.config.mesh.to_model(), version, self.control_metrics.clone())
+        let mesh = self.config.mesh.to_model();
+        Control::new(source, sink, mesh, version, self.control_metrics.clone())
+            .with_exempt(Exempt::with(self.config.exempt_namespaces.iter().chain(&self.config.pod_namespace)))
     }
 
     async fn serve<S: Source, W: StatusSink, A: Authenticator>(

@@ -87,6 +87,15 @@ pub struct Config {
     )]
     pub enrol_deadline: Duration,
 
+    /// Namespaces that are never in the mesh, whatever labels say, beside kube-system and weft-system; separated by commas.
+    #[arg(
+        long = "exempt-namespace",
+        env = "WEFT_EXEMPT_NAMESPACES",
+        value_name = "NAMES",
+        value_delimiter = ','
+    )]
+    pub exempt_namespaces: Vec<String>,
+
     /// What Gateways' proxies are made with.
     #[command(flatten)]
     pub gateways: GatewayArgs,

@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::watch;
+use weft_model::workload::Exempt;
 use weft_model::{MeshConfig, Resource, ResourceName};
 
 use crate::enrolment::keeper::{Keeper, Stepped};
 use crate::in_force::Acknowledged;
 use crate::infrastructure;
 use crate::infrastructure::plan::Desired;
+use crate::infrastructure::refused::Refused;
 use crate::inputs::Inputs;
 use crate::metrics::ControlMetrics;
 use crate::publish::{Publisher, Snapshot};
@@ -26,6 +28,8 @@ use crate::translate::translate;
 struct Infrastructure {
     settings: infrastructure::Settings,
     desired: watch::Sender<Option<Arc<Desired>>>,
+    /// What of it could not be made.
+    refused: watch::Receiver<Refused>,
 }
 
 /// Everything that a change passes through.
@@ -39,6 +43,8 @@ pub struct Control<S, W> {
     sink: W,
     /// What the last translation gave.
     statuses: Statuses,
+    /// Namespaces that are never in the mesh.
+    exempt: Exempt,
     /// Without one every label is in force at once.
     enrolment: Option<Keeper>,
     /// Without one no Gateway is ever programmed.
@@ -61,12 +67,20 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             streamed: watch::Sender::new(None),
             sink,
             statuses: Statuses::default(),
+            exempt: Exempt::default(),
             enrolment: None,
             acknowledged: None,
             infrastructure: None,
             metrics,
             said: BTreeSet::new(),
         }
+    }
+
+    /// Keeps further namespaces out of the mesh.
+    #[must_use]
+    pub fn with_exempt(mut self, exempt: Exempt) -> Self {
+        self.exempt = exempt;
+        self
     }
 
     /// Has running pods enter and leave the mesh step by step.
@@ -83,10 +97,14 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         self
     }
 
-    /// Says what there should be for Gateways.
+    /// Says what there should be for Gateways, and has statuses say what of that was refused.
     #[must_use]
-    pub fn with_infrastructure(mut self, settings: infrastructure::Settings) -> Self {
-        self.infrastructure = Some(Infrastructure { settings, desired: watch::Sender::new(None) });
+    pub fn with_infrastructure(
+        mut self,
+        settings: infrastructure::Settings,
+        refused: watch::Receiver<Refused>,
+    ) -> Self {
+        self.infrastructure = Some(Infrastructure { settings, desired: watch::Sender::new(None), refused });
         self
     }
 
@@ -124,8 +142,18 @@ impl<S: Source, W: StatusSink> Control<S, W> {
                     None => std::future::pending().await,
                 }
             };
+            let refused = async {
+                if let Some(infrastructure) = &mut self.infrastructure
+                    && infrastructure.refused.changed().await.is_ok()
+                {
+                    return;
+                }
+                // Nothing is made, or nobody makes it any more.
+                std::future::pending().await
+            };
             let change = tokio::select! {
                 change = self.source.changed() => change,
+                () = refused => Change::Objects,
                 () = enrolled => Change::Objects,
                 () = acknowledged => Change::Objects,
             };
@@ -143,9 +171,13 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         let began = Instant::now();
         let Some(Loaded { mut inputs, problems }) = self.source.load(&self.mesh) else { return };
         if change == Change::Objects {
+            inputs.exempt = self.exempt.clone();
             // Taken whatever comes next: until it is, there is news.
             if let Some(acknowledged) = &mut self.acknowledged {
                 inputs.in_force = acknowledged.take();
+            }
+            if let Some(infrastructure) = &mut self.infrastructure {
+                inputs.refused = infrastructure.refused.borrow_and_update().clone();
             }
             let enrolled = self.enrol(&mut inputs);
             if enrolled != Stepped::Decided {
@@ -230,7 +262,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
     }
 
     fn provide(&self, inputs: &Inputs, resources: &BTreeMap<ResourceName, Resource>) {
-        let Some(Infrastructure { settings, desired }) = &self.infrastructure else { return };
+        let Some(Infrastructure { settings, desired, .. }) = &self.infrastructure else { return };
         let now = infrastructure::subject::all(inputs, resources, settings);
         desired.send_if_modified(|before| {
             let changed = before.as_deref() != Some(&now);

@@ -6,6 +6,7 @@ pub mod names;
 mod objects;
 pub mod parameters;
 pub mod plan;
+pub mod refused;
 pub mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,7 @@
 
 pub mod gateway;
 mod head;
+pub mod installed;
 mod kind;
 mod object;
 
@@ -13,10 +14,11 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use weft_gateway_api::referencegrants::ReferenceGrantSpec;
-use weft_model::workload::{MESH_LABEL, is_enrolled};
+use weft_model::workload::{Exempt, MESH_LABEL, is_enrolled};
 use weft_model::{MeshConfig, ObjectName, Text};
 
 use crate::enrolment::Enrolment;
+use crate::infrastructure::refused::Refused;
 
 use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret};
 pub use head::{Head, Heads, ObjectId};
@@ -65,12 +67,18 @@ pub struct Inputs {
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
+    /// The Gateway API's definitions; `None` if objects do not come from an API server, which is as if all were there.
+    pub definitions: Option<installed::Definitions>,
     /// What Gateways' proxies have in force.
     pub in_force: BTreeMap<ObjectName, InForce>,
+    /// What Gateways need and has been refused.
+    pub refused: Refused,
     /// NetworkPolicies: whose packets something else judges too.
     pub network_policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
     /// The definitions of other policy engines' kinds that are installed, or may be.
     pub policy_engines: BTreeSet<Text>,
+    /// Namespaces that are never in the mesh.
+    pub exempt: Exempt,
     /// Weft is being uninstalled: no pod is to be in the mesh any longer, whatever labels say.
     pub uninstalling: bool,
     /// How far pods are on their way into the mesh and out of it.
@@ -95,9 +103,12 @@ impl Inputs {
             backend_tls_policies: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
+            definitions: None,
             in_force: BTreeMap::new(),
+            refused: Refused::new(),
             network_policies: BTreeMap::new(),
             policy_engines: BTreeSet::new(),
+            exempt: Exempt::default(),
             uninstalling: false,
             enrolment: Enrolment::default(),
         }
@@ -209,7 +220,7 @@ impl Inputs {
         let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MESH_LABEL));
         let namespace = &*name.namespace;
         let of_namespace = self.namespace_label(namespace, MESH_LABEL);
-        !self.uninstalling && is_enrolled(namespace, of_namespace, own.map(String::as_str))
+        !self.uninstalling && is_enrolled(&self.exempt, namespace, of_namespace, own.map(String::as_str))
     }
 
     /// The value of a label on a namespace.

@@ -19,6 +19,7 @@
 //! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
 //! | `xmeshes/status` | patch |
 //! | `customresourcedefinitions` with the names of these kinds and of other policy engines' (lists and watches select by name) | list, watch |
+//! | `events` of `events.k8s.io`, on Gateways | create, patch |
 //! | `tokenreviews` of `authentication.k8s.io`; `pods`: for the review of proofs (`weft-ca`) | create; get |
 //!
 //! In Weft's own namespace:

@@ -30,7 +30,7 @@ use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 use crate::inputs::{Inputs, ObjectId};
 use status::Status;
 
-pub use gateway::GatewayNeeds;
+pub use gateway::{FEATURES as GATEWAY_FEATURES, GatewayNeeds};
 pub use workload::LivePod;
 
 /// What a set of objects means.

@@ -105,6 +105,7 @@ async fn replica(api: &ApiServer, number: u8, port: u16) -> Running {
     let source = Kubernetes::start(&client, mesh.clone(), WatchMetrics::register(&mut metrics));
     let sink = ApiStatuses::default();
     let duties = Duties {
+        refused: watch::Sender::default(),
         infrastructure: watch::channel(None).1,
         wanted: sink.wanted(),
         root_pem: authority.root_pem(),

@@ -8,6 +8,7 @@ use weft_runtime::admin::{Admin, Answer};
 
 use crate::certificates::Certificates;
 use crate::pod::LocalPods;
+use crate::state::Snapshot;
 use crate::worker::Shared;
 
 /// Registers `/config`, `/certificates` and `/pods`. `/config?PREFIX` shows only the resources whose names begin so,
@@ -18,7 +19,7 @@ pub fn register(admin: &mut Admin, shared: &Arc<Shared>) {
     let of_certificates = Arc::clone(shared);
     admin.handle("/certificates", move |_| Answer::json(&certificates(&of_certificates.certificates)));
     let of_pods = Arc::clone(shared);
-    admin.handle("/pods", move |_| Answer::json(&pods(&of_pods.pods.load())));
+    admin.handle("/pods", move |_| Answer::json(&pods(&of_pods.pods.load(), &of_pods.snapshot.load())));
 }
 
 fn certificates(certificates: &Certificates) -> Vec<Value> {
@@ -33,7 +34,7 @@ fn certificates(certificates: &Certificates) -> Vec<Value> {
     certificates.list().iter().map(|certified| describe(&certified.leaf)).collect()
 }
 
-fn pods(pods: &LocalPods) -> Vec<Value> {
+fn pods(pods: &LocalPods, snapshot: &Snapshot) -> Vec<Value> {
     let mut pods: Vec<_> = pods.iter().collect();
     pods.sort_by(|a, b| a.enrolled.pod.cmp(&b.enrolled.pod));
     let describe = |pod: &Arc<crate::pod::LocalPod>| {
@@ -43,6 +44,8 @@ fn pods(pods: &LocalPods) -> Vec<Value> {
             "identity": pod.identity,
             "addresses": pod.enrolled.addresses,
             "connections": pod.scope.connections(),
+            // As the configuration in force has it: `null` while that does not know the pod.
+            "plaintextPorts": snapshot.workload(&pod.enrolled.uid).map(|of| of.plaintext_ports.clone()),
             "closing": pod.scope.closing.is_cancelled(),
         })
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ipnet::IpNet;
+use weft_model::workload::Exempt;
 use weft_runtime::duration::duration;
 use weft_runtime::logging::Format;
 
@@ -33,6 +34,10 @@ pub struct Config {
     /// The agent's own pod there; it says on it when the node has been brought out of the mesh.
     #[arg(long, env = "POD_NAME")]
     pub pod_name: Option<String>,
+    /// A namespace that is never in the mesh, whatever labels say, and whose pods start while the agent is away, beside
+    /// kube-system, weft-system and the one that Weft is installed in; repeat it or separate by commas.
+    #[arg(long = "exempt-namespace", value_delimiter = ',')]
+    pub exempt_namespaces: Vec<String>,
     /// The plugin's installation.
     #[command(flatten)]
     pub install: InstallConfig,
@@ -101,13 +106,15 @@ pub struct InstallConfig {
     /// How long the plugin waits for the agent, in seconds.
     #[arg(long, default_value_t = 30)]
     pub cni_timeout: u64,
-    /// A namespace whose pods start while the agent is away, beside kube-system and the one that Weft is installed in;
-    /// repeat it or separate by commas.
-    #[arg(long = "exempt-namespace", value_delimiter = ',')]
-    pub exempt_namespaces: Vec<String>,
 }
 
 impl Config {
+    /// The namespaces that are never in the mesh.
+    #[must_use]
+    pub fn exempt(&self) -> Exempt {
+        Exempt::with(self.exempt_namespaces.iter().chain([&self.namespace]))
+    }
+
     /// Where the admin server listens, if it does.
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {

@@ -68,10 +68,8 @@ impl Installer {
     pub(super) fn new(config: &Config) -> Option<Self> {
         let install = &config.install;
         let (bin_dir, conf_dir) = (install.cni_bin_dir.as_ref()?, install.cni_conf_dir.clone()?);
-        let mut exempt = install.exempt_namespaces.clone();
-        exempt.extend([config.namespace.clone(), "kube-system".to_owned()]);
-        exempt.sort();
-        exempt.dedup();
+        let exempt = config.exempt();
+        let exempt: Vec<&str> = exempt.names().collect();
         let socket = config.runtime_dir.join("cni.sock").display().to_string();
         let entry = Entry::new(&socket, install.cni_timeout, &exempt, &install.cni_log_file);
         Some(Self { binary: Binary::new(&install.cni_plugin, bin_dir), conf_dir, entry })

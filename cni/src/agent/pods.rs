@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::watch;
 use weft_api::probe::Probe;
-use weft_model::workload::{MESH_LABEL, NEVER_ENROLLED, is_enrolled};
+use weft_model::workload::{Exempt, MESH_LABEL, is_enrolled};
 use weft_model::{ObjectName, Text};
 
 pub use facts::{Condition, Facts, MESHED, Owner};
@@ -113,6 +113,8 @@ pub struct Table {
     pub namespaces: BTreeMap<Text, Option<Text>>,
     /// What else is known of pods, by UID. Empty where objects come from a folder.
     pub facts: BTreeMap<Text, Facts>,
+    /// Namespaces that are never in the mesh.
+    pub exempt: Exempt,
     /// Weft is being uninstalled: no pod is to be enrolled, whatever the labels say.
     pub leaving: bool,
 }
@@ -132,12 +134,12 @@ impl Table {
     /// Is this pod to be enrolled?
     #[must_use]
     pub fn decide(&self, pod: &Pod) -> Decision {
-        if self.leaving || pod.host_network || pod.terminal || NEVER_ENROLLED.contains(&&*pod.name.namespace)
-        {
+        if self.leaving || pod.host_network || pod.terminal || self.exempt.has(&pod.name.namespace) {
             return Decision::Leave;
         }
         let Some(namespace) = self.namespaces.get(&pod.name.namespace) else { return Decision::Unknown };
-        let enrolled = is_enrolled(&pod.name.namespace, namespace.as_deref(), pod.label.as_deref());
+        let enrolled =
+            is_enrolled(&self.exempt, &pod.name.namespace, namespace.as_deref(), pod.label.as_deref());
         if enrolled { Decision::Enrol } else { Decision::Leave }
     }
 }

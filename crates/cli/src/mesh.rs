@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, Pod, PodCondition};
 use kube::ResourceExt as _;
-use weft_model::workload::{MESH_LABEL, is_enrolled};
+use weft_model::workload::{Exempt, MESH_LABEL, is_enrolled};
 
 use crate::cluster::Fact;
 use crate::facts::Facts;
@@ -19,6 +19,7 @@ pub(crate) struct Mesh<'a> {
     pods: &'a [Pod],
     /// Only this namespace is asked about.
     only: Option<&'a str>,
+    exempt: Exempt,
 }
 
 impl<'a> Mesh<'a> {
@@ -30,7 +31,7 @@ impl<'a> Mesh<'a> {
             .iter()
             .filter_map(|namespace| Some((namespace.metadata.name.as_deref()?, namespace)))
             .collect();
-        Ok(Self { namespaces, pods, only })
+        Ok(Self { namespaces, pods, only, exempt: exempt(facts) })
     }
 
     /// A namespace by its name.
@@ -63,13 +64,28 @@ impl<'a> Mesh<'a> {
         let name = pod_namespace(pod);
         let of_namespace = self.namespace(name).and_then(|namespace| namespace.labels().get(MESH_LABEL));
         let of_pod = pod.labels().get(MESH_LABEL);
-        is_enrolled(name, of_namespace.map(String::as_str), of_pod.map(String::as_str))
+        is_enrolled(&self.exempt, name, of_namespace.map(String::as_str), of_pod.map(String::as_str))
+    }
+
+    /// Whether a namespace is never in the mesh, whatever labels say.
+    pub(crate) fn is_exempt(&self, namespace: &str) -> bool {
+        self.exempt.has(namespace)
     }
 
     /// Whether the pod is to be in the mesh: its labels ask for it, and it has a network of its own.
     pub(crate) fn enrolled(&self, pod: &Pod) -> bool {
         !in_host_network(pod) && self.wants(pod)
     }
+}
+
+/// The namespaces that the agents are told to keep out of the mesh. Where they may not be read, those that always are.
+fn exempt(facts: &Facts) -> Exempt {
+    let sets = facts.daemon_sets.iter().flatten().filter(|set| set.name_any() == "weft-agent");
+    let pods = sets.filter_map(|set| set.spec.template.spec.as_ref());
+    let words =
+        pods.flat_map(|pod| &pod.containers).flat_map(|one| one.command.iter().chain(&one.args)).flatten();
+    let named = words.filter_map(|word| word.strip_prefix("--exempt-namespace="));
+    Exempt::with(named.flat_map(|names| names.split(',')))
 }
 
 /// `Pod shop/web`.

@@ -14,7 +14,7 @@ use serde::Serialize;
 use weft_model::workload::MTLS_LABEL;
 
 use self::enrolment::NamespaceRow;
-use self::proxies::{ProxyView, Views};
+use self::proxies::{Acknowledged, ProxyView, Views};
 use crate::check::part;
 use crate::cluster::{Cluster, ClusterArgs, Fact};
 use crate::facts::Facts;
@@ -70,6 +70,9 @@ struct NodeRow {
     #[serde(flatten)]
     #[serde(skip_serializing_if = "Option::is_none")]
     view: Option<ProxyView>,
+    #[serde(flatten)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heard: Option<Acknowledged>,
 }
 
 /// One pod.
@@ -85,6 +88,9 @@ struct PodRow {
     proxy: &'static str,
     /// `strict` or `permissive`.
     callers: &'static str,
+    /// Ports that labels open to callers in plaintext, as the proxy has it in force.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    plaintext_ports: Vec<u16>,
     /// The condition's reason and message, when it is not fulfilled.
     #[serde(skip_serializing_if = "String::is_empty")]
     message: String,
@@ -104,7 +110,7 @@ pub(crate) async fn run(arguments: StatusArgs) -> Result<u8> {
 async fn ask(cluster: &Cluster, namespace: Option<&str>) -> Result<Status> {
     let facts = Box::pin(Facts::ask(cluster)).await?;
     let views = match &facts.pods {
-        Ok(pods) => proxies::ask(cluster, pods).await,
+        Ok(pods) => proxies::ask(cluster, pods, &facts.lease).await,
         Err(_) => Views::default(),
     };
     Ok(judge(&facts, &views, namespace)?)
@@ -152,6 +158,7 @@ fn node_rows(facts: &Facts, mesh: &Mesh<'_>, views: &Views) -> Vec<NodeRow> {
             enrolled: here().count(),
             meshed: here().filter(|pod| word(pod) == "True").count(),
             view: views.of_node(&node).cloned(),
+            heard: views.acknowledged(&node).cloned(),
             node,
         }
     };
@@ -185,7 +192,21 @@ fn pod_row(pod: &Pod, mesh: &Mesh<'_>, views: &Views) -> PodRow {
             Some(_) => "not serving",
         },
         callers: if permissive { "permissive" } else { "strict" },
+        plaintext_ports: views.open(node_of(pod), pod.metadata.uid.as_deref().unwrap_or_default()),
         message: message.unwrap_or_else(|| waiting.to_owned()),
+    }
+}
+
+impl PodRow {
+    /// `strict`, or `strict, plaintext at 9090`.
+    fn callers(&self) -> String {
+        match self.plaintext_ports.as_slice() {
+            [] => self.callers.to_owned(),
+            ports => {
+                let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+                format!("{}, plaintext at {}", self.callers, ports.join(", "))
+            }
+        }
     }
 }
 
@@ -204,7 +225,15 @@ impl Status {
         } else {
             let mut rows = vec![row(&["NAMESPACE", "POD", "NODE", "KERNEL", "PROXY", "CALLERS", "MESSAGE"])];
             rows.extend(self.pods.iter().map(|pod| {
-                row(&[&pod.namespace, &pod.pod, &pod.node, &pod.kernel, pod.proxy, pod.callers, &pod.message])
+                row(&[
+                    &pod.namespace,
+                    &pod.pod,
+                    &pod.node,
+                    &pod.kernel,
+                    pod.proxy,
+                    &pod.callers(),
+                    &pod.message,
+                ])
             }));
             text.push_str(&table(&rows));
         }
@@ -226,6 +255,7 @@ impl Status {
             "ENROLLED",
             "IN MESH",
             "CONFIG",
+            "ACKNOWLEDGED",
             "CERTIFICATES",
         ])];
         for node in &self.nodes {
@@ -233,6 +263,7 @@ impl Status {
                 None => ("-".to_owned(), "-".to_owned()),
                 Some(view) => (view.configuration(), view.certificates(now)),
             };
+            let heard = node.heard.as_ref().map_or_else(|| "-".to_owned(), |heard| heard.text(now));
             let counts = (node.enrolled.to_string(), node.meshed.to_string());
             rows.push(row(&[
                 &node.node,
@@ -242,6 +273,7 @@ impl Status {
                 &counts.0,
                 &counts.1,
                 &config,
+                &heard,
                 &certificates,
             ]));
         }

@@ -120,23 +120,58 @@ pub const UDP_LABEL: &str = "weft-mesh.dev/udp";
 /// `immediate` refuses plaintext callers of new pods at once.
 pub const ENROL_LABEL: &str = "weft-mesh.dev/enrol";
 
-/// Namespaces whose pods are never enrolled, whatever their labels say (dataplane rule 25).
-pub const NEVER_ENROLLED: [&str; 2] = ["kube-system", "weft-system"];
+/// Namespaces that are always exempt.
+const ALWAYS_EXEMPT: [&str; 2] = ["kube-system", "weft-system"];
+
+/// Namespaces whose pods are never enrolled, whatever labels say (dataplane rule 25): kube-system, weft-system, and those that
+/// whoever installed Weft has exempted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exempt(BTreeSet<Text>);
+
+impl Exempt {
+    /// With further ones.
+    pub fn with(more: impl IntoIterator<Item: AsRef<str>>) -> Self {
+        let mut all = Self::default();
+        all.0.extend(more.into_iter().map(|name| Text::from(name.as_ref())));
+        all
+    }
+
+    /// Whether a namespace is one of them.
+    pub fn has(&self, namespace: &str) -> bool {
+        self.0.contains(namespace)
+    }
+
+    /// All of them, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|name| &**name)
+    }
+}
+
+impl Default for Exempt {
+    fn default() -> Self {
+        Self(ALWAYS_EXEMPT.map(Text::from).into())
+    }
+}
 
 /// Whether a pod is to be part of the mesh, by the values of [`MESH_LABEL`] on its namespace and on itself.
-/// Controller and agent both judge by this one function. A value that is neither word counts as absent.
-pub fn is_enrolled(namespace: &str, namespace_label: Option<&str>, pod_label: Option<&str>) -> bool {
+/// Controller, agent and command line all judge by this one function. A value that is neither word counts as absent.
+pub fn is_enrolled(
+    exempt: &Exempt,
+    namespace: &str,
+    namespace_label: Option<&str>,
+    pod_label: Option<&str>,
+) -> bool {
     let said = |label: Option<&str>| match label {
         Some("enabled") => Some(true),
         Some("disabled") => Some(false),
         _ => None,
     };
-    !NEVER_ENROLLED.contains(&namespace) && said(pod_label).or_else(|| said(namespace_label)).unwrap_or(false)
+    !exempt.has(namespace) && said(pod_label).or_else(|| said(namespace_label)).unwrap_or(false)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_enrolled;
+    use super::{Exempt, is_enrolled};
 
     #[test]
     fn pod_label_wins_over_namespace_label() {
@@ -148,9 +183,10 @@ mod tests {
             ("shop", Some("disabled"), Some("enabled"), true),
             ("shop", Some("enabled"), Some("maybe"), true),
             ("kube-system", Some("enabled"), Some("enabled"), false),
+            ("storage", Some("enabled"), Some("enabled"), false),
         ] {
             assert_eq!(
-                is_enrolled(namespace, namespace_label, pod_label),
+                is_enrolled(&Exempt::with(["storage"]), namespace, namespace_label, pod_label),
                 enrolled,
                 "{namespace} {pod_label:?}"
             );

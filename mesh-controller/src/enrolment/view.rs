@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::workload::{MESH_LABEL, NEVER_ENROLLED};
+use weft_model::workload::MESH_LABEL;
 use weft_model::{ObjectName, Text};
 
 use crate::inputs::Inputs;
@@ -50,8 +50,7 @@ impl View {
     pub fn new(inputs: &Inputs, nodes: BTreeMap<Text, NodeView>) -> Self {
         let label =
             |name: &Text| !inputs.uninstalling && inputs.namespace_label(name, MESH_LABEL) == Some("enabled");
-        let labelled =
-            inputs.namespaces.keys().filter(|name| label(name) && !NEVER_ENROLLED.contains(&&***name));
+        let labelled = inputs.namespaces.keys().filter(|name| label(name) && !inputs.exempt.has(name));
         let mut pods = Vec::new();
         for (name, pod) in &inputs.pods {
             let Some(live) = LivePod::of(pod).filter(LivePod::has_address) else { continue };

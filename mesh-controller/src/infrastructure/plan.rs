@@ -100,7 +100,9 @@ pub enum Action {
     },
     /// Nothing can be done.
     Blocked {
-        /// Why, in words for the log.
+        /// For which Gateway it would be.
+        gateway: ObjectName,
+        /// Why, in words for the log and the Gateway's status.
         why: String,
     },
 }
@@ -155,24 +157,26 @@ fn towards(gateway: &ObjectName, uid: &str, object: &Value, there: Option<&Value
             Some(Action::Delete { uid: text(there, "/metadata/uid").to_owned() })
         }
         Some(owner) => Some(Action::Blocked {
+            gateway: gateway.clone(),
             why: format!(
                 "Gateway {gateway} needs this name, but it belongs to Gateway {:?}: rename one of the two",
                 owner.name
             ),
         }),
         None => Some(Action::Blocked {
+            gateway: gateway.clone(),
             why: format!("Gateway {gateway} needs this name, but it belongs to no Gateway: delete it"),
         }),
     }
 }
 
 /// The Gateway that owns an object.
-struct Owner<'a> {
-    name: &'a str,
+pub(super) struct Owner<'a> {
+    pub(super) name: &'a str,
     uid: &'a str,
 }
 
-fn gateway_of(object: &Value) -> Option<Owner<'_>> {
+pub(super) fn gateway_of(object: &Value) -> Option<Owner<'_>> {
     let owners = object.pointer("/metadata/ownerReferences")?.as_array()?;
     let is_gateway = |owner: &&Value| {
         text(owner, "/kind") == "Gateway"

@@ -1,18 +1,25 @@
-//! CustomResourceDefinitions, as far as they say which versions there are. Their schemas, half a megabyte each, are not
-//! kept.
+//! CustomResourceDefinitions, as far as they say which versions there are, of which release they are and which of some
+//! fields they have. Their schemas, half a megabyte each, are not kept.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use kube::core::ClusterResourceScope;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+use weft_model::Text;
+
+use crate::inputs::installed::{self, BUNDLE_VERSION};
 
 /// A CustomResourceDefinition.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(from = "Wire")]
 pub(crate) struct Definition {
     meta: ObjectMeta,
+    /// The release of the Gateway API that it is from, if it tells one.
+    pub(crate) release: Option<Text>,
     /// Its versions.
     pub(crate) versions: Vec<Version>,
     /// Whether the API server has begun to serve it.
@@ -27,6 +34,14 @@ pub(crate) struct Version {
     pub(crate) name: String,
     /// Whether it can be asked for.
     pub(crate) served: bool,
+    /// Which of the fields that features need its schema has.
+    #[serde(rename = "schema", deserialize_with = "fields")]
+    pub(crate) fields: BTreeSet<&'static str>,
+}
+
+fn fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<&'static str>, D::Error> {
+    let schema = Value::deserialize(deserializer)?;
+    Ok(schema.get("openAPIV3Schema").map(installed::fields).unwrap_or_default())
 }
 
 /// Anything may be null: a definition that was just created has `conditions: null`.
@@ -43,6 +58,7 @@ struct Wire {
 struct WireMeta {
     name: Option<String>,
     resource_version: Option<String>,
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,10 +83,12 @@ struct WireCondition {
 
 impl From<Wire> for Definition {
     fn from(wire: Wire) -> Self {
-        let WireMeta { name, resource_version } = wire.metadata.unwrap_or_default();
+        let WireMeta { name, resource_version, annotations } = wire.metadata.unwrap_or_default();
         let conditions = wire.status.and_then(|status| status.conditions).unwrap_or_default();
         Self {
             meta: ObjectMeta { name, resource_version, ..ObjectMeta::default() },
+            release: annotations
+                .and_then(|all| all.get(BUNDLE_VERSION).map(|release| release.as_str().into())),
             versions: wire.spec.and_then(|spec| spec.versions).unwrap_or_default(),
             established: conditions.iter().any(|it| it.kind == "Established" && it.status == "True"),
         }

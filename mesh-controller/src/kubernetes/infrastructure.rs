@@ -1,7 +1,10 @@
 //! What Gateways need, on the API server: the leader applies what should be there, deletes what should not, and repairs
-//! what somebody changes. It touches only what bears the controller's label and belongs to a Gateway.
+//! what somebody changes. It touches only what bears the controller's label and belongs to a Gateway. What is refused it
+//! tells to translations, for the Gateway's status, and by an Event.
 
-use std::collections::BTreeMap;
+mod events;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use kube::{Api, Client, Error, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
+use weft_model::ObjectName;
 use weft_runtime::backoff::Backoff;
 
 use super::follow::{Event, Selector, explain, follow, is, within};
@@ -22,6 +26,8 @@ use super::raw::Raw;
 use super::store::name_of;
 use crate::infrastructure::names::{CONTROLLER, MANAGED_BY};
 use crate::infrastructure::plan::{Action, Desired, Id, Made, Observed, plan};
+use crate::infrastructure::refused::{Refused, gather};
+use events::Events;
 
 /// How long one call may take.
 const CALL: Duration = Duration::from_secs(10);
@@ -62,14 +68,47 @@ struct Course {
     settled: Option<(String, String, Value)>,
     times: u32,
     last: Instant,
-    /// What was logged last.
+    /// For which Gateway, if for one.
+    gateway: Option<ObjectName>,
+    /// What was logged last; empty while nothing is wrong.
     said: String,
+    /// Whether that is a refusal, which lasts until somebody changes something, and not a moment's trouble.
+    refused: bool,
+}
+
+/// Why something could not be done.
+struct Failure {
+    why: String,
+    refused: bool,
+}
+
+impl Failure {
+    /// In somebody's way.
+    fn refused(why: String) -> Self {
+        Self { why, refused: true }
+    }
+
+    /// Of a call: what an API server says to the request itself, such as that a quota or a webhook forbids it, is a
+    /// refusal; that it does not answer, is busy or has another version meanwhile is none.
+    fn of(error: &Error) -> Self {
+        let refused = matches!(error, Error::Api(status) if matches!(status.code, 400..=499) && !matches!(status.code, 408 | 409 | 429));
+        Self { why: explain(error), refused }
+    }
 }
 
 impl Course {
     fn new(now: Instant) -> Self {
         let backoff = Backoff::new(WAITS.0, WAITS.1);
-        Self { at: now, backoff, settled: None, times: 0, last: now, said: String::new() }
+        Self {
+            at: now,
+            backoff,
+            settled: None,
+            times: 0,
+            last: now,
+            gateway: None,
+            said: String::new(),
+            refused: false,
+        }
     }
 
     fn is_settled(&self, action: &Action) -> bool {
@@ -83,20 +122,33 @@ impl Course {
 }
 
 /// Keeps the objects of Gateways as they should be, for ever. For the leader; may be dropped at any time.
-pub async fn keep(client: Client, mut desired: watch::Receiver<Option<Arc<Desired>>>) -> Infallible {
+/// `refused`: what could not be made.
+pub async fn keep(
+    client: Client,
+    mut desired: watch::Receiver<Option<Arc<Desired>>>,
+    refused: watch::Sender<Refused>,
+) -> Infallible {
     let seen = Mutex::new(Seen::default());
     let changed = Notify::new();
     let watching = join_all(Made::ALL.map(|made| watch_kind(&client, made, &seen, &changed)));
     let working = async {
         let mut courses: BTreeMap<Id, Course> = BTreeMap::new();
+        let events = Events::new(client.clone());
         desired.mark_changed();
         loop {
-            let wanted = desired.borrow_and_update().clone();
-            let actions = wanted.and_then(|wanted| {
+            let wanted = desired.borrow_and_update().clone().unwrap_or_default();
+            let actions = {
                 let seen = seen.lock();
-                seen.is_complete().then(|| plan(&wanted, &seen.objects))
-            });
-            let wait = round(&client, actions.unwrap_or_default(), &mut courses).await;
+                let known = seen.is_complete() && desired.borrow().is_some();
+                if known { plan(&wanted, &seen.objects) } else { BTreeMap::new() }
+            };
+            let due: BTreeSet<Id> = actions.keys().cloned().collect();
+            let wait = round(&client, actions, &mut courses).await;
+            let now = gather(failed(&courses, &due), &seen.lock().objects, &wanted);
+            let before = refused.borrow().clone();
+            // Nothing waits for Events for long.
+            let _ = tokio::time::timeout(CALL, events.tell(&before, &now, &wanted)).await;
+            refused.send_if_modified(|refused| std::mem::replace(refused, now) != *refused);
             tokio::select! {
                 Ok(()) = desired.changed() => {}
                 () = changed.notified() => {}
@@ -109,6 +161,17 @@ pub async fn keep(client: Client, mut desired: watch::Receiver<Option<Arc<Desire
         _ = watching => std::future::pending().await,
         never = working => never,
     }
+}
+
+/// What was tried for Gateways, is due and was refused.
+fn failed<'a>(
+    courses: &'a BTreeMap<Id, Course>,
+    due: &'a BTreeSet<Id>,
+) -> impl Iterator<Item = (ObjectName, Id, String)> + 'a {
+    courses
+        .iter()
+        .filter(|(id, course)| due.contains(id) && course.refused)
+        .filter_map(|(id, course)| Some((course.gateway.clone()?, id.clone(), course.said.clone())))
 }
 
 fn resource(made: Made) -> ApiResource {
@@ -176,18 +239,18 @@ async fn round(
 }
 
 /// Does one thing; the resource version that an apply gave.
-async fn act(client: &Client, id: &Id, action: &Action) -> Result<String, String> {
+async fn act(client: &Client, id: &Id, action: &Action) -> Result<String, Failure> {
     let api: Api<Raw> = Api::namespaced_with(client.clone(), &id.name.namespace, &resource(id.made));
     let name = &*id.name.name;
     match action {
-        Action::Blocked { why } => Err(why.clone()),
+        Action::Blocked { why, .. } => Err(Failure::refused(why.clone())),
         Action::Apply { gateway, object, upon } => {
             if upon.is_none() {
                 free(&api, name, gateway).await?;
             }
             let params = PatchParams::apply(CONTROLLER).force();
             let applied = within(CALL, api.patch(name, &params, &Patch::Apply(object))).await;
-            applied.map(|raw| raw.resource_version().unwrap_or_default()).map_err(|error| explain(&error))
+            applied.map(|raw| raw.resource_version().unwrap_or_default()).map_err(|error| Failure::of(&error))
         }
         Action::Delete { uid } => {
             let preconditions = Preconditions { uid: Some(uid.clone()), resource_version: None };
@@ -200,41 +263,43 @@ async fn act(client: &Client, id: &Id, action: &Action) -> Result<String, String
                 Ok(_) => Ok(String::new()),
                 // Gone, or another one by now: the watch shows it.
                 Err(error) if is(&error, 404) || is(&error, 409) => Ok(String::new()),
-                Err(error) => Err(explain(&error)),
+                Err(error) => Err(Failure::of(&error)),
             }
         }
     }
 }
 
 /// Makes sure that nobody else has an object of this name: an apply would take it over.
-async fn free(api: &Api<Raw>, name: &str, gateway: &weft_model::ObjectName) -> Result<(), String> {
+async fn free(api: &Api<Raw>, name: &str, gateway: &ObjectName) -> Result<(), Failure> {
     let found: Result<Option<Raw>, Error> = within(CALL, api.get_opt(name)).await;
-    match found.map_err(|error| explain(&error))? {
+    match found.map_err(|error| Failure::of(&error))? {
         Some(other)
             if other.text(&format!("/metadata/labels/{}", MANAGED_BY.replace('/', "~1"))) != CONTROLLER =>
         {
-            Err(format!(
+            Err(Failure::refused(format!(
                 "Gateway {gateway} needs this name, but somebody else has an object of that name: delete it"
-            ))
+            )))
         }
         _ => Ok(()),
     }
 }
 
-fn note(course: &mut Course, id: &Id, action: Action, done: Result<String, String>, now: Instant) {
+fn note(course: &mut Course, id: &Id, action: Action, done: Result<String, Failure>, now: Instant) {
     if now.saturating_duration_since(course.last) > PEACE {
         course.times = 0;
         course.backoff.reset();
     }
     course.last = now;
+    course.gateway = match &action {
+        Action::Apply { gateway, .. } | Action::Blocked { gateway, .. } => Some(gateway.clone()),
+        Action::Delete { .. } => None,
+    };
+    course.refused = done.as_ref().is_err_and(|failure| failure.refused);
     match (action, done) {
-        (action, Err(why)) => {
+        (_, Err(Failure { why, .. })) => {
             course.at = now + course.backoff.next_delay();
             if course.said != why {
-                let gateway = match &action {
-                    Action::Apply { gateway, .. } => gateway.to_string(),
-                    _ => String::new(),
-                };
+                let gateway = course.gateway.as_ref().map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(object = %id, gateway, why, "what a Gateway needs could not be made; trying again");
                 course.said = why;
             }

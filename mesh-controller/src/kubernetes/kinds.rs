@@ -4,6 +4,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 
 use super::definition::{Definition, Version};
 use super::follow::Selector;
+use crate::inputs::installed;
 use crate::inputs::{GATEWAY_API, Kind, RouteKind, VERSIONS};
 
 /// Group and plural of a kind.
@@ -81,6 +82,16 @@ impl Served {
             None => Self::Nothing,
         }
     }
+}
+
+/// What a definition says to translations: its release, and which fields the version that is read has.
+pub(crate) fn installed(definition: &Definition) -> installed::Definition {
+    let read = match Served::of(definition) {
+        Served::Version(name) => definition.versions.iter().find(|version| version.name == name),
+        Served::Unknown | Served::Absent | Served::Nothing => None,
+    };
+    let fields = read.map(|version| version.fields.clone()).unwrap_or_default();
+    installed::Definition { release: definition.release.clone(), fields }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use super::metrics::LeaderMetrics;
 use super::statuses::{Wanted, write};
 use super::{StatusMetrics, class, infrastructure, mesh, root};
 use crate::infrastructure::plan::Desired;
+use crate::infrastructure::refused::Refused;
 use crate::leadership::Leadership;
 use crate::server::Snapshots;
 
@@ -23,6 +24,8 @@ pub struct Duties {
     pub wanted: watch::Receiver<Wanted>,
     /// What there should be for Gateways.
     pub infrastructure: watch::Receiver<Option<Arc<Desired>>>,
+    /// Where it is told what of that was refused.
+    pub refused: watch::Sender<Refused>,
     /// The root certificate to be published, PEM.
     pub root_pem: String,
     /// How writing goes.
@@ -72,7 +75,7 @@ async fn work(
                 never = write(client.clone(), duties.wanted.clone(), duties.statuses.clone()) => never,
                 never = mesh::keep(client.clone(), namespace) => never,
                 never = class::keep(client.clone()) => never,
-                never = infrastructure::keep(client.clone(), duties.infrastructure.clone()) => never,
+                never = infrastructure::keep(client.clone(), duties.infrastructure.clone(), duties.refused.clone()) => never,
                 never = root::publish(client.clone(), namespace, &duties.root_pem) => never,
             }
         };

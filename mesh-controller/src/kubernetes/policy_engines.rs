@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::kinds::Served;
 use super::store::Store;
-use super::watch::watch_definition;
+use super::watch::{Told, watch_definition};
 
 /// The definitions of the kinds that engines read: of Kubernetes' own policy group, Antrea, Calico, Cilium, OVN-Kubernetes.
 pub(super) const DEFINITIONS: [&str; 10] = [
@@ -27,8 +27,8 @@ pub(super) const DEFINITIONS: [&str; 10] = [
 /// Keeps the store up to date with one definition, for ever. Until it is known to be absent it counts as there.
 pub(super) async fn watch(client: Client, name: &'static str, store: &Store) -> Infallible {
     let (served, mut changes) = watch::channel(Served::Unknown);
-    let definition = watch_definition(client, name, &served, |outcome| {
-        if let Err(why) = outcome {
+    let definition = watch_definition(client, name, &served, |told| {
+        if let Told::Failed(why) = told {
             tracing::warn!("{why}; the last state stays in force, trying again");
         }
     });

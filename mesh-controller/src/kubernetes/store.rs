@@ -9,6 +9,7 @@ use weft_model::{MeshConfig, ObjectName};
 
 use super::metrics::WatchMetrics;
 use super::raw::Raw;
+use crate::inputs::installed::{Definition, Definitions};
 use crate::inputs::{Head, Inputs, Kind, Object};
 use crate::source::{Change, Loaded};
 
@@ -114,7 +115,7 @@ impl Store {
     /// Nothing is known.
     pub(crate) fn new(mesh: MeshConfig, metrics: WatchMetrics) -> Self {
         let state = State {
-            inputs: Inputs::new(mesh),
+            inputs: Inputs { definitions: Some(Definitions::new()), ..Inputs::new(mesh) },
             watches: Kind::ALL.map(|kind| (kind, Watch::default())).into(),
             problems: BTreeMap::new(),
             change: None,
@@ -152,6 +153,18 @@ impl Store {
             let engines = &mut state.inputs.policy_engines;
             let changed = if is_there { engines.insert(name.into()) } else { engines.remove(name) };
             changed.then_some(Change::Objects)
+        });
+    }
+
+    /// The definition of a kind is this, or is not there.
+    pub(crate) fn definition(&self, kind: Kind, definition: Option<Definition>) {
+        self.change(|state| {
+            let definitions = state.inputs.definitions.get_or_insert_default();
+            let before = match definition.clone() {
+                Some(definition) => definitions.insert(kind, definition),
+                None => definitions.remove(&kind),
+            };
+            (before != definition).then_some(Change::Objects)
         });
     }
 

@@ -235,6 +235,44 @@ async fn kind_may_be_absent_come_change_its_version_and_go() {
 }
 
 #[tokio::test]
+async fn definitions_are_known_with_their_release_and_fields_before_anything_is_translated() {
+    let api = ApiServer::new();
+    let definition = |release: &str, rule: Value| {
+        let spec = json!({"properties": {"rules": {"items": {"properties": rule}}}});
+        let schema = json!({"openAPIV3Schema": {"properties": {"spec": spec}}});
+        json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {
+                "name": "httproutes.gateway.networking.k8s.io",
+                "annotations": {"gateway.networking.k8s.io/bundle-version": release},
+            },
+            "spec": {"versions": [
+                {"name": "v1beta1", "served": true},
+                {"name": "v1", "served": true, "schema": schema},
+            ]},
+            "status": {"conditions": [{"type": "Established", "status": "True"}]},
+        })
+    };
+    api.define(GATEWAY, "HTTPRoute", &["v1", "v1beta1"]);
+    api.put(definition("v1.6.2", json!({"name": {}})));
+    let mut source = start(&api);
+    let of = |inputs: &Inputs| {
+        let definitions = inputs.definitions.as_ref().unwrap();
+        assert!(definitions.keys().all(|kind| *kind == Kind::Route(RouteKind::Http)), "{definitions:?}");
+        definitions.get(&Kind::Route(RouteKind::Http)).cloned()
+    };
+    let loaded = until(&mut source, "a first list", |_| true).await;
+    let first = of(&loaded.inputs).unwrap();
+    assert_eq!((first.release.as_deref(), first.fields), (Some("v1.6.2"), ["spec.rules[].name"].into()));
+    api.put(definition("v1.7.0", json!({"name": {}, "retry": {}})));
+    let newer = |inputs: &Inputs| of(inputs).is_some_and(|it| it.release.as_deref() == Some("v1.7.0"));
+    let loaded = until(&mut source, "the newer one", newer).await;
+    assert_eq!(of(&loaded.inputs).unwrap().fields.len(), 2);
+    api.undefine(GATEWAY, "HTTPRoute");
+    until(&mut source, "its end", |inputs| of(inputs).is_none()).await;
+}
+
+#[tokio::test]
 async fn changed_status_alone_asks_for_no_translation() {
     let api = ApiServer::new();
     define_all(&api);

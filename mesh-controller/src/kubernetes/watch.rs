@@ -18,9 +18,10 @@ pub(super) async fn watch(client: Client, kind: Kind, store: &Store) -> Infallib
         return watch_version(&client, kind, "v1", store).await;
     };
     let (served, mut changes) = watch::channel(Served::Unknown);
-    let definitions = watch_definition(client.clone(), &name, &served, |outcome| match outcome {
-        Ok(()) => store.working(kind, Part::Definition),
-        Err(why) => store.failed(kind, Part::Definition, why),
+    let definitions = watch_definition(client.clone(), &name, &served, |told| match told {
+        Told::Is(definition) => store.definition(kind, definition.map(kinds::installed)),
+        Told::Working => store.working(kind, Part::Definition),
+        Told::Failed(why) => store.failed(kind, Part::Definition, why),
     });
     let objects = async {
         loop {
@@ -37,15 +38,27 @@ pub(super) async fn watch(client: Client, kind: Kind, store: &Store) -> Infallib
     }
 }
 
-/// Keeps `served` up to date with the definition of a name, for ever, and tells whether that works.
+/// What the watch of a definition tells.
+pub(super) enum Told<'a> {
+    /// The definition as it is now, before anything is made of it; `None`: there is none.
+    Is(Option<&'a Definition>),
+    /// The watch works.
+    Working,
+    /// It does not, and why.
+    Failed(String),
+}
+
+/// Keeps `served` up to date with the definition of a name, for ever, and tells what it sees and whether that works.
 pub(super) async fn watch_definition(
     client: Client,
     name: &str,
     served: &watch::Sender<Served>,
-    tell: impl Fn(Result<(), String>),
+    tell: impl Fn(Told<'_>),
 ) -> Infallible {
     let api: Api<Definition> = Api::all(client);
-    let set = |to: Served| {
+    let set = |definition: Option<&Definition>| {
+        tell(Told::Is(definition));
+        let to = definition.map_or(Served::Absent, Served::of);
         served.send_if_modified(|served| {
             let changed = *served != to;
             if changed {
@@ -59,11 +72,13 @@ pub(super) async fn watch_definition(
     follow(&api, Selector::fields(&format!("metadata.name={name}")), |event| match event {
         Event::ListBegins => found = None,
         Event::Found(definition) => found = Some(definition),
-        Event::ListEnds => set(found.as_ref().map_or(Served::Absent, Served::of)),
-        Event::Applied(definition) => set(Served::of(&definition)),
-        Event::Deleted(_) => set(Served::Absent),
-        Event::Watching => tell(Ok(())),
-        Event::Failed(error) => tell(Err(format!("CustomResourceDefinition {name}: {}", explain(&error)))),
+        Event::ListEnds => set(found.as_ref()),
+        Event::Applied(definition) => set(Some(&definition)),
+        Event::Deleted(_) => set(None),
+        Event::Watching => tell(Told::Working),
+        Event::Failed(error) => {
+            tell(Told::Failed(format!("CustomResourceDefinition {name}: {}", explain(&error))));
+        }
     })
     .await
 }
@@ -75,8 +90,8 @@ pub(super) async fn while_served<F: Future<Output = Infallible>>(
     keep: impl Fn(String) -> F,
 ) -> Infallible {
     let (served, mut changes) = watch::channel(Served::Unknown);
-    let definitions = watch_definition(client.clone(), definition, &served, |outcome| {
-        if let Err(why) = outcome {
+    let definitions = watch_definition(client.clone(), definition, &served, |told| {
+        if let Told::Failed(why) = told {
             tracing::warn!(why, "cannot be watched; trying again");
         }
     });

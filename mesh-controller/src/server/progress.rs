@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::watch;
@@ -38,6 +39,10 @@ pub struct NodeProgress {
     pub streams: usize,
     /// The newest version that is wholly in force in all of them.
     pub in_force: u64,
+    /// The newest version that is on its way to any of them, or there.
+    pub sent: u64,
+    /// When one of them acknowledged something last.
+    pub acknowledged: Option<Timestamp>,
     /// Resources that the proxy could not decode and refuses for, with its words.
     pub rejections: BTreeMap<String, String>,
     /// UIDs of the pods that are served; `None`: not reported yet.
@@ -73,6 +78,8 @@ struct Node {
 #[derive(Clone, Debug, Default)]
 struct Said {
     in_force: u64,
+    sent: u64,
+    acknowledged: Option<Timestamp>,
     rejections: BTreeMap<String, String>,
     report: Option<Report>,
 }
@@ -186,6 +193,8 @@ impl Node {
         NodeProgress {
             streams: self.streams.len(),
             in_force,
+            sent: said().map(|said| said.sent).max().unwrap_or(last.sent),
+            acknowledged: said().map(|said| said.acknowledged).max().unwrap_or(last.acknowledged),
             rejections: said().flat_map(|said| said.rejections.clone()).collect(),
             unserved,
             parting: reports.iter().flat_map(|report| report.parting.iter().cloned()).collect(),
@@ -201,6 +210,16 @@ impl Place {
         if changed == Some(true) {
             self.progress.acked();
         }
+    }
+
+    /// A version is on its way.
+    pub(super) fn sent(&self, version: u64) {
+        self.update(|said| said.sent = version);
+    }
+
+    /// The proxy acknowledged something.
+    pub(super) fn acknowledged(&self, now: Timestamp) {
+        self.update(|said| said.acknowledged = Some(now));
     }
 
     /// What the proxy refuses for; returns whether that is news.
@@ -246,9 +265,9 @@ impl Drop for Place {
         if let Some(node) = peers.get_mut(&self.peer)
             && let Some(said) = node.streams.remove(&self.number)
         {
-            let report = said.report.or_else(|| node.last.report.take());
+            let report = said.report.clone().or_else(|| node.last.report.take());
             // What was in force in a proxy stays in force there, or the proxy is gone and serves nobody.
-            node.last = Said { in_force: said.in_force, rejections: said.rejections, report };
+            node.last = Said { report, ..said };
         }
         drop(peers);
         self.progress.reported();

@@ -107,6 +107,7 @@ impl Stream {
                     },
                     request = self.requests.next() => state.take(request)?,
                 };
+                state.place.sent(state.version);
                 state.place.in_force(state.publisher.in_force());
                 for response in responses {
                     self.responses.send(Ok(response)).await.map_err(|_| End::Gone)?;
@@ -149,8 +150,9 @@ impl Stream {
                     _ => Err(denied(format!("{caller} is not who the proxies of {peer} are"))),
                 }
             }
-            _ => Err(denied(format!(
-                "the greeting is from node {:?}, Gateway {:?}, the proof from {caller}",
+            Some(peer) => Err(denied(format!("the greeting is from {peer}, but the proof from {caller}"))),
+            None => Err(denied(format!(
+                "the greeting has to name a node or a Gateway (NAMESPACE/NAME), and not both: it names node {:?} and Gateway {:?}",
                 hello.node, hello.gateway
             ))),
         }
@@ -187,6 +189,7 @@ impl State {
     fn take(&mut self, request: Option<Result<ConfigRequest, Status>>) -> Result<Vec<ConfigResponse>, End> {
         match request.transpose().map_err(|_| End::Gone)?.map(|request| request.request) {
             Some(Some(Request::Ack(ack))) => {
+                self.place.acknowledged(jiff::Timestamp::now());
                 self.note(&ack);
                 Ok(self.publisher.ack(ack)?)
             }

@@ -2,6 +2,7 @@
 //! the statuses of all of them say.
 
 pub(crate) mod attach;
+mod class;
 mod conflict;
 mod features;
 mod frontend;
@@ -29,6 +30,7 @@ use listener::Listener;
 use namespaces::Namespaces;
 use reference::{Referrer, To};
 
+pub use features::FEATURES;
 pub use needs::GatewayNeeds;
 
 /// Something wrong: a reason of the API and words for the user.
@@ -100,6 +102,7 @@ pub(crate) fn resolve(inputs: &Inputs) -> Gateways<'_> {
     }
     for facts in gateways.by_name.values_mut() {
         conflict::decide(&mut facts.listeners);
+        conflict::overlap(&mut facts.listeners);
     }
     gateways
 }

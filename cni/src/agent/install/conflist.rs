@@ -33,7 +33,7 @@ pub(super) enum ConflistError {
 pub(super) struct Entry(Value);
 
 impl Entry {
-    pub(super) fn new(socket: &str, timeout: u64, exempt: &[String], log_file: &str) -> Self {
+    pub(super) fn new(socket: &str, timeout: u64, exempt: &[&str], log_file: &str) -> Self {
         let mut fields = Map::new();
         fields.insert("type".into(), TYPE.into());
         fields.insert("agentSocket".into(), socket.into());

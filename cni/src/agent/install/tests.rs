@@ -58,7 +58,10 @@ fn plugin_and_entry_are_put_in_place_and_taken_away_to_the_byte() {
     let entry = node.list()["plugins"][1].clone();
     assert_eq!(entry["type"], "weft-cni");
     assert_eq!(entry["agentSocket"], "/run/weft/cni.sock");
-    assert_eq!(entry["excludeNamespaces"], serde_json::json!(["kube-system", "mesh", "storage"]));
+    assert_eq!(
+        entry["excludeNamespaces"],
+        serde_json::json!(["kube-system", "mesh", "storage", "weft-system"])
+    );
     assert_eq!(entry["logFile"], "/var/log/weft-cni.log");
     assert_eq!(fs::metadata(&conflist).unwrap().permissions().mode() & 0o777, 0o600);
     let copy = node.path("bin/weft-cni");

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 use weft_model::Text;
+use weft_model::workload::Exempt;
 
 use super::{Pod, PodSource, Table, label};
 
@@ -22,6 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 pub struct Folder {
     path: PathBuf,
     node: Text,
+    exempt: Exempt,
     files: BTreeMap<PathBuf, File>,
 }
 
@@ -38,8 +40,8 @@ struct Version(u64, u64, i64, i64);
 impl Folder {
     /// The folder, for the pods of one node.
     #[must_use]
-    pub const fn new(path: PathBuf, node: Text) -> Self {
-        Self { path, node, files: BTreeMap::new() }
+    pub const fn new(path: PathBuf, node: Text, exempt: Exempt) -> Self {
+        Self { path, node, exempt, files: BTreeMap::new() }
     }
 
     /// Reads what changed since the last time.
@@ -89,7 +91,7 @@ impl Folder {
     }
 
     fn table(&self) -> Table {
-        let mut table = Table::default();
+        let mut table = Table { exempt: self.exempt.clone(), ..Table::default() };
         for object in self.files.values().filter_map(|file| file.object.as_ref()) {
             match object.get("kind").and_then(Value::as_str) {
                 Some("Pod") => {
@@ -139,7 +141,7 @@ mod tests {
     #[test]
     fn changes_are_seen_and_broken_files_keep_the_last_good_form() {
         let folder = tempfile::tempdir().unwrap();
-        let mut source = Folder::new(folder.path().to_owned(), "one".into());
+        let mut source = Folder::new(folder.path().to_owned(), "one".into(), Exempt::default());
         assert_eq!(source.read(), Table::default());
         let mut pod = json!({"kind": "Pod", "metadata": {"namespace": "shop", "name": "a", "uid": "u"},
             "spec": {"nodeName": "one"}});

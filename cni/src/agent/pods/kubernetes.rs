@@ -10,7 +10,7 @@ use kube::api::{ApiResource, DynamicObject, PartialObjectMeta};
 use kube::runtime::watcher::Config;
 use kube::{Api, Client};
 use tokio::sync::watch;
-use weft_model::workload::MESH_LABEL;
+use weft_model::workload::{Exempt, MESH_LABEL};
 use weft_model::{Text, uninstall};
 
 use super::{Facts, Pod, PodSource, Table};
@@ -24,13 +24,14 @@ pub struct Kubernetes {
     client: Client,
     node: Text,
     namespace: Text,
+    exempt: Exempt,
 }
 
 impl Kubernetes {
     /// Watches through this client. `namespace`: where Weft is installed.
     #[must_use]
-    pub const fn new(client: Client, node: Text, namespace: Text) -> Self {
-        Self { client, node, namespace }
+    pub const fn new(client: Client, node: Text, namespace: Text, exempt: Exempt) -> Self {
+        Self { client, node, namespace, exempt }
     }
 }
 
@@ -43,6 +44,7 @@ impl std::fmt::Debug for Kubernetes {
 /// What is known from all watches.
 struct Known {
     node: Text,
+    exempt: Exempt,
     pods: Mirror<(Pod, Facts)>,
     namespaces: Mirror<Option<Text>>,
     /// Of the agents' DaemonSet, whether it is being uninstalled.
@@ -52,9 +54,10 @@ struct Known {
 }
 
 impl Known {
-    const fn new(node: Text) -> Self {
+    const fn new(node: Text, exempt: Exempt) -> Self {
         Self {
             node,
+            exempt,
             pods: Mirror::new("pods"),
             namespaces: Mirror::new("namespaces"),
             leaving: Mirror::new("DaemonSet weft-agent"),
@@ -69,7 +72,7 @@ impl Known {
         let (pods, namespaces) = (self.pods.objects()?, self.namespaces.objects()?);
         // Asked for by field, and looked at nevertheless.
         let here = pods.iter().filter(|(_, (pod, _))| pod.node.as_ref() == Some(&self.node));
-        let mut table = Table { leaving, ..Table::default() };
+        let mut table = Table { leaving, exempt: self.exempt.clone(), ..Table::default() };
         for (name, (pod, facts)) in here {
             table.facts.insert(pod.uid.clone(), facts.clone());
             table.pods.insert(name.clone(), pod.clone());
@@ -102,7 +105,7 @@ impl PodSource for Kubernetes {
         let mut pods = kubernetes::watch("pods", pods, here);
         let mut namespaces = kubernetes::watch("namespaces", namespaces, Config::default());
         let mut agents = kubernetes::watch("DaemonSet weft-agent", agents, own);
-        let mut known = Known::new(self.node);
+        let mut known = Known::new(self.node, self.exempt);
         loop {
             tokio::select! {
                 Some(event) = pods.next() => known.pods.take(event, read),
@@ -159,7 +162,7 @@ mod tests {
 
     #[test]
     fn nothing_is_judged_before_pods_and_namespaces_are_known() {
-        let mut known = Known::new("one".into());
+        let mut known = Known::new("one".into(), Exempt::default());
         known.pods.take(Event::Init, read);
         known.pods.take(Event::InitApply(pod("a", "one")), read);
         known.pods.take(Event::<DynamicObject>::InitDone, read);
@@ -180,7 +183,7 @@ mod tests {
 
     #[test]
     fn pods_of_other_nodes_and_without_a_uid_are_left_out_and_the_rest_is_there() {
-        let mut known = Known::new("one".into());
+        let mut known = Known::new("one".into(), Exempt::default());
         namespaces(&mut known, None);
         agents(&mut known, None);
         known.pods.take(Event::Init, read);

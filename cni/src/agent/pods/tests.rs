@@ -52,6 +52,18 @@ fn host_network_terminal_and_system_pods_are_never_enrolled() {
 }
 
 #[test]
+fn pods_of_exempt_namespaces_are_never_enrolled() {
+    let exempt = Exempt::with(["storage"]);
+    let mut table = Table { exempt, ..Table::default() };
+    for namespace in ["shop", "storage"] {
+        table.namespaces.insert(namespace.into(), Some("enabled".into()));
+    }
+    let of = |namespace: &str| pod(Some("enabled"), json!({"/metadata/namespace": namespace}));
+    assert_eq!(table.decide(&of("storage")), Decision::Leave);
+    assert_eq!(table.decide(&of("shop")), Decision::Enrol);
+}
+
+#[test]
 fn no_pod_is_enrolled_while_weft_is_uninstalled() {
     let mut table = Table { leaving: true, ..Table::default() };
     table.namespaces.insert("shop".into(), Some("enabled".into()));

@@ -21,6 +21,8 @@ pub(crate) fn calls_are_identified_and_nothing_is_amiss(weft: &Weft) {
     for node in status["nodes"].as_array().unwrap() {
         assert!(node["configVersion"].as_u64().unwrap() > 0, "{status:#}");
         assert!(!node["certificates"].as_array().unwrap().is_empty(), "{status:#}");
+        assert!(node["acknowledgedVersion"].as_u64().unwrap() > 0, "{status:#}");
+        assert!(node["acknowledged"].is_string(), "{status:#}");
     }
 }
 

@@ -67,7 +67,7 @@ kubectl -n shop exec deployment/web -- sh -c '
     echo "$good $bad"; }' >"$load" &
 helm upgrade weft deploy/helm/weft --namespace weft-system --reuse-values --wait --timeout 10m \
   --set controller.log='info\,weft_controller=debug' --set agent.log='info\,weft_agent=debug' \
-  --set proxy.log='info\,weft_proxy=debug' >/dev/null
+  --set proxy.log='info\,weft_proxy=debug' --set exemptNamespaces='{legacy}' >/dev/null
 kubectl -n weft-system rollout status --timeout=10m deployment/weft-controller daemonset/weft-agent daemonset/weft-proxy >/dev/null
 kubectl -n shop exec deployment/web -- sh -c ': >/tmp/upgraded'
 wait
@@ -86,6 +86,21 @@ fn ready(pods: &Value) -> impl Iterator<Item = &str> {
         .iter()
         .filter(is_ready)
         .map(|pod| pod["spec"]["nodeName"].as_str().unwrap())
+}
+
+/// The upgrade has exempted `legacy`.
+pub(crate) fn an_exempt_namespace_stays_outside_whatever_its_labels(weft: &Weft) {
+    println!("== an exempt namespace is labelled: its pods, running and new, stay outside, and that is said");
+    weft.ok("kubectl label namespace legacy weft-mesh.dev/mesh=enabled");
+    weft.ok("kubectl -n legacy rollout restart deployment/job && kubectl -n legacy rollout status deployment/job --timeout=3m");
+    refused(weft, FROM_OUTSIDE);
+    let pods = weft.get(&["pods", "--namespace=legacy"]);
+    assert!(!pods.to_string().contains("weft-mesh.dev/Meshed"), "{pods:#}");
+    let said = "Namespace legacy is labelled, but exempt: its pods are never enrolled";
+    assert!(weft.ok("weft status -n legacy").contains(said));
+    let checked = weft.sh("weft check -n legacy").stdout;
+    assert!(checked.contains("WEFT020") && checked.contains("is labelled, but exempt"), "{checked}");
+    weft.ok("kubectl label namespace legacy weft-mesh.dev/mesh-");
 }
 
 pub(crate) fn deleting_the_proxies_leaves_pods_closed(weft: &Weft) {

@@ -50,6 +50,7 @@ fn an_installation_lives_and_goes() {
     }
     away::an_upgrade_fails_no_request(&weft);
     assert_eq!(weft.pods("shop"), pods, "pods were restarted or replaced");
+    away::an_exempt_namespace_stays_outside_whatever_its_labels(&weft);
     nodes::check(&weft);
     let pods = weft.pods("shop");
     away::deleting_the_proxies_leaves_pods_closed(&weft);

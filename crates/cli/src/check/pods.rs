@@ -45,8 +45,8 @@ pub(super) fn namespace_labels(view: &View<'_>) -> Verdict {
         let object = format!("Namespace {}", namespace.name_any());
         findings.extend(misunderstood(&object, namespace.labels(), ON_NAMESPACES));
         let enrolled = namespace.labels().get(MESH_LABEL).is_some_and(|value| value == "enabled");
-        if enrolled && weft_model::workload::NEVER_ENROLLED.contains(&namespace.name_any().as_str()) {
-            findings.push(warning(object, "is labelled, but its pods are never enrolled"));
+        if enrolled && mesh.is_exempt(&namespace.name_any()) {
+            findings.push(warning(object, "is labelled, but exempt: its pods are never enrolled"));
         }
     }
     Ok(findings)

@@ -14,6 +14,7 @@ use crate::output::count;
 /// All gaps that the objects show.
 pub(super) fn gaps(facts: &Facts, mesh: &Mesh<'_>) -> Vec<String> {
     let mut gaps = host_network(mesh);
+    gaps.extend(exempt(mesh));
     gaps.extend(left_out(mesh));
     gaps.extend(datagrams(facts, mesh));
     gaps.extend(around(mesh));
@@ -25,11 +26,22 @@ fn host_network(mesh: &Mesh<'_>) -> Vec<String> {
     pods.map(|pod| format!("{} is in its node's network: not in the mesh", pod_name(pod))).collect()
 }
 
+/// Namespaces that are labelled and never in the mesh.
+fn exempt(mesh: &Mesh<'_>) -> Vec<String> {
+    let labelled = mesh.namespaces().filter(|one| is_enabled(one) && mesh.is_exempt(&one.name_any()));
+    labelled
+        .map(|one| {
+            format!("Namespace {} is labelled, but exempt: its pods are never enrolled", one.name_any())
+        })
+        .collect()
+}
+
 /// Pods of enrolled namespaces that are labelled out.
 fn left_out(mesh: &Mesh<'_>) -> Vec<String> {
     let mut by_namespace: BTreeMap<&str, usize> = BTreeMap::new();
     for pod in mesh.pods() {
-        let enrolled = mesh.namespace(pod_namespace(pod)).is_some_and(is_enabled);
+        let enrolled =
+            mesh.namespace(pod_namespace(pod)).is_some_and(is_enabled) && !mesh.is_exempt(pod_namespace(pod));
         if enrolled && !mesh.wants(pod) {
             *by_namespace.entry(pod_namespace(pod)).or_default() += 1;
         }

@@ -7,12 +7,19 @@ use crate::testing::{HEALTHY, facts};
 const CERTIFICATES: &str = r#"[{"identity": "spiffe://cluster.local/ns/shop/sa/default",
     "notBefore": "2026-11-21T10:00:00Z", "notAfter": "2026-11-22T10:00:00Z"}]"#;
 
+const PODS: &str =
+    r#"[{"uid": "uid-web", "plaintextPorts": [9090, 9443]}, {"uid": "uid-new", "plaintextPorts": null}]"#;
+const NODES: &str = r#"{
+    "node1": {"streams": 1, "inForce": 12, "sent": 12, "acknowledged": "2026-11-21T11:59:56Z"},
+    "node2": {"streams": 1, "inForce": 11, "sent": 12, "acknowledged": "2026-11-21T11:00:00Z"}
+}"#;
+
 fn text(status: &Status) -> String {
     status.text("2026-11-21T12:00:00Z".parse().unwrap())
 }
 
 fn shown(changes: &[&str], namespace: Option<&str>) -> String {
-    let views = Views::with("node1", r#"{"version": 12, "rejected": []}"#, CERTIFICATES, &["uid-web"]);
+    let views = Views::with("node1", r#"{"version": 12, "rejected": []}"#, CERTIFICATES, PODS, NODES);
     let facts = facts(&[&[HEALTHY], changes].concat());
     text(&judge(&facts, &views, namespace).unwrap())
 }
@@ -20,12 +27,12 @@ fn shown(changes: &[&str], namespace: Option<&str>) -> String {
 #[test]
 fn nodes_and_pods_are_shown_with_what_kernel_and_proxy_say() {
     let expected = "\
-NODE   AGENT  PROXY  VERSION  ENROLLED  IN MESH  CONFIG  CERTIFICATES
-node1  ready  ready  0.1.0    1         1        12      1, the oldest 2 h, the next ends in 22 h
-node2  ready  ready  0.1.0    1         1        -       -
+NODE   AGENT  PROXY  VERSION  ENROLLED  IN MESH  CONFIG  ACKNOWLEDGED          CERTIFICATES
+node1  ready  ready  0.1.0    1         1        12      the newest, 4 s ago   1, the oldest 2 h, the next ends in 22 h
+node2  ready  ready  0.1.0    1         1        -       11 of 12, 60 min ago  -
 
-NAMESPACE  POD  NODE   KERNEL  PROXY    CALLERS  MESSAGE
-shop       web  node1  True    serving  strict
+NAMESPACE  POD  NODE   KERNEL  PROXY    CALLERS                          MESSAGE
+shop       web  node1  True    serving  strict, plaintext at 9090, 9443
 shop       db   node2  True    -        strict
 "
     .replace("0.1.0", env!("CARGO_PKG_VERSION"));
@@ -47,6 +54,16 @@ fn what_is_not_covered_is_named() {
     ] {
         assert!(text.contains(&format!("\n  {line}\n")), "{line}: {text}");
     }
+}
+
+#[test]
+fn a_labelled_namespace_that_is_exempt_is_named_and_its_pods_are_not_expected_in_the_mesh() {
+    let agents = "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: weft-agent, namespace: weft-system}\nspec: {selector: {}, \
+        template: {spec: {containers: [{name: weft-agent, command: [weft-agent, \"--exempt-namespace=storage,shop\"]}]}}}";
+    let text = shown(&[agents], None);
+    let line = "Namespace shop is labelled, but exempt: its pods are never enrolled";
+    assert!(text.contains(&format!("\n  {line}\n")), "{text}");
+    assert!(text.contains("No pod is enrolled") && !text.contains("left out by the label"), "{text}");
 }
 
 #[test]

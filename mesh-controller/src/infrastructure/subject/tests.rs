@@ -112,6 +112,20 @@ fn addresses_without_a_value_share_one_service_and_types_that_are_not_ip_address
 }
 
 #[test]
+fn annotations_of_the_gateway_itself_stay_there_and_those_of_its_infrastructure_are_copied() {
+    // Copied to a Service or a Deployment, what asks cert-manager for a certificate might ask a second time.
+    let mut gateway =
+        gateway("weft", json!({"infrastructure": {"annotations": {"example.com/team": "shop"}}}));
+    gateway["metadata"]["annotations"] = json!({"cert-manager.io/cluster-issuer": "letsencrypt"});
+    gateway["metadata"]["labels"] = json!({"cert-manager.io/owner": "somebody"});
+    let wanted = all(&inputs(gateway, vec![]), &translated(80, ListenerProtocol::Http), &settings());
+    for object in objects(&wanted) {
+        assert!(!object.to_string().contains("cert-manager"), "{object:#}");
+        assert_eq!(object["metadata"]["annotations"]["example.com/team"], "shop", "{object:#}");
+    }
+}
+
+#[test]
 fn bad_parameters_are_judged_and_change_nothing() {
     let refers = |kind: &str| {
         let reference = json!({"group": "", "kind": kind, "name": "settings"});

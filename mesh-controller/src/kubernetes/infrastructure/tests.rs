@@ -43,9 +43,15 @@ fn wanted(port: u16) -> Arc<Desired> {
 }
 
 fn keep_of(api: &ApiServer) -> (Sender, tokio::task::JoinHandle<()>) {
+    let (sender, _, keeping) = keep_and_tell(api);
+    (sender, keeping)
+}
+
+fn keep_and_tell(api: &ApiServer) -> (Sender, watch::Receiver<Refused>, tokio::task::JoinHandle<()>) {
     let client = Client::new(api.clone(), "default");
     let (sender, receiver) = watch::channel(None);
-    (sender, tokio::spawn(async move { match keep(client, receiver).await {} }))
+    let (told, refused) = watch::channel(Refused::new());
+    (sender, refused, tokio::spawn(async move { match keep(client, receiver, told).await {} }))
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -119,6 +125,46 @@ async fn objects_of_others_are_not_touched() {
 
     api.remove("", "Service", "shop", "front-weft");
     until("the Service", || service(&api).is_some_and(|s| s["spec"]["type"] == "LoadBalancer")).await;
+    keeping.abort();
+}
+
+#[tokio::test]
+async fn what_is_refused_is_told_with_the_reason_and_as_one_event_until_it_is_made() {
+    let api = ApiServer::new();
+    api.define("events.k8s.io", "Event", &["v1"]);
+    api.fail(|call| (call.method == "PATCH" && call.path.contains("/services/")).then_some(403));
+    let (sender, refused, keeping) = keep_and_tell(&api);
+    sender.send_replace(Some(wanted(80)));
+    let message = || crate::infrastructure::refused::message(refused.borrow().values().next()?);
+    until("the refusal", || message().is_some()).await;
+    let said = message().unwrap();
+    assert!(said.starts_with("Service shop/front-weft: asked for by the test (403 "), "{said}");
+    assert_eq!(refused.borrow().keys().map(ToString::to_string).collect::<Vec<_>>(), ["shop/front"]);
+    // Tried again at least once, and told once.
+    let tries = || api.writes().iter().filter(|write| write.path.contains("/services/")).count();
+    until("another try", || tries() > 1).await;
+    let of_events = |call: &weft_testkit::apiserver::Call| call.path.ends_with("/namespaces/shop/events");
+    let events: Vec<Value> = api.writes().into_iter().filter(of_events).map(|call| call.body).collect();
+    let [event] = &*events else { panic!("{events:?}") };
+    assert_eq!((&event["reason"], &event["type"]), (&json!("NoResources"), &json!("Warning")));
+    assert_eq!(event["regarding"]["kind"], "Gateway");
+    assert_eq!((&event["regarding"]["name"], &event["regarding"]["uid"]), (&json!("front"), &json!("u1")));
+    assert!(event["note"].as_str().unwrap().contains("Service shop/front-weft"), "{event}");
+
+    api.heal();
+    until("the Service", || service(&api).is_some()).await;
+    until("the end of the refusal", || refused.borrow().is_empty()).await;
+
+    // The Deployment is admitted, its pods are not.
+    let mut deployment = api.get("apps", "Deployment", "shop", "front-weft").unwrap();
+    deployment["status"] = json!({"conditions": [
+        {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: small"},
+    ]});
+    api.put(deployment.clone());
+    until("the refused pods", || message().is_some_and(|it| it.contains("exceeded quota: small"))).await;
+    deployment["status"] = json!({"conditions": []});
+    api.put(deployment);
+    until("the end of it", || refused.borrow().is_empty()).await;
     keeping.abort();
 }
 

@@ -1,9 +1,11 @@
 //! Which of a Gateway's listeners gets a port or a hostname that several want: the one that comes first. A Gateway's
-//! own come before those of ListenerSets, and of these the older ones first, then by name.
+//! own come before those of ListenerSets, and of these the older ones first, then by name. And which listeners that have
+//! theirs overlap all the same, so that a client may reuse a connection to one for a request that is another's.
 
 use weft_model::gateway::{ListenerId, ListenerProtocol};
 
 use super::Problem;
+use super::hostname::intersect;
 use super::listener::Listener;
 
 /// Marks the listeners that lose; they are in the order of precedence.
@@ -15,6 +17,26 @@ pub(crate) fn decide(listeners: &mut [Listener]) {
         if listener.conflict.is_none() {
             winners.push(place);
         }
+    }
+}
+
+/// Says of every listener with TLS with which other one on its port it has hostnames in common (`OverlappingTLSConfig`). That
+/// certificates overlap is not looked for, which the API leaves open: whoever answers 421 is safe from both.
+pub(crate) fn overlap(listeners: &mut [Listener]) {
+    let places: Vec<Place> = listeners.iter().filter(|it| it.has_port()).filter_map(Place::of).collect();
+    for listener in listeners.iter_mut().filter(|it| it.has_port()) {
+        let Some(own) = Place::of(listener) else { continue };
+        listener.overlap = places.iter().find(|other| own.overlaps(other)).map(|other| Problem {
+            reason: "OverlappingHostnames",
+            message: format!(
+                "listener {} on port {} is for {} and this one for {}: clients may reuse a connection to one for requests \
+                 that belong to the other, which an HTTPS listener answers with 421",
+                other.id,
+                other.port,
+                other.name(),
+                own.name()
+            ),
+        });
     }
 }
 
@@ -36,6 +58,20 @@ impl Place {
         })
     }
 
+    fn name(&self) -> &str {
+        self.hostname.as_deref().unwrap_or("any hostname")
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        use ListenerProtocol::{Https, Tls};
+        let with_tls = |place: &Self| matches!(place.protocol, Https | Tls);
+        let common = match (&self.hostname, &other.hostname) {
+            (Some(own), Some(other)) => intersect(own, other),
+            _ => true,
+        };
+        self.id != other.id && self.port == other.port && with_tls(self) && with_tls(other) && common
+    }
+
     fn conflict(&self, winner: &Self) -> Option<Problem> {
         let is_udp = |place: &Self| place.protocol == ListenerProtocol::Udp;
         if self.port != winner.port || is_udp(self) != is_udp(winner) {
@@ -51,7 +87,7 @@ impl Place {
             ));
         }
         (self.hostname == winner.hostname).then(|| {
-            let name = self.hostname.as_deref().unwrap_or("any hostname");
+            let name = self.name();
             Problem::new("HostnameConflict", format!("port {port} for {name} is held by listener {other}"))
         })
     }

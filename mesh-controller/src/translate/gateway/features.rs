@@ -1,7 +1,7 @@
 //! What Gateways of this class can do, in the official suite's words.
 
 /// `status.supportedFeatures` of a GatewayClass, sorted.
-pub(crate) const FEATURES: &[&str] = &[
+pub const FEATURES: &[&str] = &[
     "BackendTLSPolicy",
     "BackendTLSPolicySANValidation",
     "GRPCRoute",

@@ -30,6 +30,8 @@ pub(crate) struct Listener {
     pub(crate) unresolved: Option<Problem>,
     /// Why its port belongs to another listener.
     pub(crate) conflict: Option<Problem>,
+    /// Which other listener's TLS configuration may be met by its clients.
+    pub(crate) overlap: Option<Problem>,
     /// How many routes are attached to it.
     pub(crate) attached: usize,
 }
@@ -58,6 +60,7 @@ impl Listener {
             unaccepted: unsupported(spec, protocol),
             unresolved: unknown,
             conflict: None,
+            overlap: None,
             attached: 0,
         };
         if matches!(protocol, Some(ListenerProtocol::Https | ListenerProtocol::Tls)) {

@@ -1,4 +1,4 @@
-//! What the statuses of GatewayClasses, Gateways and ListenerSets say.
+//! What the statuses of Gateways and ListenerSets say; [`super::class`] has that of GatewayClasses.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -7,16 +7,13 @@ use serde_json::Value;
 use weft_model::ObjectName;
 use weft_model::gateway::ListenerId;
 
-use super::features::FEATURES;
 use super::listener::Listener;
-use super::{Facts, Gateways, Problem, SetFacts, is_ours};
-use crate::infrastructure::{names, subject};
-use crate::inputs::gateway::GatewayClass;
+use super::{Facts, Gateways, Problem, SetFacts, class, is_ours};
+use crate::infrastructure::{names, refused};
 use crate::inputs::{GATEWAY_API, Head, InForce, Inputs};
 use crate::translate::Translated;
 use crate::translate::status::{
-    Address, Condition, Feature, GatewayClassStatus, GatewayStatus, ListenerSetStatus, ListenerStatus,
-    Status, SupportedKind,
+    Address, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, Status, SupportedKind,
 };
 
 /// What a condition is: status, reason, message.
@@ -25,7 +22,7 @@ type Verdict = (&'static str, &'static str, String);
 /// Judges all of them.
 pub(crate) fn judge(inputs: &Inputs, gateways: &Gateways<'_>, out: &mut Translated) {
     for class in inputs.gateway_classes.values().filter(|class| is_ours(class)) {
-        out.statuses.insert(class.head.id.clone(), Status::GatewayClass(class_status(inputs, class)));
+        out.statuses.insert(class.head.id.clone(), Status::GatewayClass(class::status(inputs, class)));
     }
     for facts in gateways.by_name.values() {
         let status = gateway_status(inputs, facts, gateways);
@@ -43,23 +40,6 @@ fn condition(kind: &'static str, (status, reason, message): Verdict, generation:
 
 fn refused(problem: &Problem) -> Verdict {
     ("False", problem.reason, problem.message.clone())
-}
-
-fn class_status(inputs: &Inputs, class: &GatewayClass) -> GatewayClassStatus {
-    let generation = class.head.generation;
-    let accepted = match subject::judge_class(inputs, class) {
-        Ok(()) => ("True", "Accepted", "Gateways of this class are served.".to_owned()),
-        Err(error) => ("False", "InvalidParameters", error.to_string()),
-    };
-    let version =
-        ("True", "SupportedVersion", "The installed version of the Gateway API is known.".to_owned());
-    GatewayClassStatus {
-        conditions: vec![
-            condition("Accepted", accepted, generation),
-            condition("SupportedVersion", version, generation),
-        ],
-        supported_features: FEATURES.iter().map(|name| Feature { name }).collect(),
-    }
 }
 
 /// What proxies have in force of a Gateway, against what its object's status says.
@@ -121,16 +101,21 @@ fn listener_status(listener: &Listener, view: &View<'_>, owner: &Head) -> Listen
     };
     let kind =
         |kind: &weft_model::route::RouteKind| SupportedKind { group: GATEWAY_API, kind: kind.as_str() };
+    let mut conditions = vec![
+        condition("Accepted", accepted, generation),
+        condition("Conflicted", conflicted, generation),
+        condition("Programmed", listener_programmed(listener, view, owner), generation),
+        condition("ResolvedRefs", resolved, generation),
+    ];
+    // Must not be set when it is false.
+    if let Some(Problem { reason, message }) = &listener.overlap {
+        conditions.push(condition("OverlappingTLSConfig", ("True", reason, message.clone()), generation));
+    }
     ListenerStatus {
         name: listener.id.name.to_string(),
         supported_kinds: listener.kinds.iter().map(kind).collect(),
         attached_routes: listener.attached,
-        conditions: vec![
-            condition("Accepted", accepted, generation),
-            condition("Conflicted", conflicted, generation),
-            condition("Programmed", listener_programmed(listener, view, owner), generation),
-            condition("ResolvedRefs", resolved, generation),
-        ],
+        conditions,
     }
 }
 
@@ -157,7 +142,7 @@ fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -
     };
     let mut conditions = vec![
         condition("Accepted", gateway_accepted(facts), head.generation),
-        condition("Programmed", gateway_programmed(facts, &view, &addresses), head.generation),
+        condition("Programmed", gateway_programmed(inputs, facts, &view, &addresses), head.generation),
         condition("ResolvedRefs", resolved, head.generation),
     ];
     if facts.insecure {
@@ -210,13 +195,16 @@ fn gateway_accepted(facts: &Facts<'_>) -> Verdict {
 }
 
 /// Programmed: reached at every address that was asked for, and every proxy serves the listeners that can be served.
-fn gateway_programmed(facts: &Facts<'_>, view: &View<'_>, addresses: &Addresses) -> Verdict {
+fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addresses: &Addresses) -> Verdict {
     if let Some(problem) = &facts.unaccepted {
         return ("False", "Invalid", problem.message.clone());
     }
     let valid: Vec<&Listener> = facts.listeners.iter().filter(|it| it.invalid().is_none()).collect();
     if valid.is_empty() {
         return ("False", "Invalid", "no listener can be served".to_owned());
+    }
+    if let Some(refused) = inputs.refused.get(facts.name()).and_then(refused::message) {
+        return ("False", "NoResources", refused);
     }
     if let Some(address) = addresses.unusable.first() {
         let message = format!("{address} could not be had: no Service of the Gateway was given it");
@@ -329,3 +317,6 @@ fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> L
         listeners: listeners.into_iter().map(|listener| listener_status(listener, &view, head)).collect(),
     }
 }
+
+#[cfg(test)]
+mod tests;
