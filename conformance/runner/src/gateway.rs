@@ -4,17 +4,42 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
+use weft_cluster::Cluster;
 
 use crate::expectations::Expectation;
 use crate::install::{self, Chart};
 use crate::mesh::{expectations, is_of_mesh};
 use crate::outcome::{self, Outcome, Verdict};
 use crate::place::NODES;
+use weft_controller::kubernetes::mesh::FEATURES;
+
 use crate::{Common, committed, programs, suite};
+
+/// Which of the Gateway API's definitions are installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Channel {
+    /// The standard ones: all kinds but XMesh.
+    Standard,
+    /// All there are.
+    #[default]
+    Experimental,
+}
+
+impl Channel {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Standard => "standard",
+            Self::Experimental => "experimental",
+        }
+    }
+}
 
 /// What is run.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
+    /// With these definitions.
+    pub channel: Channel,
     /// Some of [`suite::GATEWAY`], in any case of letters and with or without the prefix; empty: all.
     pub profiles: Vec<String>,
     /// Only this test.
@@ -55,21 +80,15 @@ pub fn run(common: &Common, options: &Options) -> Result<()> {
     let (program, listing) = programs::suite()?;
     let expected = expectations(common, &listing)?.only(|test| options.all || !is_of_mesh(test));
     let cluster = common.cluster();
-    cluster.up(&[])?;
+    cluster.up(&["--crds", options.channel.name()])?;
     cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
     cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;
     Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;
     // The tag of their image does not change with its content: those of an earlier run are made anew.
     let of_gateways = ["--all-namespaces", "--selector=weft-mesh.dev/managed-by=weft-controller"];
     cluster.kubectl(&[&["delete", "pods", "--wait=false"], &of_gateways[..]].concat())?;
-    let subject = suite::Subject {
-        class: install::class(&cluster)?,
-        mesh: if options.all { install::mesh(&cluster)? } else { String::new() },
-        profiles,
-        enrolled: options.all,
-        test: options.test.clone(),
-    };
-    println!("== {}", subject.profiles.join(", "));
+    let subject = subject(&cluster, options, profiles)?;
+    println!("== {}, with the {} definitions", subject.profiles.join(", "), options.channel.name());
     let ran = suite::run(&cluster, &program, &subject, &common.out)?;
     let outcomes = outcome::read(&ran.output, suite::TEST);
     print_table(&outcomes, options.is_whole().then_some(&expected));
@@ -87,6 +106,22 @@ pub fn run(common: &Common, options: &Options) -> Result<()> {
         bail!("not as expected:\n  {}", failures.join("\n  "));
     }
     Ok(())
+}
+
+/// What is run, against what. Features are read by the suite from the statuses of the class and of the mesh. With the
+/// standard definitions there is no object whose status could tell the mesh's, so it is given all of them: the class's
+/// from its status, as the suite reads them, and the mesh's from the controller's own list.
+fn subject(cluster: &Cluster, options: &Options, profiles: Vec<String>) -> Result<suite::Subject> {
+    let class = install::class(cluster)?;
+    let (mesh, features) = match (options.all, options.channel) {
+        (false, _) => Default::default(),
+        (true, Channel::Experimental) => (install::mesh(cluster)?, Vec::new()),
+        (true, Channel::Standard) => {
+            (String::new(), class.features.into_iter().chain(FEATURES.map(str::to_owned)).collect())
+        }
+    };
+    let test = options.test.clone();
+    Ok(suite::Subject { class: class.name, mesh, features, profiles, enrolled: options.all, test })
 }
 
 /// What differs from the committed report, once that is written if it is to be.

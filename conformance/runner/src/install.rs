@@ -94,22 +94,31 @@ pub fn mesh(cluster: &Cluster) -> Result<String> {
     }
 }
 
+/// The GatewayClass that comes with Weft.
+#[derive(Clone, Debug)]
+pub struct Class {
+    /// Its name.
+    pub name: String,
+    /// The features that its status claims.
+    pub features: Vec<String>,
+}
+
 /// Waits until the GatewayClass that comes with Weft claims features.
 ///
 /// # Errors
 /// If it does not within a minute.
 #[allow(clippy::disallowed_methods, reason = "waits for a real cluster")]
-pub fn class(cluster: &Cluster) -> Result<String> {
+pub fn class(cluster: &Cluster) -> Result<Class> {
     let start = Instant::now();
     loop {
         let class = cluster.get(&["gatewayclasses.gateway.networking.k8s.io"])?;
         let all = class.pointer("/items").and_then(Value::as_array).into_iter().flatten();
-        let claims = |class: &&Value| {
-            let features = class.pointer("/status/supportedFeatures").and_then(Value::as_array);
-            text(class, "/metadata/name") == CLASS && features.is_some_and(|features| !features.is_empty())
-        };
-        if all.into_iter().any(|class| claims(&class)) {
-            return Ok(CLASS.to_owned());
+        let own = all.filter(|class| text(class, "/metadata/name") == CLASS);
+        let claims = own.filter_map(|class| class.pointer("/status/supportedFeatures")?.as_array());
+        let features: Vec<String> =
+            claims.flatten().map(|feature| text(feature, "/name").to_owned()).collect();
+        if !features.is_empty() {
+            return Ok(Class { name: CLASS.to_owned(), features });
         }
         if start.elapsed() > Duration::from_secs(60) {
             bail!("GatewayClass {CLASS} claims no features: {class}");

@@ -4,6 +4,7 @@
 
 pub mod committed;
 pub mod expectations;
+pub mod features;
 pub mod gateway;
 pub mod install;
 pub mod listing;

@@ -1,6 +1,6 @@
 //! What the suite holds, as its own test program tells it (`conformance/suite/list_test.go`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -50,6 +50,27 @@ impl Listing {
         self.tests.iter().map(|test| test.name.as_str()).collect()
     }
 
+    /// Every feature with the tests that need it, as the file with them should be.
+    #[must_use]
+    pub fn features(&self) -> String {
+        let mut features: BTreeMap<&str, Vec<&str>> =
+            self.features.iter().map(|feature| (feature.as_str(), Vec::new())).collect();
+        for test in &self.tests {
+            for feature in &test.features {
+                features.entry(feature).or_default().push(&test.name);
+            }
+        }
+        let head = format!(
+            "# The features of the official suite {}, each with the tests that need it. Written by\n\
+             # `cargo xtask conformance --list`.\n",
+            self.version
+        );
+        let line = |(feature, tests): (&str, Vec<&str>)| {
+            format!("{feature} {}", tests.join(" ")).trim_end().to_owned() + "\n"
+        };
+        features.into_iter().map(line).fold(head, |text, line| text + &line)
+    }
+
     /// The words that nothing outside `conformance/` may contain, as the file with them should be.
     #[must_use]
     pub fn words(&self) -> String {
@@ -85,6 +106,7 @@ mod tests {
             "words": ["shout-v1", "x-version", "*.x.example.com", "example.com", "abc.example.com", "a.k8s.io"],
         }))
         .expect("listing");
+        assert!(listing.features().ends_with("\nMeshPorts\n"), "{}", listing.features());
         let text = listing.words();
         let words: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
         assert_eq!(words, ["MeshWeights", "abc.example.com", "shout", "shout-v1"]);

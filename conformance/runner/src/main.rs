@@ -35,6 +35,9 @@ enum Task {
         /// Only this test.
         #[arg(long)]
         test: Option<String>,
+        /// The channel whose definitions are installed.
+        #[arg(long, value_enum, default_value_t = gateway::Channel::Experimental)]
+        crds: gateway::Channel,
         /// The mesh profiles as well, in the same run.
         #[arg(long)]
         all: bool,
@@ -56,7 +59,7 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
-    /// Write down the words that only the official suite may use.
+    /// Write down the words that only the official suite may use, and which tests need which feature.
     List {
         /// The workspace's root.
         #[arg(long)]
@@ -70,8 +73,8 @@ fn main() -> Result<()> {
             let all = [mesh::Run::Together, mesh::Run::Apart, mesh::Run::Tunnel];
             mesh::run(&common, if runs.is_empty() { &all } else { &runs })
         }
-        Task::Gateway { common, profiles, test, all, update } => {
-            gateway::run(&common, &gateway::Options { profiles, test, all, update })
+        Task::Gateway { common, profiles, test, crds, all, update } => {
+            gateway::run(&common, &gateway::Options { channel: crds, profiles, test, all, update })
         }
         Task::Weft { common, bin_dir, no_install, arguments } => {
             own::run(&common, &bin_dir, !no_install, &arguments)
@@ -81,6 +84,7 @@ fn main() -> Result<()> {
             for test in &listing.tests {
                 println!("{:<60} {}", test.name, test.features.join(" "));
             }
+            std::fs::write(workspace.join("conformance/features"), listing.features())?;
             Ok(std::fs::write(workspace.join("conformance/words"), listing.words())?)
         }
     }

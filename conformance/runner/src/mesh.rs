@@ -110,7 +110,7 @@ pub(crate) fn is_of_mesh(test: &str) -> bool {
     test.starts_with("Mesh")
 }
 
-/// The expectations, which have to speak of exactly the suite's tests; and the words, which have to be the suite's.
+/// The expectations, which have to speak of exactly the suite's tests; words and features have to be the suite's as well.
 pub(crate) fn expectations(common: &Common, listing: &Listing) -> Result<Expectations> {
     let file = common.workspace.join("conformance/expectations");
     let text = std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
@@ -119,9 +119,11 @@ pub(crate) fn expectations(common: &Common, listing: &Listing) -> Result<Expecta
     if !differences.is_empty() {
         bail!("{}: {}", file.display(), differences.join("; "));
     }
-    let words = common.workspace.join("conformance/words");
-    if std::fs::read_to_string(&words).unwrap_or_default() != listing.words() {
-        bail!("{} is not what the suite holds: cargo xtask conformance --list", words.display());
+    for (file, content) in [("words", listing.words()), ("features", listing.features())] {
+        let file = common.workspace.join("conformance").join(file);
+        if std::fs::read_to_string(&file).unwrap_or_default() != content {
+            bail!("{} is not what the suite holds: cargo xtask conformance --list", file.display());
+        }
     }
     Ok(expectations)
 }

@@ -18,20 +18,22 @@ pub const TEST: &str = "TestConformance";
 /// Who is reported on.
 const ORGANIZATION: &str = "weft-mesh";
 const PROJECT: &str = "weft";
-const URL: &str = "https://weft-mesh.dev";
-const CONTACT: &str = "maintainers@weft-mesh.dev";
+/// Where it is: `repository` of the workspace's `Cargo.toml`. Who has questions asks there.
+const URL: &str = env!("CARGO_PKG_REPOSITORY");
 /// How the suite's namespaces come into the mesh.
 const LABELS: &str = "weft-mesh.dev/mesh=enabled";
 /// An address that the test cluster gives on request, and one that it never gives.
 const ADDRESSES: (&str, &str) = ("10.10.1.200", "192.0.2.1");
 
-/// What is run, against what. Features come from the status of the class and of the mesh, since none is given.
+/// What is run, against what.
 #[derive(Clone, Debug, Default)]
 pub struct Subject {
     /// The GatewayClass's name; empty: none.
     pub class: String,
     /// The XMesh's name; empty: none.
     pub mesh: String,
+    /// What is claimed; empty: what the statuses of the class and of the mesh claim.
+    pub features: Vec<String>,
     /// The profiles.
     pub profiles: Vec<String>,
     /// Whether the suite's namespaces are in the mesh.
@@ -101,10 +103,13 @@ fn arguments(subject: &Subject, report: &Path) -> Vec<String> {
         ("project", PROJECT),
         ("url", URL),
         ("version", &version()),
-        ("contact", CONTACT),
+        ("contact", URL),
         ("report-output", &report.display().to_string()),
     ] {
         arguments.push(format!("-{flag}={value}"));
+    }
+    if !subject.features.is_empty() {
+        arguments.push(format!("-supported-features={}", subject.features.join(",")));
     }
     arguments.extend(subject.test.as_ref().map(|test| format!("-run-test={test}")));
     arguments

@@ -19,6 +19,9 @@ pub(crate) struct Options {
     /// The official suite's seven profiles in one run, with the suite's namespaces in the mesh.
     #[arg(long)]
     all: bool,
+    /// With --gateway and --all: the channel whose definitions of the Gateway API are installed [default: experimental].
+    #[arg(long, value_name = "CHANNEL", value_parser = ["standard", "experimental"])]
+    crds: Option<String>,
     /// Our own, stricter cases.
     #[arg(long)]
     weft: bool,
@@ -54,6 +57,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.update && !options.all {
         bail!("the committed report is that of all profiles in one run: --all --update");
+    }
+    if options.crds.is_some() && !gateways {
+        bail!("--crds belongs to --gateway or --all: the other runs install the experimental channel's");
     }
     setup::for_clusters()?;
     let cluster_program = cluster::program()?;
@@ -91,6 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if gateways {
         let profiles = options.gateway.clone().unwrap_or_default();
         let mut more = pairs("--profile", &profiles);
+        more.extend(options.crds.iter().flat_map(|channel| ["--crds".to_owned(), channel.clone()]));
         more.extend(options.all.then(|| "--all".to_owned()));
         more.extend(options.update.then(|| "--update".to_owned()));
         if options.runs.len() > 1 {
