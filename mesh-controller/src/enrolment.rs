@@ -87,7 +87,7 @@ pub struct Now {
 pub struct Step {
     /// For the translation.
     pub enrolment: Enrolment,
-    /// Every namespace that is, or was until just now, in the mesh.
+    /// Every namespace that is, or was until just now, in the mesh; and those whose labels cannot be understood.
     pub namespaces: BTreeMap<Text, NamespaceState>,
     /// What cannot be decided before proxies have reported: nothing may be published yet.
     pub undecided: bool,
@@ -217,6 +217,11 @@ impl Enrolments {
             }
             step.namespaces.insert(name.clone(), self.state(&name, now, view));
         }
+        for (name, wrong) in &view.mislabelled {
+            let outside = || NamespaceState { phase: Phase::Outside, ..NamespaceState::default() };
+            let state = step.namespaces.entry(name.clone()).or_insert_with(outside);
+            state.mislabelled.clone_from(wrong);
+        }
         for leave in self.leaving.values().filter(|leave| leave.step.is_some()) {
             wakes.push(remaining(leave.began, self.settings.leave_bound, now));
             wakes.extend(leave.told.acked.map(|acked| remaining(acked, self.settings.settle, now)));
@@ -238,7 +243,7 @@ impl Enrolments {
         view.pods.iter().filter(|pod| !view.has_reported(&pod.node)).any(|pod| {
             let known = self.namespaces.get(&pod.name.namespace).map(|tracked| tracked.record.phase);
             match known {
-                None => pod.wanted,
+                None | Some(Phase::Outside) => pod.wanted,
                 Some(Phase::Leaving) => true,
                 Some(Phase::Enrolling | Phase::Strict) => !pod.wanted,
             }
@@ -358,6 +363,7 @@ impl Enrolments {
             since,
             pods: view.wanted_in(name).count(),
             missing: missing.collect(),
+            mislabelled: Vec::new(),
             behind: told.into_iter().flat_map(|version| view.behind(version)).cloned().collect(),
         }
     }

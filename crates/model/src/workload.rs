@@ -152,6 +152,48 @@ impl Default for Exempt {
         Self(ALWAYS_EXEMPT.map(Text::from).into())
     }
 }
+/// What all labels of ours begin with.
+pub const LABEL_PREFIX: &str = "weft-mesh.dev/";
+
+/// Labels with their values; no values: any.
+pub type Labels = [(&'static str, &'static [&'static str])];
+
+/// The labels that a namespace may bear.
+pub const NAMESPACE_LABELS: &Labels = &[
+    (MESH_LABEL, &["enabled", "disabled"]),
+    (MTLS_LABEL, &["strict", "permissive"]),
+    (ENROL_LABEL, &["immediate"]),
+    (UDP_LABEL, &[]),
+];
+
+/// The labels that a pod may bear.
+pub const POD_LABELS: &Labels = &[
+    (MESH_LABEL, &["enabled", "disabled"]),
+    (PLAINTEXT_PORTS_LABEL, &[]),
+    (PROXY_SOURCE_PORTS_LABEL, &[]),
+    (UDP_LABEL, &[]),
+];
+
+/// What of an object's labels means nothing to Weft although it is of Weft's, and what to write instead; each begins with
+/// a verb, its subject is the object.
+pub fn misunderstood<'l>(
+    labels: impl IntoIterator<Item = (&'l String, &'l String)>,
+    known: &Labels,
+) -> Vec<String> {
+    let ours = labels.into_iter().filter(|(key, _)| key.starts_with(LABEL_PREFIX));
+    let judge = |(key, value): (&String, &String)| match known.iter().find(|(name, _)| name == key) {
+        Some((_, [])) => None,
+        Some((_, values)) if values.contains(&value.as_str()) => None,
+        Some((_, values)) => {
+            Some(format!("has {key}={value}, which counts as not there: write {}", values.join(" or ")))
+        }
+        None => {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            Some(format!("has the label {key}, which means nothing here: {}", names.join(", ")))
+        }
+    };
+    ours.filter_map(judge).collect()
+}
 
 /// Whether a pod is to be part of the mesh, by the values of [`MESH_LABEL`] on its namespace and on itself.
 /// Controller, agent and command line all judge by this one function. A value that is neither word counts as absent.

@@ -41,7 +41,7 @@ impl Memory for Folder {
             // A file that cannot be read was a namespace of the mesh all the same: `Record::read` closes it.
             self.written.insert(Text::from(name), object.unwrap_or(Value::Null));
         }
-        Ok(self.written.iter().map(|(name, object)| (name.clone(), read(object))).collect())
+        Ok(self.written.iter().filter_map(|(name, object)| Some((name.clone(), read(object)?))).collect())
     }
 
     fn write(&mut self, namespaces: &BTreeMap<Text, NamespaceState>, now: &str) -> Vec<Unwritten> {
@@ -73,10 +73,13 @@ fn described(name: &Text, error: &io::Error) -> Unwritten {
     Unwritten { namespace: name.clone(), record: true, error: io::Error::new(error.kind(), text) }
 }
 
-fn read(object: &Value) -> Record {
+/// What was kept of a namespace; nothing of one that was not in the mesh.
+fn read(object: &Value) -> Option<Record> {
     let annotations = object.pointer("/metadata/annotations");
-    let read = Record::read(|key| annotations?.get(key)?.as_str());
-    read.unwrap_or_default()
+    if object.pointer("/status/conditions/0/reason").is_some_and(|reason| reason == "InvalidLabel") {
+        return None;
+    }
+    Some(Record::read(|key| annotations?.get(key)?.as_str()).unwrap_or_default())
 }
 
 fn object(name: &str, state: &NamespaceState, before: Option<&Value>, now: &str) -> Value {
@@ -91,7 +94,7 @@ fn object(name: &str, state: &NamespaceState, before: Option<&Value>, now: &str)
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": name, "annotations": state.record().annotations()},
+        "metadata": {"name": name, "annotations": state.record().map(|record| record.annotations())},
         "status": {"conditions": [condition]},
     })
 }
@@ -117,10 +120,21 @@ mod tests {
         assert!(folder.write(&states, NOW).is_empty());
         let mut folder = Folder::new(dir.path());
         let records = folder.read().unwrap();
-        let expected: Vec<_> = all.iter().map(|(_, phase)| state(*phase).record()).collect();
+        let expected: Vec<_> = all.iter().map(|(_, phase)| state(*phase).record().unwrap()).collect();
         assert_eq!(records.into_values().collect::<Vec<_>>(), expected);
         assert!(folder.write(&BTreeMap::new(), NOW).is_empty());
         assert!(Folder::new(dir.path()).read().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_namespace_that_is_only_mislabelled_is_none_of_the_mesh_for_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let states = BTreeMap::from([("typo".into(), state(Phase::Outside))]);
+        assert!(Folder::new(dir.path()).write(&states, NOW).is_empty());
+        let mut folder = Folder::new(dir.path());
+        assert!(folder.read().unwrap().is_empty());
+        assert!(folder.write(&BTreeMap::new(), NOW).is_empty());
+        assert!(!dir.path().join("Namespace/_/typo.json").exists(), "what was said is taken back");
     }
 
     #[test]

@@ -28,10 +28,12 @@ pub enum Phase {
     Strict,
     /// It was unlabelled; its pods are being released.
     Leaving,
+    /// It is not in the mesh, and something has to be said all the same. Nothing of it is kept.
+    Outside,
 }
 
 impl Phase {
-    /// Every phase.
+    /// Every phase of a namespace that is, or was until just now, in the mesh.
     pub const ALL: [Self; 3] = [Self::Enrolling, Self::Strict, Self::Leaving];
 
     /// The word for annotation, metric and log.
@@ -40,6 +42,7 @@ impl Phase {
             Self::Enrolling => "enrolling",
             Self::Strict => "strict",
             Self::Leaving => "leaving",
+            Self::Outside => "outside",
         }
     }
 }
@@ -88,6 +91,9 @@ pub struct NamespaceState {
     pub missing: Vec<Missing>,
     /// Nodes whose proxies are waited for.
     pub behind: Vec<Text>,
+    /// What of its labels means nothing, and what to write instead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mislabelled: Vec<String>,
 }
 
 /// A pod that is to be in the mesh and is not.
@@ -104,8 +110,8 @@ pub struct Missing {
 
 impl NamespaceState {
     /// What outlives the process.
-    pub const fn record(&self) -> Record {
-        Record { phase: self.phase, since: self.since }
+    pub fn record(&self) -> Option<Record> {
+        (self.phase != Phase::Outside).then_some(Record { phase: self.phase, since: self.since })
     }
 
     /// The condition [`CONDITION`] of the Namespace, without its time.
@@ -115,8 +121,14 @@ impl NamespaceState {
             Phase::Strict if self.missing.is_empty() => ("True", "Strict"),
             Phase::Strict => ("False", "PodsNotMeshed"),
             Phase::Leaving => ("False", "Leaving"),
+            Phase::Outside => ("False", "InvalidLabel"),
         };
-        json!({"type": CONDITION, "status": status, "reason": reason, "message": self.message()})
+        let message = match (self.phase, self.mislabelled.join("; it ")) {
+            (_, wrong) if wrong.is_empty() => self.message(),
+            (Phase::Outside, wrong) => format!("the namespace is not in the mesh; it {wrong}"),
+            (_, wrong) => format!("{}. The namespace {wrong}", self.message()),
+        };
+        json!({"type": CONDITION, "status": status, "reason": reason, "message": message})
     }
 
     fn message(&self) -> String {
@@ -145,6 +157,7 @@ impl NamespaceState {
                 missing.len()
             ),
             Phase::Leaving => "the label is gone: callers are told, then the pods are released".to_owned(),
+            Phase::Outside => "the namespace is not in the mesh".to_owned(),
         }
     }
 }

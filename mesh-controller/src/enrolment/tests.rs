@@ -80,8 +80,12 @@ impl World {
 
     /// Another controller process begins with what this one had written, and has heard of nobody yet.
     fn restart(&mut self) {
-        let records =
-            self.last.namespaces.iter().map(|(name, state)| (name.clone(), state.record())).collect();
+        let records = self
+            .last
+            .namespaces
+            .iter()
+            .filter_map(|(name, state)| Some((name.clone(), state.record()?)))
+            .collect();
         let now = Now { monotonic: self.start.0 + self.passed, wall: self.start.1 + self.passed };
         self.machine = Enrolments::new(Settings::default(), records, now);
         self.view.nodes.clear();
@@ -308,4 +312,21 @@ fn one_pod_may_leave_a_strict_namespace() {
     world.view.pods[0].wanted = false;
     world.after(SECOND).is(Phase::Strict);
     assert_eq!((world.leaving("a"), world.leaving("b")), (Some(Leaving::Permitted), None));
+}
+
+#[test]
+fn labels_that_mean_nothing_are_told_and_change_nothing() {
+    let mut world = World::strict();
+    let wrong = || vec!["has weft-mesh.dev/mtls=permisive, which counts as not there".to_owned()];
+    world.view.mislabelled = BTreeMap::from([("shop".into(), wrong()), ("typo".into(), wrong())]);
+    let condition = world.after(SECOND).is(Phase::Strict).condition();
+    assert_eq!((&condition["status"], &condition["reason"]), (&"True".into(), &"Strict".into()));
+    assert!(condition["message"].as_str().unwrap().ends_with(&format!("The namespace {}", wrong()[0])));
+    let typo = &world.last.namespaces["typo"];
+    let condition = typo.condition();
+    assert_eq!((&condition["status"], &condition["reason"]), (&"False".into(), &"InvalidLabel".into()));
+    assert_eq!(typo.record(), None, "nothing of it is kept: it is not in the mesh");
+    assert!(!world.last.enrolment.enrolling.contains_key("typo"));
+    world.view.mislabelled.clear();
+    assert!(!world.after(SECOND).last.namespaces.contains_key("typo"));
 }

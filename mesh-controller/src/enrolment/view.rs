@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::workload::MESH_LABEL;
+use weft_model::workload::{MESH_LABEL, NAMESPACE_LABELS, misunderstood};
 use weft_model::{ObjectName, Text};
 
 use crate::inputs::Inputs;
@@ -13,6 +13,8 @@ use crate::translate::LivePod;
 pub struct View {
     /// Namespaces whose label enrols their pods.
     pub labelled: BTreeSet<Text>,
+    /// What of a namespace's labels means nothing, and what to write instead.
+    pub mislabelled: BTreeMap<Text, Vec<String>>,
     /// The pods that run: live, bound to a node, in a network of their own, with an address.
     pub pods: Vec<PodView>,
     /// Nodes whose proxies are or were connected.
@@ -61,7 +63,14 @@ impl View {
                 wanted: inputs.is_wanted(name, pod),
             });
         }
-        Self { labelled: labelled.cloned().collect(), pods, nodes }
+        let mut mislabelled = BTreeMap::new();
+        for (name, namespace) in inputs.namespaces.iter().filter(|_| !inputs.uninstalling) {
+            let wrong = misunderstood(namespace.metadata.labels.iter().flatten(), NAMESPACE_LABELS);
+            if !wrong.is_empty() {
+                mislabelled.insert(name.clone(), wrong);
+            }
+        }
+        Self { labelled: labelled.cloned().collect(), mislabelled, pods, nodes }
     }
 
     /// Whether the proxy of the pod's own node serves it; nobody else's word counts.

@@ -172,7 +172,7 @@ async fn write(
 
 /// As they should be.
 fn annotations(state: Option<&NamespaceState>) -> BTreeMap<&'static str, String> {
-    state.map(|state| state.record().annotations()).unwrap_or_default()
+    state.and_then(NamespaceState::record).map(|record| record.annotations()).unwrap_or_default()
 }
 
 impl Known {

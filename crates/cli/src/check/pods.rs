@@ -4,31 +4,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt as _;
-use weft_model::workload::{
-    ENROL_LABEL, MESH_LABEL, MTLS_LABEL, PLAINTEXT_PORTS_LABEL, PROXY_SOURCE_PORTS_LABEL, UDP_LABEL,
-};
+use weft_model::workload::{self, MESH_LABEL, NAMESPACE_LABELS, POD_LABELS};
 
 use super::list::View;
 use super::verdict::{Finding, Verdict, error, info, warning};
 use crate::mesh::{MESHED, Mesh, condition, has_address, in_host_network, pod_name, pod_namespace};
 use crate::output::count;
 
-/// Prefix of Weft's labels.
-const PREFIX: &str = "weft-mesh.dev/";
-/// Labels that a namespace may bear, with their values; none: any.
-const ON_NAMESPACES: &[(&str, &[&str])] = &[
-    (MESH_LABEL, &["enabled", "disabled"]),
-    (MTLS_LABEL, &["strict", "permissive"]),
-    (ENROL_LABEL, &["immediate"]),
-    (UDP_LABEL, &[]),
-];
-/// Likewise a pod.
-const ON_PODS: &[(&str, &[&str])] = &[
-    (MESH_LABEL, &["enabled", "disabled"]),
-    (PLAINTEXT_PORTS_LABEL, &[]),
-    (PROXY_SOURCE_PORTS_LABEL, &[]),
-    (UDP_LABEL, &[]),
-];
 /// Containers of other meshes.
 const SIDECARS: &[(&str, &str)] = &[
     ("istio-proxy", "Istio"),
@@ -43,7 +25,7 @@ pub(super) fn namespace_labels(view: &View<'_>) -> Verdict {
     let mut findings = Vec::new();
     for namespace in mesh.namespaces() {
         let object = format!("Namespace {}", namespace.name_any());
-        findings.extend(misunderstood(&object, namespace.labels(), ON_NAMESPACES));
+        findings.extend(misunderstood(&object, namespace.labels(), NAMESPACE_LABELS));
         let enrolled = namespace.labels().get(MESH_LABEL).is_some_and(|value| value == "enabled");
         if enrolled && mesh.is_exempt(&namespace.name_any()) {
             findings.push(warning(object, "is labelled, but exempt: its pods are never enrolled"));
@@ -55,27 +37,11 @@ pub(super) fn namespace_labels(view: &View<'_>) -> Verdict {
 /// WEFT021.
 pub(super) fn pod_labels(view: &View<'_>) -> Verdict {
     let mesh = Mesh::of(view.facts, view.namespace)?;
-    Ok(mesh.pods().flat_map(|pod| misunderstood(&pod_name(pod), pod.labels(), ON_PODS)).collect())
+    Ok(mesh.pods().flat_map(|pod| misunderstood(&pod_name(pod), pod.labels(), POD_LABELS)).collect())
 }
 
-fn misunderstood(object: &str, labels: &BTreeMap<String, String>, known: &[(&str, &[&str])]) -> Vec<Finding> {
-    let ours = labels.iter().filter(|(key, _)| key.starts_with(PREFIX));
-    let judge = |(key, value): (&String, &String)| match known.iter().find(|(name, _)| name == key) {
-        Some((_, [])) => None,
-        Some((_, values)) if values.contains(&value.as_str()) => None,
-        Some((_, values)) => Some(error(
-            object,
-            format!("has {key}={value}, which counts as not there: write {}", values.join(" or ")),
-        )),
-        None => {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            Some(error(
-                object,
-                format!("has the label {key}, which means nothing here: {}", names.join(", ")),
-            ))
-        }
-    };
-    ours.filter_map(judge).collect()
+fn misunderstood(object: &str, labels: &BTreeMap<String, String>, known: &workload::Labels) -> Vec<Finding> {
+    workload::misunderstood(labels, known).into_iter().map(|what| error(object, what)).collect()
 }
 
 /// WEFT022.
