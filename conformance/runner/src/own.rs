@@ -12,7 +12,7 @@ use crate::install::Chart;
 /// The image that the cases' pods run.
 const TOOLS: &str = "weft/conformance-tools:1";
 /// Programs that nobody here wrote, as they lie on a Debian machine.
-const PROGRAMS: [&str; 18] = [
+const PROGRAMS: [&str; 28] = [
     "/usr/bin/bash",
     "/usr/bin/dash",
     "/usr/bin/sleep",
@@ -23,6 +23,16 @@ const PROGRAMS: [&str; 18] = [
     "/usr/bin/seq",
     "/usr/bin/grep",
     "/usr/bin/rm",
+    "/usr/bin/tail",
+    "/usr/bin/tr",
+    "/usr/bin/cut",
+    "/usr/bin/cmp",
+    "/usr/bin/timeout",
+    "/usr/bin/ps",
+    "/usr/bin/ssh-keygen",
+    "/usr/bin/ssh-keyscan",
+    "/usr/sbin/sshd",
+    "/usr/sbin/nft",
     "/usr/bin/touch",
     "/usr/bin/tcpdump",
     "/usr/bin/curl",
@@ -66,6 +76,10 @@ fn tools(common: &Common, bin_dir: &Path) -> Result<PathBuf> {
         image.program_at(program.as_ref(), program.trim_start_matches('/'))?;
     }
     image.program_at("/usr/bin/dash".as_ref(), "bin/sh")?;
+    // OpenSSH separates privileges by a user of its own.
+    if let Some(users) = image.texts.get_mut("etc/passwd") {
+        users.push_str("sshd:x:102:65534::/run/sshd:/usr/sbin/nologin\n");
+    }
     image.files.insert("usr/lib/ssl/openssl.cnf".to_owned(), "/etc/ssl/openssl.cnf".into());
     python(&mut image)?;
     let archive = common.out.join("tools.tar");

@@ -1,11 +1,15 @@
-//! The cases: each module has a `topology` and a `run` with the sentences that must hold in it. The last three need a cluster;
-//! the others run in the lab too.
+//! The cases: each module has a `topology` and a `run` with the sentences that must hold in it. Those from `services` on need a
+//! cluster; the others run in the lab too.
 
+pub mod bad_input;
 pub mod callers;
 pub mod gamma;
+pub mod gateways;
 pub mod grpcroute;
 pub mod httproute;
 pub mod lifecycle;
+pub mod rolling;
+pub mod services;
 pub mod shared;
 pub mod status;
 pub mod streams;
@@ -64,6 +68,12 @@ pub const ALL: &[Case] = &[
         topology: streams::topology,
         run: streams::run,
     },
+    Case {
+        name: "services",
+        about: "affinity, traffic policies, node ports, load balancers and UDPRoutes",
+        topology: services::topology,
+        run: services::run,
+    },
     Case { name: "wire", about: "what who taps a node sees", topology: wire::topology, run: wire::run },
     Case {
         name: "shared",
@@ -76,5 +86,23 @@ pub const ALL: &[Case] = &[
         about: "namespaces that enter and leave the mesh under load, many pods at once, deletion",
         topology: lifecycle::topology,
         run: lifecycle::run,
+    },
+    Case {
+        name: "rolling",
+        about: "servers that are replaced, and a controller that is restarted or away, under load",
+        topology: rolling::topology,
+        run: rolling::run,
+    },
+    Case {
+        name: "gateways",
+        about: "statuses, counts of routes and changes under load at Gateways",
+        topology: gateways::topology,
+        run: gateways::run,
+    },
+    Case {
+        name: "bad_input",
+        about: "wrong labels, references, sizes and definitions: what users are told",
+        topology: bad_input::topology,
+        run: bad_input::run,
     },
 ];

@@ -12,15 +12,27 @@ pub struct Claims {
 
 impl Claims {
     /// Runs one check; a panic inside is its failure.
-    #[allow(clippy::disallowed_methods, reason = "tells how long a check took")]
     pub fn check(&mut self, claim: &str, body: impl FnOnce()) {
+        self.judge(claim, || {
+            body();
+            Ok(())
+        });
+    }
+
+    /// Runs one check that says what does not hold.
+    #[allow(clippy::disallowed_methods, reason = "tells how long a check took")]
+    pub fn judge(&mut self, claim: &str, body: impl FnOnce() -> Result<(), String>) {
         self.count += 1;
         let start = Instant::now();
-        let outcome = catch_unwind(AssertUnwindSafe(body));
-        let word = if outcome.is_ok() { "holds" } else { "FAILS" };
-        eprintln!("{word} {claim} ({:.1} s)", start.elapsed().as_secs_f32());
-        if outcome.is_err() {
-            self.failed.push(claim.to_owned());
+        // Who panics has said why.
+        let outcome = catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| Err("see above".to_owned()));
+        let took = start.elapsed().as_secs_f32();
+        match outcome {
+            Ok(()) => eprintln!("holds {claim} ({took:.1} s)"),
+            Err(why) => {
+                eprintln!("FAILS {claim} ({took:.1} s)\n      {why}");
+                self.failed.push(claim.to_owned());
+            }
         }
     }
 

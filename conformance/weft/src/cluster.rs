@@ -17,7 +17,7 @@ use crate::mesh::{IMAGE, LABEL, Place};
 /// The `controllerName` of Weft itself.
 pub const WEFT: &str = "weft-mesh.dev/mesh";
 /// The kinds of routes that a mesh writes a status to.
-const ROUTES: [&str; 4] = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute"];
+const ROUTES: [&str; 5] = ["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"];
 
 /// Which mesh on which cluster.
 #[derive(Clone, Debug, clap::Args)]
@@ -25,7 +25,8 @@ pub struct Options {
     /// The command that is kubectl, with arguments that come first; split at blanks.
     #[arg(long, default_value = "kubectl")]
     pub kubectl: String,
-    /// The image with the cases' programs: curl, python3 with grpcio, nginx, socat, openssl, bash and weft-echo.
+    /// The image with the cases' programs: curl, python3 with grpcio, nginx, socat, openssl, OpenSSH, tcpdump, nft,
+    /// bash and weft-echo.
     #[arg(long, default_value = "weft/conformance-tools:1")]
     pub image: String,
     /// The label that enrols a namespace in the mesh, as KEY=VALUE.
@@ -34,6 +35,9 @@ pub struct Options {
     /// The controllerName that the mesh writes into routes' statuses.
     #[arg(long, default_value = WEFT)]
     pub controller_name: String,
+    /// How many pods are started at once in the case `lifecycle`.
+    #[arg(long, default_value_t = 30)]
+    pub pods: usize,
 }
 
 /// A cluster and what was applied to it.
@@ -118,10 +122,14 @@ impl Cluster {
         Ok(())
     }
 
-    /// Every route says, for its present generation, what this mesh thinks of it.
+    /// Every route at a Service says, for its present generation, what this mesh thinks of it.
     fn routes_are_judged(&self, namespace: &str) -> Result<()> {
         let routes = self.get(&[&ROUTES.join(","), "--namespace", namespace])?;
-        for route in routes["items"].as_array().into_iter().flatten() {
+        let at_service = |route: &&Value| {
+            let parents = route["spec"]["parentRefs"].as_array();
+            parents.is_some_and(|all| all.iter().any(|parent| parent["kind"] == "Service"))
+        };
+        for route in routes["items"].as_array().into_iter().flatten().filter(at_service) {
             let generation = &route["metadata"]["generation"];
             let own = route["status"]["parents"]
                 .as_array()
@@ -158,7 +166,7 @@ impl Place for Cluster {
             // A pod needs its service account, which a controller makes a moment later.
             for namespace in self.namespaces() {
                 let account = ["serviceaccount", "default", "--namespace", &namespace];
-                Self::until(Duration::from_secs(30), || self.get(&account).map(drop))?;
+                Self::until(Duration::from_secs(120), || self.get(&account).map(drop))?;
             }
         }
         if rest.iter().all(|document| document.trim().is_empty()) {
@@ -180,7 +188,7 @@ impl Place for Cluster {
             return Ok(());
         }
         let names: Vec<&str> = namespaces.iter().map(String::as_str).collect();
-        let verb = ["delete", "namespace", "--ignore-not-found", "--timeout=120s"];
+        let verb = ["delete", "namespace", "--ignore-not-found", "--timeout=300s"];
         self.kubectl(&[&verb[..], &names].concat(), "").map(drop)
     }
 
@@ -231,8 +239,8 @@ impl Place for Cluster {
 
     fn settle(&self) -> Result<()> {
         for namespace in self.namespaces() {
-            Self::until(Duration::from_secs(180), || self.pods_are_ready(&namespace))?;
-            Self::until(Duration::from_secs(60), || self.routes_are_judged(&namespace))?;
+            Self::until(Duration::from_secs(600), || self.pods_are_ready(&namespace))?;
+            Self::until(Duration::from_secs(180), || self.routes_are_judged(&namespace))?;
         }
         if self.is_weft() {
             return self.proxies_are_settled();
@@ -248,6 +256,10 @@ impl Place for Cluster {
 
     fn is_weft(&self) -> bool {
         self.options.controller_name == WEFT
+    }
+
+    fn crowd(&self) -> usize {
+        self.options.pods
     }
 
     fn proxy_log(&self, node: &str) -> Result<String> {

@@ -12,6 +12,8 @@
 pub mod cases;
 mod checks;
 pub mod cluster;
+pub mod load;
+pub mod measure;
 pub mod mesh;
 
 pub use checks::Claims;

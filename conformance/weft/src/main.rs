@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use weft_conformance_cases::cases::{self, Case};
 use weft_conformance_cases::cluster::{Cluster, Options};
+use weft_conformance_cases::measure;
 use weft_conformance_cases::mesh::{Checks, Mesh};
 
 /// Weft's own conformance cases, on the cluster that kubectl leads to. They make namespaces and remove them again.
@@ -20,6 +21,9 @@ struct Cli {
     /// List the cases.
     #[arg(long)]
     list: bool,
+    /// Measure Weft instead of asking the cases.
+    #[arg(long, conflicts_with_all = ["only", "list"])]
+    measure: bool,
 }
 
 fn main() -> ExitCode {
@@ -35,6 +39,15 @@ fn main() -> ExitCode {
     if let Some(unknown) = cli.only.iter().find(|name| cases::ALL.iter().all(|case| case.name != **name)) {
         eprintln!("there is no case {unknown}; --list names all");
         return ExitCode::FAILURE;
+    }
+    if cli.measure {
+        return match measure(&cli.options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let mut table = Vec::new();
     for case in chosen {
@@ -69,4 +82,12 @@ fn run(case: &Case, options: &Options) -> anyhow::Result<(usize, Vec<String>)> {
     let cleared = mesh.clear();
     let outcome = outcome?;
     cleared.map(|()| outcome)
+}
+
+fn measure(options: &Options) -> anyhow::Result<()> {
+    let mesh = Mesh::new(Box::new(Cluster::new(options.clone())));
+    let outcome = mesh.apply("topology", &measure::topology()).and_then(|()| mesh.settle());
+    let outcome = outcome.and_then(|()| measure::run(&mesh));
+    let cleared = mesh.clear();
+    outcome.and(cleared)
 }

@@ -69,6 +69,11 @@ pub trait Place: Debug {
     /// Whether the mesh is Weft.
     fn is_weft(&self) -> bool;
 
+    /// How many pods are to be started at once where that is asked.
+    fn crowd(&self) -> usize {
+        30
+    }
+
     /// What Weft's proxy of a node has logged.
     ///
     /// # Errors

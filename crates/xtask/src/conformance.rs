@@ -35,6 +35,13 @@ pub(crate) struct Options {
     /// With --weft: only this case. May be given several times.
     #[arg(long = "case", value_name = "NAME")]
     cases: Vec<String>,
+    /// With --weft: how many pods the case `lifecycle` starts at once [default: 30].
+    #[arg(long)]
+    pods: Option<usize>,
+    /// With --weft: instead of the cases, measure how long a route takes to be obeyed, how much later enrolled pods start and
+    /// what memory the programs take.
+    #[arg(long)]
+    measure: bool,
     /// With --all: write the report that is committed.
     #[arg(long)]
     update: bool,
@@ -60,6 +67,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if options.crds.is_some() && !gateways {
         bail!("--crds belongs to --gateway or --all: the other runs install the experimental channel's");
+    }
+    if (options.measure || options.pods.is_some() || !options.cases.is_empty()) && !options.weft {
+        bail!("--case, --pods and --measure belong to --weft");
     }
     setup::for_clusters()?;
     let cluster_program = cluster::program()?;
@@ -111,6 +121,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let bin_dir = run::target_dir().join("debug").display().to_string();
         let mut more = vec!["--bin-dir".to_owned(), bin_dir, "--".to_owned()];
         more.extend(pairs("--case", &options.cases));
+        more.extend(options.pods.iter().flat_map(|pods| ["--pods".to_owned(), pods.to_string()]));
+        more.extend(options.measure.then(|| "--measure".to_owned()));
         task("weft", "conformance-dual", &more)?;
     }
     Ok(())

@@ -2,24 +2,22 @@
 //! deletion within the time that the official suite allows.
 #![allow(clippy::indexing_slicing, reason = "tables of checks")]
 
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::load::{Load, none_failed, some_more};
 use crate::mesh::{
-    Checks, ECHO, HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, patiently, service, sleeper,
+    Checks, ECHO, HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, patiently, pod_address, service, sleeper,
 };
 
 /// What the official suite gives a namespace to vanish in.
 const DELETION: Duration = Duration::from_secs(30);
-/// What the requests ended with.
-const CODES: &str = "/tmp/codes";
-/// What the slow ones ended with.
-const SLOW_CODES: &str = "/tmp/slow";
-const SLOW: &str = include_str!("programs/slow_client.py");
-/// How many pods start at once.
-const CROWD: usize = 30;
+/// Stops the CNI plugin in the middle of a pod's start.
+const STOP_PLUGIN: &str = include_str!("programs/stop_plugin.py");
 
 /// The objects.
 pub fn topology() -> String {
@@ -39,38 +37,6 @@ fn late() -> String {
 pub fn run(checks: &mut Checks<'_>) {
     enrolment(checks);
     crowd(checks);
-}
-
-/// Starts one request after the other in a pod, each on a connection of its own; what each ended with is written down.
-fn load(mesh: &Mesh, pod: &str) -> Result<()> {
-    let script = "rm -f /tmp/stop /tmp/codes; (while [ ! -e /tmp/stop ]; do curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' http://server.late/ 2>&1; sleep 0.02; done > /tmp/codes) </dev/null >/dev/null 2>&1 &";
-    mesh.run(pod, &["bash", "-c", script]).map(drop)
-}
-
-/// The same over one connection that is kept, with a pause between requests in which other clients would close it.
-fn slow_load(mesh: &Mesh, pod: &str) -> Result<()> {
-    let script = format!("rm -f /tmp/slow; python3 -c '{SLOW}' </dev/null >/tmp/slow 2>&1 &");
-    mesh.run(pod, &["bash", "-c", &script]).map(drop)
-}
-
-/// How many requests there have been, and what was not 200.
-fn so_far(mesh: &Mesh, pod: &str, file: &str) -> Result<(usize, Vec<String>)> {
-    let told = mesh.run(pod, &["cat", file])?;
-    // The last line may be half written.
-    let whole = told.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    Ok((whole.lines().count(), whole.lines().filter(|line| *line != "200").map(str::to_owned).collect()))
-}
-
-/// Waits until each pod has made this many more requests.
-fn some_more(mesh: &Mesh, pods: &[&str]) -> Result<()> {
-    for pod in pods {
-        let before = so_far(mesh, pod, CODES)?.0;
-        patiently(|| {
-            ensure!(so_far(mesh, pod, CODES)?.0 > before + 20, "the load in {pod} stands still");
-            Ok(())
-        })?;
-    }
-    Ok(())
 }
 
 fn is_meshed(mesh: &Mesh, name: &str) -> Result<bool> {
@@ -101,20 +67,24 @@ fn is_said(mesh: &Mesh, name: &str, reason: &str) -> Result<()> {
 }
 
 fn stranger_gets_in(mesh: &Mesh) -> Result<bool> {
-    let told =
-        mesh.shell("out/stranger", "curl -sS -m 5 -o /dev/null -w '%{http_code}' http://server.late/; true")?;
+    let told = mesh
+        .shell("out/stranger", "curl -sS -m 10 -o /dev/null -w '%{http_code}' http://server.late/; true")?;
     Ok(told.contains("200"))
 }
 
 fn enrolment(checks: &mut Checks<'_>) {
-    let pods = ["late/near", "late/far"];
+    let mut all = Vec::new();
     checks.check("a namespace outside the mesh has client and server", |m| {
         m.apply("late-namespace", &namespace("late", false))?;
         m.apply("late", &late())?;
         m.settle()?;
         ensure!(stranger_gets_in(m)?, "nobody gets in");
-        pods.iter().try_for_each(|pod| load(m, pod).and_then(|()| slow_load(m, pod)))?;
-        some_more(m, &pods)
+        for pod in ["late/near", "late/far"] {
+            for mode in ["keep", "slow", "new"] {
+                all.push(Load::start(m, pod, mode, ("server.late", 80), &[])?);
+            }
+        }
+        some_more(&all, 3)
     });
     checks.check("it enters the mesh under load, and is strict from then on", |m| {
         m.apply("late-namespace", &namespace("late", true))?;
@@ -129,7 +99,7 @@ fn enrolment(checks: &mut Checks<'_>) {
             Ok(())
         })?;
         is_said(m, "late", "Strict")?;
-        some_more(m, &pods)?;
+        some_more(&all, 3)?;
         ensure!(!stranger_gets_in(m)?, "no longer strict");
         m.curl("a/near", &["http://server.late/"])?.expect(200, "server")
     });
@@ -148,19 +118,9 @@ fn enrolment(checks: &mut Checks<'_>) {
                 Ok(())
             })?;
         }
-        some_more(m, &pods)
+        some_more(&all, 3)
     });
-    checks.check("no request failed all the while", |m| {
-        for pod in pods {
-            m.run(pod, &["touch", "/tmp/stop"])?;
-            for (file, least) in [(CODES, 60), (SLOW_CODES, 5)] {
-                let (count, failed) = so_far(m, pod, file)?;
-                ensure!(failed.is_empty(), "{pod}: {} of {count}: {failed:?}", failed.len());
-                ensure!(count >= least, "{pod}: only {count} in {file}");
-            }
-        }
-        Ok(())
-    });
+    checks.check("no request failed all the while", |_| none_failed(all).map(drop));
 }
 
 /// Many replicas of the echo server, ready when they answer.
@@ -183,32 +143,95 @@ spec:
     ) + &service("many", "crowd", "crowd", HTTP)
 }
 
+/// A pod that sees the processes of its node.
+fn warden() -> String {
+    format!(
+        "apiVersion: v1
+kind: Pod
+metadata: {{name: warden, namespace: out}}
+spec:
+  nodeName: node1
+  hostPID: true
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: c, {IMAGE}, command: [sleep, infinity], securityContext: {{privileged: true}}}}]
+---
+"
+    )
+}
+
+/// While it lives, the start of one pod hangs in the middle of its enrolment.
+struct Hanging(Child);
+
+impl Hanging {
+    /// Makes a pod `many/hanging` whose CNI plugin is stopped before the agent has answered it.
+    fn start(mesh: &Mesh) -> Result<Self> {
+        let program = ["python3", "-c", STOP_PLUGIN, "hanging"];
+        let mut command = mesh.place().exec_command("out/warden", &program);
+        let mut one = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+        mesh.apply("hanging", &echo("many", "hanging", "node1", &[]))?;
+        let mut told = String::new();
+        BufReader::new(one.0.stdout.take().context("no output")?).read_line(&mut told)?;
+        ensure!(told == "stopped\n", "its plugin was not stopped: {told:?}");
+        Ok(one)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits until all of the crowd are Ready and called.
+fn all_are_served(mesh: &Mesh, count: usize) -> Result<()> {
+    patiently(|| {
+        let ready =
+            ["get", "deployment", "crowd", "--namespace=many", "--output=jsonpath={.status.readyReplicas}"];
+        let ready = mesh.kubectl(&ready, "")?;
+        ensure!(ready == count.to_string(), "{ready} are Ready");
+        let counts = mesh.many("many/caller", count * 6, "http://crowd/", &[])?;
+        ensure!(counts.keys().all(|answer| answer.starts_with("200 ")), "{counts:?}");
+        ensure!(counts.len() > count / 2, "only {} of them were asked", counts.len());
+        Ok(())
+    })
+}
+
+fn is_ready(mesh: &Mesh, name: &str) -> Result<bool> {
+    let pod = mesh.object("Pod", "many", name)?;
+    let conditions = pod["status"]["conditions"].as_array().into_iter().flatten();
+    Ok(conditions.into_iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
 fn crowd(checks: &mut Checks<'_>) {
-    checks.check(&format!("{CROWD} pods that start at once are all Ready and all served"), |m| {
-        m.apply("many", &(namespace("many", true) + &sleeper("many", "caller", "node1") + &replicas(CROWD)))?;
-        m.settle()?;
+    let count = checks.mesh().place().crowd();
+    let mut hanging = None;
+    checks.check("a namespace for many pods is there", |m| {
+        m.apply("many", &(namespace("many", true) + &warden() + &sleeper("many", "caller", "node1")))?;
+        m.settle()
+    });
+    checks.own("a pod's start hangs in the middle of its enrolment", |m| {
+        hanging = Some(Hanging::start(m)?);
+        Ok(())
+    });
+    checks.check(&format!("{count} pods that start at once are all Ready and all served"), |m| {
+        m.apply("crowd", &replicas(count))?;
+        all_are_served(m, count)
+    });
+    checks.own("the one that hangs is not Ready meanwhile, and is as soon as it hangs no longer", |m| {
+        ensure!(!is_ready(m, "hanging")?, "it does not hang");
+        drop(hanging.take());
         patiently(|| {
-            let pods = m.kubectl(
-                &[
-                    "get",
-                    "deployment",
-                    "crowd",
-                    "--namespace=many",
-                    "--output=jsonpath={.status.readyReplicas}",
-                ],
-                "",
-            )?;
-            ensure!(pods == CROWD.to_string(), "{pods} are Ready");
-            let counts = m.many("many/caller", CROWD * 6, "http://crowd/", &[])?;
-            ensure!(counts.keys().all(|answer| answer.starts_with("200 ")), "{counts:?}");
-            ensure!(counts.len() > CROWD / 2, "only {} of them were asked", counts.len());
+            ensure!(is_ready(m, "hanging")?, "it still hangs");
             Ok(())
-        })
+        })?;
+        let address = pod_address(m, "many", "hanging", false)?;
+        m.curl("many/caller", &[&format!("http://{address}:8080/")])?.expect(200, "hanging")
     });
     checks.check("their namespace is gone within 30 s of its deletion", |m| {
         #[allow(clippy::disallowed_methods, reason = "the time is what is asked for")]
         let start = Instant::now();
-        m.kubectl(&["delete", "namespace", "many", "--timeout=120s"], "").context("it does not go at all")?;
+        m.kubectl(&["delete", "namespace", "many", "--timeout=300s"], "").context("it does not go at all")?;
         ensure!(start.elapsed() < DELETION, "{} s", start.elapsed().as_secs());
         Ok(())
     });

@@ -141,8 +141,9 @@ fn manifests(checks: &mut Checks<'_>) {
             }
             let list = json!({"apiVersion": "v1", "kind": "List", "items": routes}).to_string();
             let told = m.kubectl(&["create", "--dry-run=server", "--output=json", "--filename=-"], &list)?;
-            let told: Value = serde_json::from_str(&told)?;
-            let read = told["items"].as_array().cloned().unwrap_or_else(|| vec![told.clone()]);
+            // One document after the other, not a list.
+            let read =
+                serde_json::Deserializer::from_str(&told).into_iter().collect::<Result<Vec<Value>, _>>()?;
             ensure!(read.len() == routes.len(), "{} of {} came back", read.len(), routes.len());
             for (mut route, read) in routes.into_iter().zip(read) {
                 route["metadata"]["name"] = "read".into();

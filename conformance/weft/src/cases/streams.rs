@@ -18,7 +18,7 @@ pub(super) fn greeter(name: &str, node: &str) -> String {
         node,
         name,
         Some(9000),
-        &["socat", "-t5", "TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0", &answer],
+        &["socat", "-t15", "TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0", &answer],
     ) + &service("a", name, name, TCP)
 }
 
@@ -31,7 +31,7 @@ fn counter(name: &str, node: &str) -> String {
         node,
         name,
         Some(9000),
-        &["socat", "-t5", "TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0", answer],
+        &["socat", "-t15", "TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0", answer],
     ) + &service("a", name, name, TCP)
 }
 
@@ -119,7 +119,7 @@ pub fn run(checks: &mut Checks<'_>) {
 fn subject(mesh: &Mesh, host: &str, name: &str) -> Result<String> {
     let name = if name.is_empty() { "-noservername".to_owned() } else { format!("-servername {name}") };
     let text =
-        mesh.shell(FROM, &format!("timeout 5 openssl s_client -connect {host}:443 {name} </dev/null 2>&1"))?;
+        mesh.shell(FROM, &format!("timeout 30 openssl s_client -connect {host}:443 {name} </dev/null 2>&1"))?;
     let subject = text.lines().find_map(|l| l.trim().strip_prefix("subject=").map(|s| s.replace(' ', "")));
     Ok(subject.unwrap_or_else(|| {
         if text.contains("errno=104") || text.contains("unexpected eof") { "reset".to_owned() } else { text }
@@ -146,13 +146,13 @@ fn check_tls(checks: &mut Checks<'_>) {
     checks.check("TLSRoute: curl gets a page from nginx, end to end encrypted", |m| {
         let told = m.run(
             FROM,
-            &["curl", "-sSk", "-m", "5", "--connect-to", "::by-name:443", "https://one.example/"],
+            &["curl", "-sSk", "-m", "20", "--connect-to", "::by-name:443", "https://one.example/"],
         )?;
         ensure!(told == "tls1 one.example", "{told}");
         Ok(())
     });
     checks.check("TLSRoute: a port with TLSRoutes refuses what is not TLS", |m| {
-        let told = m.shell(FROM, "curl -sS -m 5 http://by-name:443/")?;
+        let told = m.shell(FROM, "curl -sS -m 20 http://by-name:443/")?;
         ensure!(told.starts_with("curl: (56)") || told.starts_with("curl: (52)"), "{told}");
         Ok(())
     });
@@ -177,7 +177,7 @@ fn check_tls(checks: &mut Checks<'_>) {
 fn check_tcp(checks: &mut Checks<'_>) {
     checks.check("TCPRoute: weights hold per connection, exactly", |m| {
         let text =
-            m.shell(FROM, "for i in $(seq 40); do timeout 5 socat -t2 - TCP:weighted:90 </dev/null; done")?;
+            m.shell(FROM, "for i in $(seq 40); do timeout 30 socat -t10 - TCP:weighted:90 </dev/null; done")?;
         let counts = tally(&text);
         ensure!(counts.get("g1") == Some(&30) && counts.get("g2") == Some(&10), "{counts:?}");
         Ok(())
@@ -194,7 +194,7 @@ fn check_tcp(checks: &mut Checks<'_>) {
             checks.check(&format!("a server that speaks first is heard at {host} by {family}"), |m| {
                 let told = m.shell(
                     FROM,
-                    &format!("(sleep 0.3; echo hello) | timeout 5 socat -t2 - {family}:{host}:90"),
+                    &format!("(sleep 0.3; echo hello) | timeout 30 socat -t10 - {family}:{host}:90"),
                 )?;
                 let mut lines = told.lines();
                 ensure!(
@@ -208,7 +208,7 @@ fn check_tcp(checks: &mut Checks<'_>) {
     for host in ["ssh", "ssh-routed"] {
         checks.check(&format!("OpenSSH agrees on keys at {host}"), |m| {
             let told =
-                m.shell(FROM, &format!("ssh-keyscan -T 5 -p 90 -t ed25519 {host} 2>&1; cat /dev/null"))?;
+                m.shell(FROM, &format!("ssh-keyscan -T 20 -p 90 -t ed25519 {host} 2>&1; cat /dev/null"))?;
             let key = m.shell("a/ssh", "cut -d' ' -f2 /tmp/ssh/key.pub")?;
             ensure!(told.contains(key.trim()) && told.contains("SSH-2.0-OpenSSH"), "{told}");
             Ok(())
@@ -216,7 +216,7 @@ fn check_tcp(checks: &mut Checks<'_>) {
     }
     for host in ["g1", "g2"] {
         checks.check(&format!("20 MiB to {host} come back as the same bytes"), |m| {
-            let script = format!("head -c 20971520 /dev/urandom > /tmp/sent; timeout 30 socat -t10 - TCP:{host}:90 < /tmp/sent | tail -c +4 | cmp - /tmp/sent && echo same");
+            let script = format!("head -c 20971520 /dev/urandom > /tmp/sent; timeout 120 socat -t10 - TCP:{host}:90 < /tmp/sent | tail -c +4 | cmp - /tmp/sent && echo same");
             let told = m.shell(FROM, &script)?;
             ensure!(told == "same\n", "{told}");
             Ok(())
@@ -228,7 +228,7 @@ fn check_ends(checks: &mut Checks<'_>) {
     for host in ["c1", "c2", "counted"] {
         checks.check(&format!("half-close: {host} answers after its caller has finished sending"), |m| {
             let told =
-                m.shell(FROM, &format!("head -c 100000 /dev/zero | timeout 8 socat -t5 - TCP:{host}:90"))?;
+                m.shell(FROM, &format!("head -c 100000 /dev/zero | timeout 30 socat -t15 - TCP:{host}:90"))?;
             ensure!(told == "got 100000\n", "{told}");
             Ok(())
         });
@@ -242,7 +242,7 @@ fn check_ends(checks: &mut Checks<'_>) {
         });
         checks.check(&format!("the beginning of a line reaches {host} although nothing follows"), |m| {
             let script = format!(
-                "exec 3<>/dev/tcp/{}/90; printf HELLO >&3; timeout 3 head -c 8 <&3",
+                "exec 3<>/dev/tcp/{}/90; printf HELLO >&3; timeout 30 head -c 8 <&3",
                 host.replace('r', "g")
             );
             let told = m.shell(FROM, &script)?;

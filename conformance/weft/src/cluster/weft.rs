@@ -44,7 +44,7 @@ impl Cluster {
         };
         let mut before = view()?;
         let mut quiet = 0;
-        for _ in 0..60 {
+        for _ in 0..500 {
             sleep(Duration::from_millis(200));
             let now = view()?;
             quiet = if now == before { quiet + 1 } else { 0 };

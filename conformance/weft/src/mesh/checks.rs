@@ -19,17 +19,19 @@ impl<'a> Checks<'a> {
         Self { mesh, claims: crate::Claims::default() }
     }
 
+    /// The mesh that is asked.
+    #[must_use]
+    pub fn mesh(&self) -> &'a Mesh {
+        self.mesh
+    }
+
     /// One sentence that must hold now.
     pub fn check(&mut self, claim: &str, body: impl FnOnce(&Mesh) -> Result<()>) {
         let mesh = self.mesh;
-        self.claims.check(claim, || {
-            if let Err(error) = body(mesh) {
-                panic!("{claim}: {error:#}");
-            }
-        });
+        self.claims.judge(claim, || body(mesh).map_err(|error| format!("{error:#}")));
     }
 
-    /// One sentence that must come to hold within five seconds: for edits under way.
+    /// One sentence that must come to hold soon: for edits under way.
     pub fn soon(&mut self, claim: &str, body: impl Fn(&Mesh) -> Result<()>) {
         self.check(claim, |mesh| soon(|| body(mesh)));
     }
@@ -57,20 +59,20 @@ impl<'a> Checks<'a> {
     }
 }
 
-/// Asks again for up to five seconds: for edits under way and for what is told a moment later (logs, counters, copies).
+/// Asks again for up to half a minute, though on a machine at rest it takes a moment: for edits under way and for what is told a moment later (logs, counters, copies).
 ///
 /// # Errors
 /// The last answer's.
 pub fn soon(ask: impl FnMut() -> Result<()>) -> Result<()> {
-    again(Duration::from_secs(5), ask)
+    again(Duration::from_secs(30), ask)
 }
 
-/// Asks again for up to two minutes: for pods that start and namespaces that enter the mesh.
+/// Asks again for up to five minutes: for pods that start and namespaces that enter the mesh.
 ///
 /// # Errors
 /// The last answer's.
 pub fn patiently(ask: impl FnMut() -> Result<()>) -> Result<()> {
-    again(Duration::from_secs(120), ask)
+    again(Duration::from_secs(300), ask)
 }
 
 fn again(patience: Duration, mut ask: impl FnMut() -> Result<()>) -> Result<()> {

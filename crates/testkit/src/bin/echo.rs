@@ -1,6 +1,6 @@
 //! A small HTTP/1.1 and h2c server for tests: answers with what it received, as JSON, so that a
 //! test sees exactly what reached the application. It can also fail, wait, send trailers, take
-//! over upgraded connections, or speak first on plain TCP.
+//! over upgraded connections, or speak first on plain TCP. Told to end it ends at once, or gracefully.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,11 +20,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TRAILER, UPGRADE};
 use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Answers each request with its own description. A request may ask for more by query:
 /// `status=503` sets the status, `delay=250` waits so many milliseconds first, `set=NAME:VALUE` sets a header of the answer.
@@ -49,12 +50,21 @@ struct Options {
     /// Be a plain TCP server that sends this line first and then echoes bytes.
     #[arg(long)]
     tcp_banner: Option<String>,
+    /// On SIGTERM accept nothing more and finish what is open: an HTTP/1.1 connection ends with its next response, and
+    /// six seconds later all do. Without this, SIGTERM is the end of everything at once.
+    #[arg(long)]
+    graceful: bool,
 }
+
+/// How long a graceful end lasts at most: longer than callers keep idle connections.
+const GRACE: Duration = Duration::from_secs(6);
 
 struct Server {
     options: Options,
     name: String,
     requests: AtomicU32,
+    /// No further request on the connections that are open.
+    ending: AtomicBool,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -66,9 +76,14 @@ async fn main() -> Result<()> {
         Ok(listener) => listener,
         Err(_) => TcpListener::bind(("0.0.0.0", options.port)).await?,
     };
-    let server = Arc::new(Server { options, name, requests: AtomicU32::new(0) });
+    let server =
+        Arc::new(Server { options, name, requests: AtomicU32::new(0), ending: AtomicBool::new(false) });
+    let mut terminate = signal(SignalKind::terminate())?;
     loop {
-        let (stream, from) = listener.accept().await?;
+        let (stream, from) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            _ = terminate.recv() => break,
+        };
         let server = Arc::clone(&server);
         tokio::spawn(async move {
             if let Err(error) = server.connection(stream, from).await {
@@ -76,6 +91,18 @@ async fn main() -> Result<()> {
             }
         });
     }
+    drop(listener);
+    if server.options.graceful {
+        server.ending.store(true, Ordering::Relaxed);
+        let all_ended = async {
+            // Each connection holds the server.
+            while Arc::strong_count(&server) > 1 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let _ = tokio::time::timeout(GRACE, all_ended).await;
+    }
+    Ok(())
 }
 
 impl Server {
@@ -132,6 +159,7 @@ impl Server {
             tokio::spawn(echo_upgraded(hyper::upgrade::on(&mut request)));
             return upgraded(protocol);
         }
+        let version = request.version();
         let count = self.requests.fetch_add(1, Ordering::Relaxed);
         let failing = count < self.options.fail;
         let status = if failing { StatusCode::SERVICE_UNAVAILABLE } else { asked.unwrap_or(StatusCode::OK) };
@@ -139,6 +167,9 @@ impl Server {
         let text = Bytes::from(format!("{description}\n"));
         let mut response = Response::new(self.body(text));
         *response.status_mut() = status;
+        if self.ending.load(Ordering::Relaxed) && version == Version::HTTP_11 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().extend(set);
         if self.options.trailers {

@@ -13,7 +13,7 @@ with grpc.insecure_channel(target) as channel:
     if how == "unary":
         call = channel.unary_unary(method)
         def once():
-            answer, ended = call.with_call(b"", timeout=5, metadata=metadata)
+            answer, ended = call.with_call(b"", timeout=20, metadata=metadata)
             answer = json.loads(answer)
             trailing = dict((k, v) for k, v in ended.trailing_metadata())
             shown = {k: v for k, v in answer["metadata"].items() if k.startswith("x-") and k != "x-forwarded-client-cert"}
@@ -21,12 +21,12 @@ with grpc.insecure_channel(target) as channel:
         for _ in range(int(count)):
             report(once)
     elif how == "count":
-        report(lambda: print(b",".join(channel.unary_stream(method)(count.encode(), timeout=5)).decode()))
+        report(lambda: print(b",".join(channel.unary_stream(method)(count.encode(), timeout=20)).decode()))
     elif how == "both":
         # Each message is sent only after the answer to the one before.
         waiting = queue.Queue()
         waiting.put(b"0")
-        answers = channel.stream_stream(method)(iter(waiting.get, None), timeout=5)
+        answers = channel.stream_stream(method)(iter(waiting.get, None), timeout=20)
         def talk():
             for number, answer in enumerate(answers, 1):
                 print(answer.decode())

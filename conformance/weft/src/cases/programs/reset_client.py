@@ -2,7 +2,7 @@
 import socket, struct, sys, time
 
 how, host, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
-stream = socket.create_connection((host, port), timeout=5)
+stream = socket.create_connection((host, port), timeout=20)
 stream.sendall(b"x")
 if how == "meet":
     try:
