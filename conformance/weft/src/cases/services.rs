@@ -181,7 +181,7 @@ fn addresses(checks: &mut Checks<'_>) {
 fn ask(mesh: &Mesh, pod: &str, at: &str, flows: u32) -> Result<(BTreeMap<String, usize>, String)> {
     let family = if at.starts_with('[') { "UDP6" } else { "UDP4" };
     let script = format!(
-        "for i in $(seq {flows}); do echo hello | socat -T 3 -t 3 - {family}:{at},readbytes=44; done 2>/dev/null"
+        "for i in $(seq {flows}); do echo hello | socat -T 3 -t 3 - {family}:{at},readbytes=45; done 2>/dev/null"
     );
     let told = mesh.shell(pod, &script)?;
     let names: Vec<&str> = told.lines().filter_map(|line| line.split(' ').next()).collect();
