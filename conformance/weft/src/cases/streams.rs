@@ -44,7 +44,7 @@ pub(super) fn tls_server(name: &str, node: &str, serve: &str) -> String {
 
 fn servers() -> String {
     let nginx = "user root; daemon off; worker_processes 1; pid /tmp/nginx.pid; error_log stderr; events {} http { client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f; uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; access_log off; server { listen 8443 ssl; listen [::]:8443 ssl; ssl_certificate /tmp/cert.pem; ssl_certificate_key /tmp/key.pem; location / { return 200 \"tls1 $ssl_server_name\"; } } }";
-    let sshd = "mkdir -p /run/sshd /tmp/ssh && ssh-keygen -q -t ed25519 -N '' -f /tmp/ssh/key && exec /usr/sbin/sshd -D -e -p 9000 -h /tmp/ssh/key -o PidFile=none";
+    let sshd = "mkdir -p /run/sshd /tmp/ssh && ssh-keygen -q -t ed25519 -N '' -f /tmp/ssh/key && exec /usr/sbin/sshd -D -e -f /dev/null -p 9000 -h /tmp/ssh/key -o PidFile=none";
     let mut yaml =
         greeter("g1", "node1") + &greeter("g2", "node2") + &counter("c1", "node1") + &counter("c2", "node2");
     yaml += &tls_server(
