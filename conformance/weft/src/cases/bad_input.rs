@@ -99,66 +99,76 @@ fn one(name: &str, parent: &str, backend: &str) -> String {
     )
 }
 
+/// A route with one mistake.
+struct Mistake {
+    what: &'static str,
+    /// Of the route.
+    name: &'static str,
+    /// In flow style, like the backend.
+    parent: &'static str,
+    backend: &'static str,
+    /// The condition that tells, its status and reason, and words of its message.
+    told: (&'static str, &'static str, &'static str),
+}
+
+const AT_V1: &str = "group: \"\", kind: Service, name: v1, port: 80";
+const TO_V1: &str = "name: v1, port: 80";
+const MISTAKES: [Mistake; 6] = [
+    Mistake {
+        what: "a parent that does not exist",
+        name: "no-parent",
+        parent: "group: \"\", kind: Service, name: nowhere",
+        backend: TO_V1,
+        told: ("Accepted", "False NoMatchingParent", "does not exist"),
+    },
+    Mistake {
+        what: "a port that the parent does not have",
+        name: "no-port",
+        parent: "group: \"\", kind: Service, name: v1, port: 99",
+        backend: TO_V1,
+        told: ("Accepted", "False NoMatchingParent", "80 (http)"),
+    },
+    Mistake {
+        what: "a backend that does not exist",
+        name: "no-backend",
+        parent: AT_V1,
+        backend: "name: nowhere, port: 80",
+        told: ("ResolvedRefs", "False BackendNotFound", "nowhere"),
+    },
+    Mistake {
+        what: "a port that the backend does not have",
+        name: "no-backend-port",
+        parent: AT_V1,
+        backend: "name: v2, port: 99",
+        told: ("ResolvedRefs", "False BackendNotFound", "99"),
+    },
+    Mistake {
+        what: "a listener that the Gateway does not have",
+        name: "no-listener",
+        parent: "name: front, sectionName: nowhere",
+        backend: TO_V1,
+        told: ("Accepted", "False NoMatchingParent", "nowhere"),
+    },
+    Mistake {
+        what: "a backend in another namespace, at a Gateway, without a ReferenceGrant",
+        name: "no-grant",
+        parent: "name: front",
+        backend: "namespace: b, name: other, port: 80",
+        told: ("ResolvedRefs", "False RefNotPermitted", "ReferenceGrant"),
+    },
+];
+
 fn references(checks: &mut Checks<'_>) {
-    let to_v1 = "name: v1, port: 80";
-    let (accepted, resolved) = ("Accepted", "ResolvedRefs");
-    for (claim, name, parent, backend, kind, wanted) in [
-        (
-            "a parent that does not exist",
-            "no-parent",
-            "group: \"\", kind: Service, name: nowhere",
-            to_v1,
-            accepted,
-            ("False NoMatchingParent", "does not exist"),
-        ),
-        (
-            "a port that the parent does not have",
-            "no-port",
-            "group: \"\", kind: Service, name: v1, port: 99",
-            to_v1,
-            accepted,
-            ("False NoMatchingParent", "80 (http)"),
-        ),
-        (
-            "a backend that does not exist",
-            "no-backend",
-            "group: \"\", kind: Service, name: v1, port: 80",
-            "name: nowhere, port: 80",
-            resolved,
-            ("False BackendNotFound", "nowhere"),
-        ),
-        (
-            "a port that the backend does not have",
-            "no-backend-port",
-            "group: \"\", kind: Service, name: v1, port: 80",
-            "name: v2, port: 99",
-            resolved,
-            ("False BackendNotFound", "99"),
-        ),
-        (
-            "a listener that the Gateway does not have",
-            "no-listener",
-            "name: front, sectionName: nowhere",
-            to_v1,
-            accepted,
-            ("False NoMatchingParent", "nowhere"),
-        ),
-        (
-            "a backend in another namespace, at a Gateway, without a ReferenceGrant",
-            "no-grant",
-            "name: front",
-            "namespace: b, name: other, port: 80",
-            resolved,
-            ("False RefNotPermitted", "ReferenceGrant"),
-        ),
-    ] {
-        checks.check(&format!("{claim} is named in the route's status"), |m| {
-            if parent.starts_with("name:") {
-                let front = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: front, namespace: a}\nspec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}\n";
-                m.apply("front", front)?;
-            }
+    checks.check("a Gateway for them is there", |m| {
+        let front = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: front, namespace: a}\nspec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}\n";
+        m.apply("front", front)
+    });
+    for Mistake { what, name, parent, backend, told } in MISTAKES {
+        checks.check(&format!("{what} is named in the route's status"), |m| {
             m.apply(name, &one(name, parent, backend))?;
-            says(m, ["HTTPRoute", "a", name], "/status/parents/0/conditions", kind, wanted)?;
+            let (kind, state, words) = told;
+            let route = ["HTTPRoute", "a", name];
+            says(m, route, "/status/parents/0/conditions", kind, (state, words))?;
             // Two at one Service are one table: the next is to find it as this one did.
             m.delete(name)
         });

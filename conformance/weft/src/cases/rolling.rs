@@ -125,7 +125,7 @@ fn abrupt(mesh: &Mesh) -> Result<()> {
     ensure!(!failed.is_empty(), "nothing was lost: the servers have not ended abruptly");
     let named =
         |one: &&String| one.contains("502") && (!mesh.is_weft() || one.contains("weft: upstream_reset"));
-    ensure!(failed.iter().all(|one| named(one)), "{lost}");
+    ensure!(failed.iter().all(named), "{lost}");
     eprintln!("{lost}");
     Ok(())
 }

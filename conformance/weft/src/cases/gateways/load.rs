@@ -78,6 +78,10 @@ pub(super) fn run(checks: &mut Checks<'_>) {
         })
         .map(drop)
     });
+    listeners(checks);
+}
+
+fn listeners(checks: &mut Checks<'_>) {
     checks.check("the certificate is exchanged under load, and no request fails", |m| {
         let ended = under_load(m, || {
             swap_certificate(m, "second")?;
