@@ -56,21 +56,59 @@ pub(crate) struct Options {
     release: bool,
 }
 
+impl Options {
+    /// Whether Gateways are asked for.
+    fn gateways(&self) -> bool {
+        self.gateway.is_some() || self.all
+    }
+
+    fn check(&self) -> Result<()> {
+        if !(self.mesh || self.gateways() || self.weft || self.list) {
+            bail!("say what to run: --mesh, --gateway, --all, --weft or --list");
+        }
+        if self.update && !self.all {
+            bail!("the committed report is that of all profiles in one run: --all --update");
+        }
+        if self.crds.is_some() && !self.gateways() {
+            bail!("--crds belongs to --gateway or --all: the other runs install the experimental channel's");
+        }
+        if self.gateways() && self.runs.len() > 1 {
+            bail!("with --gateway and --all, --run names one test");
+        }
+        if (self.measure || self.pods.is_some() || !self.cases.is_empty()) && !self.weft {
+            bail!("--case, --pods and --measure belong to --weft");
+        }
+        Ok(())
+    }
+
+    /// The runner's further arguments for Gateways.
+    fn of_gateways(&self) -> Vec<String> {
+        let mut more = pairs("--profile", self.gateway.as_deref().unwrap_or_default());
+        more.extend(self.crds.iter().flat_map(|channel| ["--crds".to_owned(), channel.clone()]));
+        more.extend(self.all.then(|| "--all".to_owned()));
+        more.extend(self.update.then(|| "--update".to_owned()));
+        more.extend(pairs("--test", &self.runs));
+        more
+    }
+
+    /// The runner's further arguments for our own cases.
+    fn of_cases(&self) -> Vec<String> {
+        let bin_dir = run::target_dir().join("debug").display().to_string();
+        let mut more = vec!["--bin-dir".to_owned(), bin_dir, "--".to_owned()];
+        more.extend(pairs("--case", &self.cases));
+        more.extend(self.pods.iter().flat_map(|pods| ["--pods".to_owned(), pods.to_string()]));
+        more.extend(self.measure.then(|| "--measure".to_owned()));
+        more
+    }
+}
+
+fn pairs(flag: &str, values: &[String]) -> Vec<String> {
+    values.iter().flat_map(|value| [flag.to_owned(), value.clone()]).collect()
+}
+
 /// `cargo xtask conformance`.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let gateways = options.gateway.is_some() || options.all;
-    if !(options.mesh || gateways || options.weft || options.list) {
-        bail!("say what to run: --mesh, --gateway, --all, --weft or --list");
-    }
-    if options.update && !options.all {
-        bail!("the committed report is that of all profiles in one run: --all --update");
-    }
-    if options.crds.is_some() && !gateways {
-        bail!("--crds belongs to --gateway or --all: the other runs install the experimental channel's");
-    }
-    if (options.measure || options.pods.is_some() || !options.cases.is_empty()) && !options.weft {
-        bail!("--case, --pods and --measure belong to --weft");
-    }
+    options.check()?;
     setup::for_clusters()?;
     let cluster_program = cluster::program()?;
     let runner = cluster_program.with_file_name("weft-conformance-runner");
@@ -81,7 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         list.arg("list").arg("--workspace").arg(run::root());
         run::step("asking the suite", &mut list)?;
     }
-    if !(options.mesh || gateways || options.weft) {
+    if !(options.mesh || options.gateways() || options.weft) {
         return Ok(());
     }
     let profile = if options.release { "release" } else { "dev" };
@@ -98,32 +136,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         outcome
     };
-    let pairs = |flag: &str, values: &[String]| -> Vec<String> {
-        values.iter().flat_map(|v| [flag.to_owned(), v.clone()]).collect()
-    };
     if options.mesh {
         task("mesh", "conformance", &pairs("--run", &options.runs))?;
     }
-    if gateways {
-        let profiles = options.gateway.clone().unwrap_or_default();
-        let mut more = pairs("--profile", &profiles);
-        more.extend(options.crds.iter().flat_map(|channel| ["--crds".to_owned(), channel.clone()]));
-        more.extend(options.all.then(|| "--all".to_owned()));
-        more.extend(options.update.then(|| "--update".to_owned()));
-        if options.runs.len() > 1 {
-            bail!("--run names one test");
-        }
-        more.extend(pairs("--test", &options.runs));
-        task("gateway", "conformance", &more)?;
+    if options.gateways() {
+        task("gateway", "conformance", &options.of_gateways())?;
     }
     if options.weft {
         setup::for_tests()?;
-        let bin_dir = run::target_dir().join("debug").display().to_string();
-        let mut more = vec!["--bin-dir".to_owned(), bin_dir, "--".to_owned()];
-        more.extend(pairs("--case", &options.cases));
-        more.extend(options.pods.iter().flat_map(|pods| ["--pods".to_owned(), pods.to_string()]));
-        more.extend(options.measure.then(|| "--measure".to_owned()));
-        task("weft", "conformance-dual", &more)?;
+        task("weft", "conformance-dual", &options.of_cases())?;
     }
     Ok(())
 }
