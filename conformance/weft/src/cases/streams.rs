@@ -88,6 +88,14 @@ pub fn topology() -> String {
     };
     yaml += &(by_name("exact", "one.example", "tls1") + &by_name("wild", "*.two.example", "tls2"));
     yaml += &by_name("deeper", "three.two.example", "tls1");
+    // The weaker kind on the same port.
+    yaml += &route(
+        "TCPRoute",
+        "a",
+        "weaker",
+        &parent("by-name"),
+        "rules: [{backendRefs: [{name: g1, port: 90}]}]",
+    );
     yaml += &route(
         "TLSRoute",
         "a",
@@ -127,6 +135,11 @@ fn subject(mesh: &Mesh, host: &str, name: &str) -> Result<String> {
 }
 
 fn check_tls(checks: &mut Checks<'_>) {
+    checks.check("a TCPRoute beside TLSRoutes is refused as Conflicted", |m| {
+        let told = m.condition("TCPRoute", "a", "weaker", "Accepted")?;
+        ensure!(told == "False Conflicted", "{told}");
+        Ok(())
+    });
     for (name, wanted) in [
         ("one.example", "CN=tls1"),
         ("ONE.example", "CN=tls1"),
