@@ -1,5 +1,6 @@
 //! Builds every part of the proxy once, in reading order, and ends them in order.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use futures_util::future::LocalBoxFuture;
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_runtime::admin::Admin;
@@ -83,6 +85,10 @@ async fn control(
     let stop = CancellationToken::new();
     shutdown::cancel_on_signal(stop.clone())?;
     let listener = Admin::bind(shared.config.admin).await?;
+    let public = match shared.config.public_admin {
+        Some(address) => Some(Admin::bind(address).await?),
+        None => None,
+    };
     let controller = Controller::new(&shared.config)?;
     let mut admin = admin(shared, metrics, level);
     let role: LocalBoxFuture<'_, ()> = match shared.config.gateway()? {
@@ -90,7 +96,7 @@ async fn control(
         Some(own) => Box::pin(gateway(shared, crew, &controller, &own)),
     };
     tokio::select! {
-        never = admin.serve(listener) => match never {},
+        never = serve_admin(admin, listener, public) => match never {},
         () = role => {}
         () = certificates::driver::run(shared.clone(), controller.clone()) => {}
         () = async { stop.cancelled().await; drain(shared, crew).await } => {}
@@ -131,6 +137,13 @@ fn gateway(
     let mut ports = Ports::new(shared.clone(), crew.clone(), pod);
     tracing::info!(gateway = %own.gateway, workers = crew.len(), "started");
     state::client::run(shared.clone(), controller.clone(), move |snapshot| ports.follow(snapshot))
+}
+
+async fn serve_admin(admin: Admin, listener: TcpListener, public: Option<TcpListener>) -> Infallible {
+    match public {
+        Some(public) => admin.serve_apart(listener, public).await,
+        None => admin.serve(listener).await,
+    }
 }
 
 /// What the admin server shows. The configuration decides about readiness; certificates come on demand.

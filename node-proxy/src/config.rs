@@ -9,6 +9,7 @@ use weft_model::{ObjectName, Text};
 use weft_runtime::duration::duration;
 use weft_runtime::logging;
 
+use crate::gateway::Trust;
 use crate::telemetry::AccessLogTarget;
 
 /// The process's configuration.
@@ -63,9 +64,14 @@ pub struct Config {
     #[arg(long, env = "WEFT_NODE_TOKEN_FILE")]
     pub node_token_file: Option<PathBuf>,
 
-    /// Where the admin server listens: /metrics /config /certificates /healthz /readyz.
+    /// Where the admin server listens: /metrics /config /certificates /logging /healthz /readyz.
     #[arg(long, env = "WEFT_ADMIN", default_value = "127.0.0.1:15000")]
     pub admin: SocketAddr,
+
+    /// Where /healthz, /readyz and /metrics are answered as well, and nothing else: for the kubelet and for scrapers, who
+    /// come from outside the pod.
+    #[arg(long, env = "WEFT_PUBLIC_ADMIN")]
+    pub public_admin: Option<SocketAddr>,
 
     /// Threads that carry traffic; one per CPU if not given.
     #[arg(long, env = "WEFT_WORKERS")]
@@ -80,6 +86,16 @@ pub struct Config {
     /// `X-Forwarded-*` and `Forwarded` is kept and added to; what others say there is replaced.
     #[arg(long, env = "WEFT_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpNet>,
+
+    /// In role `gateway`: how many proxies are before this one, wherever they call from. All callers are trusted as by
+    /// `--trusted-proxies`; the client is the entry of `X-Forwarded-For` that so many of them say, counted from the end.
+    #[arg(long, env = "WEFT_TRUSTED_HOPS", default_value_t = 0, conflicts_with = "trusted_proxies")]
+    pub trusted_hops: usize,
+
+    /// In role `gateway`: every TCP connection has to begin with a header of the PROXY protocol, version 1 or 2, and comes
+    /// from whom that says.
+    #[arg(long, env = "WEFT_PROXY_PROTOCOL")]
+    pub proxy_protocol: bool,
 
     /// How calls between pods of this node travel.
     #[arg(long, env = "WEFT_SAME_NODE", value_enum, default_value_t = SameNode::Direct)]
@@ -217,9 +233,9 @@ impl Config {
         }
     }
 
-    /// Whether `caller` is a proxy that may say for whom it calls.
-    pub fn trusts(&self, caller: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|range| range.contains(&caller))
+    /// Whom a Gateway believes.
+    pub fn trust(&self) -> Trust<'_> {
+        Trust { proxies: &self.trusted_proxies, hops: self.trusted_hops }
     }
 
     /// How many threads carry traffic: as told, else one per CPU.
@@ -283,10 +299,16 @@ mod tests {
 
     #[test]
     fn nobody_is_trusted_unless_told() {
-        let trusting = |flags: &[&str]| Config::try_parse_from(REQUIRED.iter().chain(flags)).unwrap();
-        let caller = "192.0.2.7".parse().unwrap();
-        assert!(!trusting(&[]).trusts(caller));
-        assert!(trusting(&["--trusted-proxies", "10.0.0.0/8,192.0.2.0/24"]).trusts(caller));
+        let trusting = |flags: &[&str]| {
+            let config = Config::try_parse_from(REQUIRED.iter().chain(flags)).unwrap();
+            config.trust().has("192.0.2.7".parse().unwrap())
+        };
+        assert!(!trusting(&[]));
+        assert!(trusting(&["--trusted-proxies", "10.0.0.0/8,192.0.2.0/24"]));
+        assert!(!trusting(&["--trusted-proxies", "10.0.0.0/8"]));
+        assert!(trusting(&["--trusted-hops", "1"]));
+        let both = ["--trusted-hops", "1", "--trusted-proxies", "10.0.0.0/8"];
+        assert!(Config::try_parse_from(REQUIRED.iter().chain(&both)).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod entrance;
 pub mod ports;
+pub mod proxy_protocol;
 mod tls;
 pub(crate) mod udp;
 
@@ -16,7 +17,7 @@ use weft_model::gateway::ListenerProtocol;
 use weft_model::{Identity, Reason, TrustDomain};
 use weft_routing::{ListenerEntry, StreamRule};
 
-pub use self::entrance::Entrance;
+pub use self::entrance::{Entrance, Trust};
 use crate::call::Accepted;
 use crate::config::GatewayPod;
 use crate::listen::refuse;
@@ -52,7 +53,7 @@ pub fn own_pod(shared: &Shared, own: &GatewayPod) -> Arc<LocalPod> {
 }
 
 /// Serves one connection that came to `port`. Never fails: refusals are logged and counted.
-pub async fn serve(worker: WorkerRef, accepted: Accepted, port: u16) {
+pub async fn serve(worker: WorkerRef, mut accepted: Accepted, port: u16) {
     let begun = Instant::now();
     let snapshot = worker.shared.snapshot.load_full();
     // Of one port all listeners speak one protocol, or are told apart by TLS server names.
@@ -60,6 +61,12 @@ pub async fn serve(worker: WorkerRef, accepted: Accepted, port: u16) {
         let refused = Refused::new(Reason::Draining, "the listener has just been removed");
         return refuse(&worker, accepted, begun, &refused);
     };
+    if worker.shared.config.proxy_protocol {
+        match proxy_protocol::take(&mut accepted.stream).await {
+            Ok(source) => accepted.peer = source.unwrap_or(accepted.peer),
+            Err(refused) => return refuse(&worker, accepted, begun, &refused),
+        }
+    }
     let Some(entrance) = Entrance::plain(&accepted, &worker.shared.config) else { return };
     match protocol {
         ListenerProtocol::Http => {

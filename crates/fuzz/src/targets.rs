@@ -11,6 +11,7 @@ use weft_api::proto::{ConfigResponse, Upsert};
 use weft_ca::{Authority, Settings};
 use weft_model::route::{Match, PathMatch, PathModifier};
 use weft_model::{Identity, Resource, TrustDomain};
+use weft_proxy::gateway::proxy_protocol::parse;
 use weft_proxy::tunnel::meta::{RequestMeta, ResponseMeta, WEFT_META};
 use weft_tls::sni::HelloReader;
 
@@ -38,6 +39,10 @@ pub const ALL: &[Target] = &[
     }),
     target("tunnel_response_meta", tunnel_response_meta, || texts(&["error=connect_failed; established=no"])),
     target("client_hello", client_hello, || vec![CLIENT_HELLO.to_vec()]),
+    target("proxy_protocol", proxy_protocol, || {
+        let version_2 = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x0a\0\0\x01\x10\xe1\0\x50";
+        vec![b"PROXY TCP4 192.0.2.7 10.0.0.1 4321 80\r\n".to_vec(), version_2.to_vec()]
+    }),
     target("signing_request", signing_request, || vec![signing_request_seed()]),
     target("path_modifier", path_modifier, || texts(&["/a/b?c=d", "/", "*", "/%2e%2e//x"])),
     target("manifest", manifest, || {
@@ -115,6 +120,15 @@ fn tunnel_response_meta(input: &[u8]) {
     let Some(mut headers) = header(input) else { return };
     let _ = ResponseMeta::take(&mut headers);
     assert!(headers.is_empty(), "the header never stays");
+}
+
+/// A header ends within what came, and is the same when only its own bytes have come, and not before.
+fn proxy_protocol(input: &[u8]) {
+    if let Ok(Some(header)) = parse(input) {
+        let own = input.get(..header.length).expect("a header ends within what came");
+        assert_eq!(parse(own), Ok(Some(header)));
+        assert_eq!(parse(&own[..own.len() - 1]), Ok(None));
+    }
 }
 
 /// However a hello is cut into pieces, the answer is the same.

@@ -73,6 +73,8 @@ reasons! {
     BadTunnelRequest = "bad_tunnel_request",
     /// Not valid HTTP, or HTTP that could be read in two ways (request smuggling): 400.
     BadRequest = "bad_request",
+    /// The Gateway wants the PROXY protocol, and the connection did not begin with its header.
+    BadProxyHeader = "bad_proxy_header",
     /// The request's host belongs to another listener than the connection's TLS server name: 421.
     Misdirected = "misdirected",
     /// The listener cannot be served: 500, or the connection is reset.

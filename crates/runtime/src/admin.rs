@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,22 @@ impl Answer {
                 Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot be written: {error}\n"))
             }
         }
+    }
+}
+
+/// What is answered where anybody may ask, beside `/healthz` and `/readyz`.
+pub const PUBLIC: [&str; 1] = ["/metrics"];
+
+/// Which pages a listener gives.
+#[derive(Clone, Copy, Debug)]
+enum Pages {
+    All,
+    Public,
+}
+
+impl Pages {
+    fn have(self, path: &str) -> bool {
+        matches!(self, Self::All) || PUBLIC.contains(&path)
     }
 }
 
@@ -124,7 +140,8 @@ impl Admin {
         });
     }
 
-    /// Opens the server's socket, so that a port in use is noticed before anything else starts.
+    /// Opens the server's socket, so that a port in use is noticed before anything else starts. All addresses of a machine
+    /// without IPv6 are those of IPv4.
     ///
     /// # Errors
     /// When the address cannot be bound.
@@ -132,12 +149,33 @@ impl Admin {
         let explain = |error: std::io::Error| {
             std::io::Error::new(error.kind(), format!("the admin server cannot listen on {address}: {error}"))
         };
-        TcpListener::bind(address).await.map_err(explain)
+        match TcpListener::bind(address).await {
+            Err(error)
+                if error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+                    && address.ip() == Ipv6Addr::UNSPECIFIED =>
+            {
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await.map_err(explain)
+            }
+            bound => bound.map_err(explain),
+        }
     }
 
     /// Answers on `listener` for ever.
     pub async fn serve(self, listener: TcpListener) -> Infallible {
+        Arc::new(self).listen(listener, Pages::All).await
+    }
+
+    /// Answers on `listener` for ever, and on `public` nothing but [`PUBLIC`].
+    pub async fn serve_apart(self, listener: TcpListener, public: TcpListener) -> Infallible {
         let admin = Arc::new(self);
+        tokio::select! {
+            never = Arc::clone(&admin).listen(listener, Pages::All) => never,
+            never = admin.listen(public, Pages::Public) => never,
+        }
+    }
+
+    async fn listen(self: Arc<Self>, listener: TcpListener, pages: Pages) -> Infallible {
+        let admin = self;
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(1));
         loop {
@@ -147,7 +185,7 @@ impl Admin {
                     backoff.reset();
                     let admin = admin.clone();
                     tokio::spawn(async move {
-                        admin.serve_connection(stream).await;
+                        admin.serve_connection(stream, pages).await;
                         drop(slot);
                     });
                 }
@@ -159,10 +197,10 @@ impl Admin {
         }
     }
 
-    async fn serve_connection(&self, stream: TcpStream) {
+    async fn serve_connection(&self, stream: TcpStream, pages: Pages) {
         let service = service_fn(|request: Request<Incoming>| {
-            let answer =
-                self.answer(request.method(), request.uri().path(), request.uri().query().unwrap_or(""));
+            let uri = request.uri();
+            let answer = self.answer(pages, request.method(), uri.path(), uri.query().unwrap_or(""));
             std::future::ready(Ok::<_, Infallible>(response(answer)))
         });
         let result = http1::Builder::new()
@@ -176,14 +214,17 @@ impl Admin {
         }
     }
 
-    fn answer(&self, method: &Method, path: &str, query: &str) -> Answer {
+    fn answer(&self, pages: Pages, method: &Method, path: &str, query: &str) -> Answer {
         if method != Method::GET && method != Method::HEAD {
             return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n");
         }
         match path {
             "/healthz" => Answer::text(StatusCode::OK, "ok\n"),
             "/readyz" => self.readiness(),
-            _ => self.handlers.get(path).map_or_else(|| self.index(), |handler| handler(query)),
+            _ => {
+                let handler = self.handlers.get(path).filter(|_| pages.have(path));
+                handler.map_or_else(|| self.index(pages), |handler| handler(query))
+            }
         }
     }
 
@@ -198,9 +239,9 @@ impl Admin {
         Answer::text(status, format!("{}\n", lines.join("\n")))
     }
 
-    fn index(&self) -> Answer {
+    fn index(&self, pages: Pages) -> Answer {
         let mut body = "No such page. There are:\n/healthz\n/readyz\n".to_owned();
-        for path in self.handlers.keys() {
+        for path in self.handlers.keys().filter(|path| pages.have(path)) {
             body.push_str(path);
             body.push('\n');
         }

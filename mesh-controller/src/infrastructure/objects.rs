@@ -10,7 +10,7 @@ use weft_model::workload::MESH_LABEL;
 
 /// Names with this prefix are not taken over from `spec.infrastructure`: they have a meaning to Weft itself.
 const OURS: &str = "weft-mesh.dev/";
-/// Port of the proxy's admin endpoint, for the kubelet's probes and for scrapers.
+/// Where the kubelet's probes and scrapers are answered. All else that the admin endpoint says is said inside the pod only.
 const ADMIN: u16 = 15_020;
 /// How long open connections may last when a pod is told to go, unless the parameters say otherwise.
 pub(super) const DRAIN_SECONDS: u32 = 10;
@@ -247,7 +247,7 @@ impl Objects<'_> {
             format!("--controller={controller}"),
             format!("--controller-name={controller_name}"),
             format!("--controller-ca={TRUST}/{ROOT}"),
-            format!("--admin=0.0.0.0:{ADMIN}"),
+            format!("--public-admin=[::]:{ADMIN}"),
             format!("--trust-domain={trust_domain}"),
             format!("--drain={}s", self.drain()),
         ];

@@ -1,7 +1,9 @@
 //! What `parametersRef` can say, of a Gateway and of its class: a ConfigMap whose keys are these settings.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Affinity, ResourceRequirements, Toleration, TopologySpreadConstraint};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -11,6 +13,9 @@ use crate::inputs::unknown_field;
 
 /// The longest drain, in seconds: what belongs to a Gateway that is deleted is to be gone soon.
 const LONGEST_DRAIN: u32 = 3600;
+
+/// The most proxies that a request comes through.
+const MOST_HOPS: u32 = 16;
 
 /// The settings of a Gateway's proxies. What is not given has the default that stands with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +34,12 @@ pub struct Parameters {
     pub workers: Option<u32>,
     /// `accessLog`: `on` or `off`.
     pub access_log: Option<bool>,
+    /// `trustedProxies`: ranges of proxies before these, which are believed in what they say of clients.
+    pub trusted_proxies: Vec<IpNet>,
+    /// `trustedHops`: how many proxies are before these, wherever they call from.
+    pub trusted_hops: Option<u32>,
+    /// `proxyProtocol`: `required` or `off`.
+    pub proxy_protocol: bool,
     /// `log`: what is logged.
     pub log: Option<String>,
     /// `resources` of the container.
@@ -113,6 +124,10 @@ impl Parameters {
                 .set(key, value.trim())
                 .map_err(|why| InvalidParameters(format!("the parameter {key}: {why}")))?;
         }
+        if parameters.trusted_hops.is_some_and(|hops| hops > 0) && !parameters.trusted_proxies.is_empty() {
+            let why = "the parameters trustedHops and trustedProxies exclude each other: give one of them";
+            return Err(InvalidParameters(why.to_owned()));
+        }
         Ok(parameters)
     }
 
@@ -127,6 +142,9 @@ impl Parameters {
             "drainSeconds" => self.drain_seconds = Some(number(value, LONGEST_DRAIN)?),
             "workers" => self.workers = Some(number(value, 1024)?),
             "accessLog" => self.access_log = Some(one_of(value, &["on", "off"])? == "on"),
+            "trustedProxies" => self.trusted_proxies = ranges(value)?,
+            "trustedHops" => self.trusted_hops = Some(number(value, MOST_HOPS)?),
+            "proxyProtocol" => self.proxy_protocol = one_of(value, &["required", "off"])? == "required",
             "log" => self.log = Some(value.to_owned()),
             "resources" => self.resources = Some(resources(value)?),
             "nodeSelector" => self.set_pod::<BTreeMap<String, String>>(key, value)?,
@@ -136,8 +154,8 @@ impl Parameters {
             "priorityClassName" | "runtimeClassName" => drop(self.pod.insert(key.to_owned(), value.into())),
             _ => {
                 return Err("there is none of this name; there are replicas, serviceType, loadBalancerClass, \
-                            externalTrafficPolicy, drainSeconds, workers, accessLog, log, resources, nodeSelector, \
-                            tolerations, affinity, topologySpreadConstraints, priorityClassName and runtimeClassName"
+                            externalTrafficPolicy, drainSeconds, workers, accessLog, log, trustedProxies, trustedHops, \
+                            proxyProtocol, resources, nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName and runtimeClassName"
                     .to_owned());
             }
         }
@@ -170,13 +188,27 @@ impl Parameters {
         let log = self.log.as_ref().map(|log| format!("--log={log}"));
         let workers = self.workers.map(|workers| format!("--workers={workers}"));
         let access = self.access_log.map(|on| format!("--access-log={}", if on { "-" } else { "off" }));
-        [log, workers, access].into_iter().flatten()
+        let ranges = self.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let proxies = (!ranges.is_empty()).then(|| format!("--trusted-proxies={ranges}"));
+        let hops = self.trusted_hops.filter(|hops| *hops > 0).map(|hops| format!("--trusted-hops={hops}"));
+        let header = self.proxy_protocol.then(|| "--proxy-protocol".to_owned());
+        [log, workers, access, proxies, hops, header].into_iter().flatten()
     }
 }
 
 fn number(value: &str, most: u32) -> Result<u32, String> {
     let number = value.parse().ok().filter(|number| *number <= most);
     number.ok_or_else(|| format!("{value:?} is not a number from 0 to {most}"))
+}
+
+/// Address ranges, or single addresses, separated by commas.
+fn ranges(value: &str) -> Result<Vec<IpNet>, String> {
+    let range = |text: &str| {
+        let text = text.trim();
+        let one = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse().or_else(|_| one()).map_err(|_| format!("{text:?} is no range such as 10.0.0.0/8"))
+    };
+    value.split(',').filter(|text| !text.trim().is_empty()).map(range).collect()
 }
 
 fn one_of(value: &str, known: &[&str]) -> Result<String, String> {

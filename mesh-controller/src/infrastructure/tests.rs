@@ -17,7 +17,7 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-fn subject() -> Subject {
+pub(crate) fn subject() -> Subject {
     Subject {
         name: ObjectName::new("shop", "front"),
         uid: "u".into(),
@@ -137,6 +137,27 @@ fn parameters_shape_what_is_made_and_those_of_the_gateway_win() {
 }
 
 #[test]
+fn proxies_before_the_gateway_are_believed_only_if_parameters_say_so() {
+    let flags = |of: &[(&str, &str)]| -> Vec<String> {
+        let mut subject = subject();
+        subject.parameters = Parameters::read([&texts(of)]).unwrap();
+        let all = desired(&subject, &settings());
+        let command = &of_kind(&all, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["command"];
+        let words = command.as_array().unwrap().iter().filter_map(|word| word.as_str());
+        words
+            .filter(|word| word.contains("trusted") || word.contains("proxy-protocol"))
+            .map(str::to_owned)
+            .collect()
+    };
+    assert!(flags(&[]).is_empty());
+    let told = flags(&[("trustedProxies", "10.0.0.0/8, 192.0.2.7,fd00::/8"), ("proxyProtocol", "required")]);
+    assert_eq!(told, ["--trusted-proxies=10.0.0.0/8,192.0.2.7/32,fd00::/8", "--proxy-protocol"]);
+    assert_eq!(flags(&[("trustedHops", "2"), ("proxyProtocol", "off")]), ["--trusted-hops=2"]);
+    let both = texts(&[("trustedHops", "2"), ("trustedProxies", "10.0.0.0/8")]);
+    assert!(Parameters::read([&both]).unwrap_err().0.contains("exclude each other"));
+}
+
+#[test]
 fn replicas_are_left_to_an_autoscaler_unless_they_are_given() {
     let all = desired(&subject(), &settings());
     assert!(of_kind(&all, "Deployment")[0]["spec"].get("replicas").is_none());
@@ -156,6 +177,9 @@ fn parameters_that_cannot_be_used_are_said_by_name() {
         ("nodeSelector", "a: [b]"),
         ("externalTrafficPolicy", "local"),
         ("accessLog", "maybe"),
+        ("trustedProxies", "10.0.0.0/33"),
+        ("trustedHops", "many"),
+        ("proxyProtocol", "on"),
     ] {
         let refused = Parameters::read([&texts(&[(key, value)])]).unwrap_err();
         assert!(refused.0.contains(key), "{refused}");

@@ -1,9 +1,10 @@
 //! How a connection came in at a Gateway, and what applications are told of its caller.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HOST};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use ipnet::IpNet;
 use weft_model::Text;
 use weft_model::gateway::{Listener, ListenerProtocol};
 
@@ -16,6 +17,41 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// What only a proxy may say too, and Weft does not say itself.
 const CLAIMS: [HeaderName; 3] =
     [FORWARDED, HeaderName::from_static("x-forwarded-port"), HeaderName::from_static("x-real-ip")];
+
+/// Whom a Gateway believes in what they say of others.
+#[derive(Clone, Copy, Debug)]
+pub struct Trust<'a> {
+    /// Ranges that proxies call from.
+    pub proxies: &'a [IpNet],
+    /// How many proxies there are, wherever they call from; 0: it is not told.
+    pub hops: usize,
+}
+
+impl Trust<'_> {
+    /// Whether whoever calls from here may say for whom it calls.
+    pub fn has(&self, caller: IpAddr) -> bool {
+        self.hops > 0 || self.proxies.iter().any(|range| range.contains(&caller))
+    }
+
+    /// The client: of those that `X-Forwarded-For` lists, from its end, the first whom a proxy names that is not itself
+    /// one. `None`: there is no such entry, or what stands in its place is no address.
+    fn client(&self, headers: &HeaderMap) -> Option<IpAddr> {
+        let lines = headers.get_all(FORWARDED_FOR).iter().rev();
+        let mut entries = lines.flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(address);
+        match self.hops {
+            0 => entries.find(|entry| entry.is_none_or(|ip| !self.has(ip))).flatten(),
+            hops => entries.nth(hops - 1).flatten(),
+        }
+    }
+}
+
+/// An entry of `X-Forwarded-For`: an address, which some write with a port.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?.trim();
+    let plain = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    plain.parse().ok().or_else(with_port).map(|ip: IpAddr| ip.to_canonical())
+}
 
 /// How a connection came in at a Gateway.
 #[derive(Debug)]
@@ -39,7 +75,7 @@ impl Entrance {
             address: SocketAddr::new(address.ip().to_canonical(), address.port()),
             server_name: None,
             caller: HeaderValue::try_from(peer.to_string()).ok()?,
-            trusted: config.trusts(peer),
+            trusted: config.trust().has(peer),
         })
     }
 
@@ -50,6 +86,11 @@ impl Entrance {
             ListenerProtocol::Https => self.server_name.is_some(),
             ListenerProtocol::Tls | ListenerProtocol::Tcp | ListenerProtocol::Udp => false,
         }
+    }
+
+    /// For whom the caller calls, as proxies say that are believed.
+    pub fn client(&self, config: &Config, headers: &HeaderMap) -> Option<IpAddr> {
+        self.trusted.then(|| config.trust().client(headers)).flatten()
     }
 
     /// Says who calls, and replaces what the caller says of that, unless it is a trusted proxy.
@@ -115,6 +156,34 @@ mod tests {
 
     fn pairs(lines: &[(&str, &str)]) -> Vec<(String, String)> {
         lines.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn client(proxies: &str, hops: usize, lines: &[&str]) -> Option<String> {
+        let proxies: Vec<IpNet> = proxies.split_whitespace().map(|range| range.parse().unwrap()).collect();
+        let lines = lines.iter().map(|line| (FORWARDED_FOR, HeaderValue::from_str(line).unwrap()));
+        let client = Trust { proxies: &proxies, hops }.client(&lines.collect());
+        client.map(|client| client.to_string())
+    }
+
+    #[test]
+    fn the_client_is_the_last_entry_that_is_no_proxys_own() {
+        let named = |lines: &[&str]| client("10.0.0.0/8 fd00::/8", 0, lines);
+        assert_eq!(named(&["6.6.6.6, 192.0.2.7, 10.0.0.1"]).unwrap(), "192.0.2.7");
+        assert_eq!(named(&["6.6.6.6", "2001:db8::7 , fd00::1"]).unwrap(), "2001:db8::7");
+        assert_eq!(named(&["[2001:db8::7]:4321"]).unwrap(), "2001:db8::7");
+        assert_eq!(named(&["192.0.2.7:4321, ::ffff:10.0.0.1"]).unwrap(), "192.0.2.7");
+        // Whatever stands before what cannot be read is anybody's word.
+        assert_eq!(named(&["6.6.6.6, unknown, 10.0.0.1"]), None);
+        assert_eq!(named(&["10.0.0.2, 10.0.0.1"]), None);
+        assert_eq!(named(&[]), None);
+    }
+
+    #[test]
+    fn the_client_is_so_many_entries_from_the_end() {
+        let lines = ["6.6.6.6, 192.0.2.7", "198.51.100.1"];
+        assert_eq!(client("", 1, &lines).unwrap(), "198.51.100.1");
+        assert_eq!(client("", 2, &lines).unwrap(), "192.0.2.7");
+        assert_eq!(client("", 4, &lines), None);
     }
 
     #[test]

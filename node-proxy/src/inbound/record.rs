@@ -41,6 +41,7 @@ pub(crate) fn request(
             method: request.method().clone(),
             uri: request.uri().clone(),
             host: request.headers().get(header::HOST).cloned(),
+            client: None,
         });
     }
     Recorder::begin(worker, outcome, Instant::now())

@@ -110,7 +110,8 @@ impl Connection {
         if self.worker.shared.telemetry.logs_requests() {
             let host = request.headers().get(http::header::HOST).cloned();
             let (method, uri) = (request.method().clone(), request.uri().clone());
-            outcome.http = Some(HttpLine { method, uri, host });
+            let client = self.origin.client(&self.worker.shared.config, request.headers());
+            outcome.http = Some(HttpLine { method, uri, host, client });
         }
         outcome
     }

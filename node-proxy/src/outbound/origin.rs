@@ -12,6 +12,7 @@ use super::http::authority_of;
 use super::http::refusal::Refused;
 use super::route::{Routed, route};
 use crate::call::{Captured, Destination};
+use crate::config::Config;
 use crate::gateway::Entrance;
 use crate::pod::LocalPod;
 use crate::scope::Scope;
@@ -98,6 +99,14 @@ impl Origin {
     /// Whether it came in at a Gateway.
     pub fn is_gateway(&self) -> bool {
         matches!(self.way, Way::Gateway(_))
+    }
+
+    /// For whom a proxy before a Gateway calls.
+    pub fn client(&self, config: &Config, headers: &http::HeaderMap) -> Option<IpAddr> {
+        match &self.way {
+            Way::Captured(_) => None,
+            Way::Gateway(entrance) => entrance.client(config, headers),
+        }
     }
 
     /// What a proxy at the edge says of the caller. Between pods nothing is added.

@@ -212,6 +212,7 @@ fn what<M: SerializeMap>(outcome: &Outcome, line: &mut M) -> Result<(), M::Error
     line.serialize_entry("protocol", outcome.labels.protocol.as_str())?;
     let Some(http) = &outcome.http else { return Ok(()) };
     let host = http.host.as_ref().map(|host| String::from_utf8_lossy(host.as_bytes()));
+    entry("client", http.client, line)?;
     line.serialize_entry("method", http.method.as_str())?;
     entry("authority", http.uri.authority().map(|a| a.as_str().into()).or(host), line)?;
     entry("path", http.uri.path_and_query().map(http::uri::PathAndQuery::as_str), line)

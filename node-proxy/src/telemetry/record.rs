@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub struct HttpLine {
     pub uri: http::Uri,
     /// The `Host` header of an HTTP/1 request.
     pub host: Option<http::HeaderValue>,
+    /// For whom the caller called, at a Gateway that believes proxies.
+    pub client: Option<IpAddr>,
 }
 
 /// What series are told apart by. Everything here is bounded by the cluster's objects or a closed list.

@@ -46,6 +46,7 @@ fn outcome() -> Outcome {
         method: http::Method::GET,
         uri: http::Uri::from_static("/items?id=1"),
         host: Some(http::HeaderValue::from_static("cart")),
+        client: None,
     });
     outcome
 }

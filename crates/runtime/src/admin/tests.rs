@@ -49,3 +49,22 @@ async fn a_port_in_use_is_an_error_that_names_it() {
     let error = Admin::bind(address).await.unwrap_err().to_string();
     assert!(error.contains(&address.to_string()), "{error}");
 }
+
+#[tokio::test]
+async fn strangers_see_health_and_metrics_and_nothing_else() {
+    let mut admin = Admin::new();
+    admin.handle("/config", |_| Answer::json(&"secret"));
+    admin.serve_metrics(Arc::new(Metrics::new("weft")));
+    let [own, public] = ["127.0.0.1:0", "127.0.0.1:0"].map(|at| Admin::bind(at.parse().unwrap()));
+    let (own, public) = (own.await.unwrap(), public.await.unwrap());
+    let addresses = [own.local_addr().unwrap(), public.local_addr().unwrap()];
+    tokio::spawn(admin.serve_apart(own, public));
+
+    let [own, public] = addresses;
+    assert!(ask(own, "GET /config").await.contains("secret"));
+    let refused = ask(public, "GET /config").await;
+    assert!(refused.starts_with("HTTP/1.1 404") && !refused.contains("/config"), "{refused}");
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert!(ask(public, &format!("GET {path}")).await.starts_with("HTTP/1.1 200"), "{path}");
+    }
+}
