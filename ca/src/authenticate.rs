@@ -9,10 +9,12 @@ use std::{fs, hint, io};
 use parking_lot::Mutex;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
-use weft_model::{Identity, ObjectName};
+use weft_model::{Identity, ObjectName, TrustDomain};
 
 /// What stands before a Gateway's name; no node's name has a slash.
 const GATEWAY: &str = "gateway/";
+/// What stands before a service account's name.
+const SERVICE_ACCOUNT: &str = "serviceaccount/";
 
 /// A node that has proved itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -85,11 +87,13 @@ pub async fn authenticate<A: Authenticator>(
 }
 
 /// Callers that share a secret with the controller, each its own: a file of lines `<name>=<secret>` (a colon does as
-/// well), read again when it changes. The name is a node's, or `gateway/<namespace>/<name>` for a Gateway's proxies. The
-/// proof is `<name>:<secret>`. For the lab, where no API server reviews tokens.
+/// well), read again when it changes. The name is a node's, `gateway/<namespace>/<name>` for a Gateway's proxies, or
+/// `serviceaccount/<namespace>/<name>` for the pods of a service account. The proof is `<name>:<secret>`. For the lab,
+/// where no API server reviews tokens.
 #[derive(Debug)]
 pub struct NodeSecretAuthenticator {
     path: PathBuf,
+    trust_domain: TrustDomain,
     loaded: Mutex<Loaded>,
 }
 
@@ -117,8 +121,26 @@ impl std::fmt::Debug for Secret {
 
 impl NodeSecretAuthenticator {
     /// Reads the file at each proof if it has changed. A file that is absent or damaged proves nobody.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), loaded: Mutex::default() }
+    /// `trust_domain` is that of service accounts' identities.
+    pub fn new(path: impl Into<PathBuf>, trust_domain: TrustDomain) -> Self {
+        Self { path: path.into(), trust_domain, loaded: Mutex::default() }
+    }
+
+    fn caller(&self, name: &str) -> Result<Caller, ProofError> {
+        if let Some(gateway) = name.strip_prefix(GATEWAY) {
+            return gateway.parse().map(Caller::Gateway).map_err(|_| ProofError::Invalid);
+        }
+        let Some(account) = name.strip_prefix(SERVICE_ACCOUNT) else {
+            return Ok(Caller::Node(Node { name: name.to_owned() }));
+        };
+        let (namespace, service_account) = account.split_once('/').ok_or(ProofError::Invalid)?;
+        let identity = Identity {
+            trust_domain: self.trust_domain.clone(),
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        };
+        // Through its text, which refuses characters that no identity has.
+        identity.to_string().parse().map(Caller::Workload).map_err(|_| ProofError::Invalid)
     }
 
     fn judge(&self, proof: &str) -> Result<Caller, ProofError> {
@@ -129,7 +151,7 @@ impl NodeSecretAuthenticator {
             ProofError::Unavailable(format!("{}: {error}", self.path.display()))
         })?;
         match loaded.secrets.get(name) {
-            Some(own) if same(own.0.as_bytes(), secret.as_bytes()) => caller(name),
+            Some(own) if same(own.0.as_bytes(), secret.as_bytes()) => self.caller(name),
             _ => Err(ProofError::Invalid),
         }
     }
@@ -155,13 +177,6 @@ impl Authenticator for NodeSecretAuthenticator {
     }
 }
 
-fn caller(name: &str) -> Result<Caller, ProofError> {
-    match name.strip_prefix(GATEWAY) {
-        Some(gateway) => gateway.parse().map(Caller::Gateway).map_err(|_| ProofError::Invalid),
-        None => Ok(Caller::Node(Node { name: name.to_owned() })),
-    }
-}
-
 fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
     let mut secrets = HashMap::new();
     for (index, line) in text.lines().map(str::trim).enumerate() {
@@ -174,7 +189,8 @@ fn parse(text: &str) -> io::Result<HashMap<String, Secret>> {
             }
             _ => {
                 let why = format!(
-                    "line {} is not <node>=<secret> or gateway/<namespace>/<name>=<secret>",
+                    "line {} is not <name>=<secret>, where the name is a node's, gateway/<namespace>/<name> \
+                     or serviceaccount/<namespace>/<name>",
                     index + 1
                 );
                 return Err(io::Error::new(io::ErrorKind::InvalidData, why));

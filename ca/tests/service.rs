@@ -35,9 +35,13 @@ async fn fixture(rate: Rate) -> Fixture {
     let authority =
         Arc::new(Authority::open(&directory.path().join("ca"), settings, SystemTime::now()).unwrap());
     let secrets = directory.path().join("secrets");
-    fs::write(&secrets, "# nodes\nnode-1=right\nnode-2=other\ngateway/shop/front=gate\n").unwrap();
+    fs::write(
+        &secrets,
+        "# nodes\nnode-1=right\nnode-2=other\ngateway/shop/front=gate\nserviceaccount/shop/cart=own\n",
+    )
+    .unwrap();
     let pods = Pods::of([(cart(), "node-1")]);
-    let authenticator = Arc::new(NodeSecretAuthenticator::new(&secrets));
+    let authenticator = Arc::new(NodeSecretAuthenticator::new(&secrets, TrustDomain("td".into())));
     let service = CertificatesService::server(Arc::clone(&authority), authenticator, Arc::new(pods), rate);
     let client = support::serve(&authority, service).await;
     Fixture { directory, authority, client }
@@ -102,6 +106,17 @@ async fn a_gateways_proxy_gets_its_own_certificate_and_no_other() {
     assert_eq!(code, Code::PermissionDenied);
     assert!(why.contains("their own identity only"), "{why}");
     let (code, _) = fixture.refused(Some("Bearer gateway/shop/front:other"), &own.to_string()).await;
+    assert_eq!(code, Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_service_accounts_pods_get_their_own_certificate_and_no_other() {
+    let mut fixture = fixture(Rate::default()).await;
+    let proof = Some("Bearer serviceaccount/shop/cart:own");
+    fixture.ask(proof, &cart().to_string(), &cart()).await.unwrap();
+    let (code, _) = fixture.refused(proof, "spiffe://td/ns/shop/sa/other").await;
+    assert_eq!(code, Code::PermissionDenied);
+    let (code, _) = fixture.refused(Some("Bearer serviceaccount/shop/cart:right"), &cart().to_string()).await;
     assert_eq!(code, Code::Unauthenticated);
 }
 

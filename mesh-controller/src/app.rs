@@ -3,7 +3,6 @@
 mod serving;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +17,7 @@ use weft_runtime::admin::{Admin, Answer};
 use weft_runtime::logging::Level;
 use weft_runtime::metrics::Metrics;
 
-use crate::config::{Config, SourceArgs};
+use crate::config::{Config, FolderArgs, SourceArgs};
 use crate::control::Control;
 use crate::enrolment;
 use crate::enrolment::folder::Folder;
@@ -46,9 +45,7 @@ use crate::status::{StatusSink, StatusWriter};
 pub async fn run(config: Config, level: Level, stop: CancellationToken) -> anyhow::Result<()> {
     let begun = Begun::begin(&config, level, stop)?;
     match config.source()? {
-        SourceArgs::Folder { folder, status_dir, ca_dir, node_secrets } => {
-            begun.with_folder(folder, status_dir, ca_dir, node_secrets).await
-        }
+        SourceArgs::Folder(folder) => begun.with_folder(folder).await,
         SourceArgs::Kubernetes { pod, namespace, address } => {
             let candidate = Candidate {
                 namespace: namespace.to_owned(),
@@ -98,13 +95,8 @@ impl<'a> Begun<'a> {
         }
     }
 
-    async fn with_folder(
-        mut self,
-        folder: &Path,
-        status_dir: &Path,
-        ca_dir: &Path,
-        node_secrets: &Path,
-    ) -> anyhow::Result<()> {
+    async fn with_folder(mut self, args: FolderArgs<'_>) -> anyhow::Result<()> {
+        let FolderArgs { folder, status_dir, ca_dir, node_secrets, infrastructure_dir } = args;
         let authority = Authority::open(ca_dir, self.settings(), SystemTime::now());
         let authority = authority.context("the certificate authority")?;
         let source = WatchedFolder::new(folder).with_context(|| {
@@ -114,8 +106,15 @@ impl<'a> Begun<'a> {
         let progress = Arc::new(Progress::default());
         let leadership = Leadership::alone();
         let keeper = self.keeper(Folder::new(status_dir), &progress, &leadership);
-        let control = self.control(source, StatusWriter::new(status_dir)).with_enrolment(keeper);
-        let authenticator = NodeSecretAuthenticator::new(node_secrets);
+        let mut control = self.control(source, StatusWriter::new(status_dir)).with_enrolment(keeper);
+        if let Some(made) = infrastructure_dir {
+            control = control.with_infrastructure(self.gateways(authority.root_pem()));
+            let desired = control.infrastructure().context("what Gateways need")?;
+            let keeping = infrastructure::folder::keep(made.to_owned(), desired)
+                .with_context(|| format!("--infrastructure-dir {}: cannot be written to", made.display()))?;
+            tokio::spawn(keeping);
+        }
+        let authenticator = NodeSecretAuthenticator::new(node_secrets, authority.trust_domain().clone());
         self.serve(control, authority, authenticator, leadership, progress).await
     }
 

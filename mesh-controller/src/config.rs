@@ -56,6 +56,11 @@ pub struct Config {
     #[arg(long, env = "WEFT_NODE_SECRETS", value_name = "FILE")]
     pub node_secrets: Option<PathBuf>,
 
+    /// With `--folder`: folder that what Gateways need is written to, as `<Kind>/<namespace>/<name>.json`, for whoever plays
+    /// the API server. Made if missing; without it nothing is made for Gateways.
+    #[arg(long, env = "WEFT_INFRASTRUCTURE_DIR", value_name = "DIR", requires = "folder")]
+    pub infrastructure_dir: Option<PathBuf>,
+
     /// DNS name in the controller's serving certificate; the proxies' `--controller-name`.
     #[arg(
         long,
@@ -117,16 +122,7 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum SourceArgs<'a> {
     /// A folder.
-    Folder {
-        /// Of objects.
-        folder: &'a Path,
-        /// For statuses.
-        status_dir: &'a Path,
-        /// Of the root.
-        ca_dir: &'a Path,
-        /// The nodes' secrets.
-        node_secrets: &'a Path,
-    },
+    Folder(FolderArgs<'a>),
     /// An API server, as this pod.
     Kubernetes {
         /// The pod's name.
@@ -138,6 +134,21 @@ pub enum SourceArgs<'a> {
     },
 }
 
+/// A folder of objects, and the folders and files beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct FolderArgs<'a> {
+    /// Of objects.
+    pub folder: &'a Path,
+    /// For statuses.
+    pub status_dir: &'a Path,
+    /// Of the root.
+    pub ca_dir: &'a Path,
+    /// The nodes' secrets.
+    pub node_secrets: &'a Path,
+    /// For what Gateways need.
+    pub infrastructure_dir: Option<&'a Path>,
+}
+
 impl Config {
     /// Where objects come from.
     ///
@@ -147,7 +158,9 @@ impl Config {
         if let (Some(folder), Some(status_dir), Some(ca_dir), Some(node_secrets)) =
             (&self.folder, &self.status_dir, &self.ca_dir, &self.node_secrets)
         {
-            return Ok(SourceArgs::Folder { folder, status_dir, ca_dir, node_secrets });
+            let infrastructure_dir = self.infrastructure_dir.as_deref();
+            let folder = FolderArgs { folder, status_dir, ca_dir, node_secrets, infrastructure_dir };
+            return Ok(SourceArgs::Folder(folder));
         }
         match (&self.pod_name, &self.pod_namespace, self.pod_ip) {
             (Some(pod), Some(namespace), Some(address)) if self.kubernetes => {
@@ -158,7 +171,7 @@ impl Config {
     }
 }
 
-/// With `--kubernetes`: what Gateways' proxies are made with.
+/// What Gateways' proxies are made with.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GatewayArgs {
     /// Image of Gateways' proxies.
@@ -238,7 +251,7 @@ mod tests {
     #[test]
     fn objects_come_from_a_folder_or_from_an_api_server() {
         let folder = ["--folder=f", "--status-dir=s", "--ca-dir=c", "--node-secrets=n"];
-        assert!(matches!(parse(&folder).unwrap().source(), Ok(SourceArgs::Folder { .. })));
+        assert!(matches!(parse(&folder).unwrap().source(), Ok(SourceArgs::Folder(_))));
         let pod = ["--kubernetes", "--pod-name=p", "--pod-namespace=weft-system", "--pod-ip=10.0.0.1"];
         assert!(matches!(parse(&pod).unwrap().source(), Ok(SourceArgs::Kubernetes { .. })));
 

@@ -2,6 +2,7 @@
 //! reach it by, and what these need (GEP-1762). Everything is in the Gateway's namespace and belongs to it by an owner
 //! reference, so that it goes with the Gateway without anybody's help.
 
+pub mod folder;
 pub mod names;
 mod objects;
 pub mod parameters;
@@ -12,7 +13,7 @@ pub mod subject;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weft_model::{ObjectName, TrustDomain};
 
 use parameters::Parameters;
@@ -68,6 +69,14 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+}
+
+/// The GatewayClass that comes with Weft.
+pub fn class(api_version: &str) -> Value {
+    json!({
+        "apiVersion": api_version, "kind": "GatewayClass", "metadata": {"name": names::CLASS},
+        "spec": {"controllerName": names::CONTROLLER_NAME, "description": "Gateways served by Weft"},
+    })
 }
 
 /// The objects that there should be for a Gateway, whole, in the order in which they are best made.

@@ -129,7 +129,10 @@ async fn replica(api: &ApiServer, number: u8, port: u16) -> Running {
         port: address.port(),
     };
     let server = Server {
-        authenticator: Arc::new(NodeSecretAuthenticator::new(secrets.path().join("secrets"))),
+        authenticator: Arc::new(NodeSecretAuthenticator::new(
+            secrets.path().join("secrets"),
+            authority.trust_domain().clone(),
+        )),
         authority: Arc::clone(&authority),
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),

@@ -113,7 +113,10 @@ async fn controller() -> Controller {
     let keeper = Keeper::new(folder, settings_of_enrolment(), Arc::clone(&progress), Leadership::alone());
     let control = Control::new(source, sink, mesh, 1000, metrics).with_enrolment(keeper);
     let server = Server {
-        authenticator: Arc::new(NodeSecretAuthenticator::new(dir.path().join("secrets"))),
+        authenticator: Arc::new(NodeSecretAuthenticator::new(
+            dir.path().join("secrets"),
+            authority.trust_domain().clone(),
+        )),
         authority,
         tls: ServerTls::new(serving.chain_der, serving.key_pkcs8_der).unwrap(),
         snapshots: control.snapshots(),

@@ -35,7 +35,13 @@ pub fn run(topology: &str, case: impl FnOnce(&mut Checks<'_>)) {
 
 /// Puts the echo server that the tests are built with in the place of an image's.
 fn local(yaml: &str) -> String {
-    yaml.replace(ECHO, &beside_the_tests("weft-echo").display().to_string())
+    yaml.replace(ECHO, &echo_program())
+}
+
+/// Where the echo server that the tests are built with is.
+#[must_use]
+pub fn echo_program() -> String {
+    beside_the_tests("weft-echo").display().to_string()
 }
 
 /// Programs lie in the folder above the test's own.

@@ -7,7 +7,7 @@ mod kinds;
 pub(crate) mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ use crate::config::LabConfig;
 use crate::files;
 use crate::objects::{Key, new_uid, now, set, set_metadata, text};
 use crate::report::RejectedObject;
+use crate::secrets;
 
 /// All objects of the cluster.
 pub(crate) struct Store {
@@ -43,7 +44,7 @@ impl Store {
             origin: BTreeMap::new(),
             pod_templates: BTreeMap::new(),
             written: BTreeMap::new(),
-            addresses: Addresses::default(),
+            addresses: Addresses::new(config.uplink),
             folder: config.state.cluster(),
             resource_version: 0,
             ipv6: config.ipv6,
@@ -75,6 +76,8 @@ impl Store {
             let first = seen.insert(key.clone(), place.clone());
             present.insert(key.clone());
             let taken = match first {
+                // Its owner decides what it says; the controller's own is for want of one.
+                Some(_) if key.kind == "GatewayClass" && document.made => continue,
                 Some(first) => Err(format!("is already defined at {first}: remove one of the two")),
                 None => self.take(&key, document),
             };
@@ -209,7 +212,7 @@ impl Store {
     pub(crate) fn sync(&mut self) -> Result<()> {
         for (key, value) in &self.objects {
             if self.written.get(key) != Some(value) {
-                files::write_atomic(&self.folder.join(key.path()), &serde_json::to_vec_pretty(value)?)?;
+                write(&self.folder.join(key.path()), key, &serde_json::to_string_pretty(value)?)?;
                 self.written.insert(key.clone(), value.clone());
             }
         }
@@ -220,6 +223,14 @@ impl Store {
             self.written.remove(&key);
         }
         Ok(())
+    }
+}
+
+/// Secrets are for their owner's eyes.
+fn write(file: &Path, key: &Key, text: &str) -> std::io::Result<()> {
+    match key.kind.as_str() {
+        "Secret" => secrets::write_private(file, text),
+        _ => files::write_atomic(file, text.as_bytes()),
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use crate::uplink::Uplink;
+
 /// DNS domain of the cluster.
 pub(crate) const CLUSTER_DOMAIN: &str = "cluster.local";
 /// The IPv4 Service range.
@@ -22,6 +24,9 @@ pub(crate) const POD_RANGE_V6: &str = "fd00:10:244::/48";
 pub(crate) const LAB_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 1);
 /// The IPv6 side of [`LAB_V4`].
 pub(crate) const LAB_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x192, 0x168, 0x77, 0, 0, 0, 1);
+/// The image of Gateways' proxies: what it holds is in the folder of Weft's programs.
+pub(crate) const GATEWAY_IMAGE: &str = "weft/weft-proxy:lab";
+
 /// Everything the supervisor needs to know; written to `config.json` by `weft lab up`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LabConfig {
@@ -37,6 +42,8 @@ pub(crate) struct LabConfig {
     pub(crate) cni: CniConfig,
     /// The machine has IPv6.
     pub(crate) ipv6: bool,
+    /// The link to the machine, which takes root there.
+    pub(crate) uplink: Uplink,
     /// The lab was started as the machine's root, without a user namespace.
     pub(crate) privileged: bool,
     /// User and group of the caller, mapped to root inside when not privileged.
@@ -144,6 +151,7 @@ impl LabConfig {
                 upkeep: 60,
             },
             ipv6: true,
+            uplink: Uplink::default(),
             privileged: true,
             uid: 0,
             gid: 0,
@@ -191,6 +199,10 @@ impl State {
     }
     pub(crate) fn status(&self) -> PathBuf {
         self.0.join("status")
+    }
+    /// What the controller made for Gateways.
+    pub(crate) fn infrastructure(&self) -> PathBuf {
+        self.0.join("infrastructure")
     }
     pub(crate) fn logs(&self) -> PathBuf {
         self.0.join("logs")

@@ -2,26 +2,25 @@
 //! controller in the lab's. A process that ends is started again, with a growing pause.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{
-    LAB_V4, LabConfig, Node, POD_RANGE_V4, POD_RANGE_V6, SERVICE_RANGE_V4, SERVICE_RANGE_V6,
+    GATEWAY_IMAGE, LAB_V4, LabConfig, Node, POD_RANGE_V4, POD_RANGE_V6, SERVICE_RANGE_V4, SERVICE_RANGE_V6,
 };
 use crate::kubelet::cni::node_binds;
 use crate::kubelet::{Kubelet, Order};
 use crate::launch::{Launch, PATH};
 use crate::output::Log;
 use crate::report::DaemonReport;
+use crate::secrets;
 
 /// Where the controller answers proxies.
 const CONTROLLER_PORT: u16 = 15010;
@@ -64,8 +63,11 @@ fn controller(config: &LabConfig) -> Daemon {
         "--ca-dir",
         &path(ca_folder(config)),
         "--node-secrets",
-        &path(secrets_file(config)),
+        &path(secrets::list(&config.state)),
     ]));
+    argv.extend(strings(&["--infrastructure-dir", &path(state.infrastructure())]));
+    argv.extend(strings(&["--gateway-image", GATEWAY_IMAGE, "--serving-name", CONTROLLER_NAME]));
+    argv.extend(strings(&["--gateway-controller", &format!("{LAB_V4}:{CONTROLLER_PORT}")]));
     let (pods, services) = if config.ipv6 {
         (format!("{POD_RANGE_V4},{POD_RANGE_V6}"), format!("{SERVICE_RANGE_V4},{SERVICE_RANGE_V6}"))
     } else {
@@ -116,41 +118,11 @@ fn proxy(config: &LabConfig, node: Node) -> Daemon {
         CONTROLLER_NAME,
     ]));
     argv.extend(strings(&["--controller-ca", &root.display().to_string()]));
-    argv.extend(strings(&["--node-secret-file", &secret_file(config, node).display().to_string()]));
+    argv.extend(strings(&[
+        "--node-secret-file",
+        &secrets::of_node(&config.state, node).display().to_string(),
+    ]));
     on_node(config, node, "proxy", argv, Some(root))
-}
-
-fn secret_file(config: &LabConfig, node: Node) -> PathBuf {
-    config.state.secrets().join(node.name())
-}
-
-/// The controller's list: one `<node>:<secret>` a line.
-fn secrets_file(config: &LabConfig) -> PathBuf {
-    config.state.secrets().join("all")
-}
-
-/// One random secret per node, by which its proxy proves itself to the controller.
-pub(crate) fn write_secrets(config: &LabConfig) -> Result<()> {
-    std::fs::create_dir_all(config.state.secrets())?;
-    let mut all = String::new();
-    for node in config.all_nodes() {
-        let secret: String = rand::random::<[u8; 32]>().iter().map(|b| format!("{b:02x}")).collect();
-        all += &format!("{}:{secret}\n", node.name());
-        write_private(&secret_file(config, node), &secret)?;
-    }
-    write_private(&secrets_file(config), &all)
-}
-
-fn write_private(file: &Path, text: &str) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    let mut open = options
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    open.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
 }
 
 impl Daemon {

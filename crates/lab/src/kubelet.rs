@@ -24,20 +24,56 @@ use crate::config::{LabConfig, Node};
 use crate::launch::Launch;
 use crate::network;
 use crate::report::{ContainerReport, NetworkCheck};
+use crate::secrets::Secrets;
 
 /// What every pod's task shares.
 pub(crate) struct Kubelet {
     pub(crate) config: Arc<LabConfig>,
     /// This binary, started again as launcher.
     pub(crate) exe: PathBuf,
-    /// `data` of every ConfigMap, by namespace and name.
-    pub(crate) config_maps: watch::Receiver<Arc<ConfigMaps>>,
+    /// What volumes and environments are filled with.
+    pub(crate) data: watch::Receiver<Arc<Data>>,
+    pub(crate) secrets: Arc<Secrets>,
     pub(crate) events: mpsc::UnboundedSender<PodEvent>,
     pub(crate) networks: cni::Networks,
 }
 
-/// `data` and `binaryData` of ConfigMaps, by (namespace, name).
-pub(crate) type ConfigMaps = BTreeMap<(String, String), BTreeMap<String, Vec<u8>>>;
+/// Files by (namespace, name) of the object that they are in.
+pub(crate) type Files = BTreeMap<(String, String), BTreeMap<String, Vec<u8>>>;
+
+/// What ConfigMaps and Secrets hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Data {
+    pub(crate) config_maps: Files,
+    pub(crate) secrets: Files,
+}
+
+impl Data {
+    /// The content of an object of `kind`.
+    ///
+    /// # Errors
+    /// In words for the pod's status: there is none.
+    pub(crate) fn of(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<&BTreeMap<String, Vec<u8>>, String> {
+        let (files, word) = match kind {
+            Kind::ConfigMap => (&self.config_maps, "configmap"),
+            Kind::Secret => (&self.secrets, "secret"),
+        };
+        let found = files.get(&(namespace.to_owned(), name.to_owned()));
+        found.ok_or_else(|| format!("{word} {name:?} not found"))
+    }
+}
+
+/// Kinds of object that hold files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    ConfigMap,
+    Secret,
+}
 
 /// What a pod's task tells the supervisor.
 pub(crate) struct PodEvent {

@@ -40,10 +40,15 @@ pub(crate) struct Launch {
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Launch {
+    /// Runs in the lab's own network namespace, with nothing but a search path.
+    pub(crate) fn program(argv: Vec<String>) -> Self {
+        let env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
+        Self { argv, env, ..Self::default() }
+    }
+
     /// Runs in a node's network namespace with `binds`, as the nodes' daemons and CNI plugins do.
     pub(crate) fn on_node(netns: PathBuf, binds: Vec<(PathBuf, PathBuf)>, argv: Vec<String>) -> Self {
-        let env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
-        Self { netns: Some(netns), binds, argv, env, ..Self::default() }
+        Self { netns: Some(netns), binds, ..Self::program(argv) }
     }
 
     /// The command that starts this binary again with the description on its command line.

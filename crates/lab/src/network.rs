@@ -12,12 +12,13 @@ use crate::config::{LAB_V4, LAB_V6, LabConfig, Node, SERVICE_RANGE_V4, SERVICE_R
 
 /// Builds bridge, nodes and routes. Runs once, in the lab's own network namespace.
 pub(crate) fn build(config: &LabConfig) -> Result<()> {
-    set_sysctls(config.ipv6, false)?;
+    set_sysctls(config.ipv6, config.uplink.exists())?;
     let mut script = format!("link set lo up\nlink add br0 type bridge\naddr add {LAB_V4}/24 dev br0\n");
     if config.ipv6 {
         script += &format!("addr add {LAB_V6}/64 dev br0 nodad\n");
     }
     script += "link set br0 up\n";
+    script += &config.uplink.lab_script(config.ipv6);
     ip(None, &script)?;
     for node in config.all_nodes() {
         add_node(config, node)?;
@@ -48,6 +49,7 @@ fn add_node(config: &LabConfig, node: Node) -> Result<()> {
     if ipv6 {
         script += &format!("route add {SERVICE_RANGE_V6} dev eth0\n");
     }
+    script += &config.uplink.node_routes(ipv6);
     for other in config.all_nodes().filter(|o| *o != node) {
         script += &pod_routes(config, other);
     }

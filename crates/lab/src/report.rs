@@ -33,6 +33,12 @@ pub struct LabReport {
     pub pods: Vec<PodReport>,
     /// Agents, proxies and the controller.
     pub daemons: Vec<DaemonReport>,
+    /// Gateways that will serve and do not yet, in words.
+    #[serde(default)]
+    pub waiting: Vec<String>,
+    /// What the controller says about Gateways and routes; only `weft lab status` fills this in.
+    #[serde(default)]
+    pub objects: Vec<ObjectReport>,
     /// Objects that were refused; their last good version stays in force.
     pub rejected: Vec<RejectedObject>,
     /// How often the folder has been read with a change in it.
@@ -112,6 +118,26 @@ pub struct DaemonReport {
     pub message: String,
 }
 
+/// The status of an object, of one of its listeners, or for one of its parents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectReport {
+    /// Kind.
+    pub kind: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The listener or the parent, in words; empty for the object itself.
+    pub of: String,
+    /// Where it is reached.
+    pub addresses: Vec<String>,
+    /// Conditions in short.
+    pub status: String,
+    /// What the first condition that is bad news says.
+    pub message: String,
+}
+
 /// An object or file that was refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -146,6 +172,6 @@ impl LabReport {
             .iter()
             .filter(|d| d.pid.is_none())
             .map(|d| format!("{} does not run: {}", d.name, d.message));
-        pods.chain(daemons).collect()
+        pods.chain(daemons).chain(self.waiting.iter().cloned()).collect()
     }
 }

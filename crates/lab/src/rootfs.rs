@@ -127,19 +127,8 @@ fn copy_mode(from: &Path, to: &Path) {
 
 impl Volume {
     fn mount(&self, root: &Path) -> Result<()> {
-        let relative = self.target.strip_prefix("/").unwrap_or(&self.target);
-        let mut target = root.join(relative);
-        // A link such as /etc/resolv.conf → /run/… is followed inside the new root.
-        if let Ok(link) = fs::read_link(&target) {
-            let absolute = target
-                .parent()
-                .unwrap_or(root)
-                .strip_prefix(root)
-                .unwrap_or_else(|_| Path::new(""))
-                .join(link);
-            let cleaned = clean(&absolute);
-            target = root.join(cleaned);
-        }
+        // A link such as /etc/resolv.conf → /run/… or /var/run → /run is followed inside the new root.
+        let target = root.join(inside(root, &self.target));
         if self.source.is_dir() {
             fs::create_dir_all(&target)?;
         } else if !target.exists() {
@@ -157,22 +146,29 @@ impl Volume {
     }
 }
 
-/// Resolves `.` and `..` by name and drops the leading slash.
-fn clean(path: &Path) -> PathBuf {
-    use std::path::Component;
-    let mut out = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => out.push(name),
-            Component::ParentDir => {
-                out.pop();
+/// Where a path is below a root, without the leading slash: links on the way are followed as if the root were `/`.
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    // As many as the kernel follows.
+    let mut links = 40_u8;
+    let parts = |path: &Path| path.components().rev().map(|part| part.as_os_str().to_owned()).collect();
+    let mut rest: Vec<OsString> = parts(path);
+    let mut done = PathBuf::new();
+    while let Some(part) = rest.pop() {
+        match part.to_str() {
+            Some("/") => done.clear(),
+            Some(".") => {}
+            Some("..") => drop(done.pop()),
+            _ => {
+                done.push(part);
+                if let (Ok(link), Some(left)) = (fs::read_link(root.join(&done)), links.checked_sub(1)) {
+                    links = left;
+                    done.pop();
+                    rest.extend(parts(&link));
+                }
             }
-            // An absolute link starts again at the root.
-            Component::RootDir => out.clear(),
-            Component::CurDir | Component::Prefix(_) => {}
         }
     }
-    out
+    done
 }
 
 fn kernel_filesystems(root: &Path) -> Result<()> {
@@ -234,8 +230,18 @@ mod tests {
 
     #[test]
     fn links_are_resolved_inside_the_new_root() {
-        assert_eq!(clean(Path::new("etc/../run/systemd/resolv.conf")), Path::new("run/systemd/resolv.conf"));
-        assert_eq!(clean(Path::new("/run/./x")), Path::new("run/x"));
-        assert_eq!(clean(Path::new("etc/../../run/x")), Path::new("run/x"));
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc")).unwrap();
+        fs::create_dir_all(root.path().join("var")).unwrap();
+        for (link, to) in
+            [("etc/resolv.conf", "../run/systemd/resolv.conf"), ("var/run", "/run"), ("loop", "loop")]
+        {
+            std::os::unix::fs::symlink(to, root.path().join(link)).unwrap();
+        }
+        let at = |path: &str| inside(root.path(), Path::new(path));
+        assert_eq!(at("/etc/resolv.conf"), Path::new("run/systemd/resolv.conf"));
+        assert_eq!(at("/var/run/secrets/weft"), Path::new("run/secrets/weft"));
+        assert_eq!(at("/etc/../../run/./x"), Path::new("run/x"));
+        assert_eq!(at("/loop/x"), Path::new("loop/x"));
     }
 }

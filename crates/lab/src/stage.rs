@@ -10,19 +10,27 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::getppid;
 use weft_runtime::process::start_apart;
 
 use crate::config::LabConfig;
+use crate::files;
+use crate::uplink::Uplink;
 
-/// Unshares, starts process 1 of the lab and prints its pid as the caller sees it.
+/// Unshares, makes the link to the machine, starts process 1 of the lab and prints its pid as the caller sees it.
 pub(crate) fn start(config: &LabConfig) -> Result<()> {
+    let mut config = config.clone();
     let mut flags = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
         | CloneFlags::CLONE_NEWUTS;
-    if !config.privileged {
-        flags |= CloneFlags::CLONE_NEWUSER;
+    if config.privileged {
+        // First: what is started after the new PID namespace is made is its process 1.
+        unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+        config.uplink = Uplink::make(getppid().as_raw()).context("cannot link the lab to the machine")?;
+        files::write_atomic(&config.state.config(), &serde_json::to_vec_pretty(&config)?)?;
+    } else {
+        flags |= CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUSER;
     }
     unshare(flags).context(
         "cannot make namespaces: run as root, or allow user namespaces \

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -21,11 +22,14 @@ use crate::dns::{self, Zone};
 use crate::endpoints;
 use crate::files;
 use crate::kubelet::cni::{Networks, conflist};
-use crate::kubelet::{ConfigMaps, Kubelet, Order, PodEvent};
+use crate::kubelet::{Data, Files, Kubelet, Order, PodEvent};
 use crate::kubeproxy;
+use crate::loadbalancer;
 use crate::network;
-use crate::objects::{Key, now};
+use crate::objects::{Key, decode, now};
 use crate::report::{DaemonReport, LabReport, Phase};
+use crate::secrets::Secrets;
+use crate::statuses;
 use crate::supervisor::pods::Pods;
 
 /// How often the folder is looked at.
@@ -39,13 +43,17 @@ struct Supervisor {
     store: Store,
     pods: Pods,
     kubelet: Arc<Kubelet>,
-    config_maps: watch::Sender<Arc<ConfigMaps>>,
+    data: watch::Sender<Arc<Data>>,
     zone: watch::Sender<Arc<Zone>>,
     daemons: Vec<DaemonReport>,
     running_daemons: JoinSet<()>,
     /// What was seen of the folder last.
     fingerprint: Option<u64>,
+    /// What was seen last of what the controller made.
+    made: Option<u64>,
+    /// The tables that were loaded last.
     forwarding: String,
+    balancing: String,
     /// The parts of the report that only this loop knows.
     report: LabReport,
     published: Option<LabReport>,
@@ -90,7 +98,7 @@ async fn serve(config: LabConfig, report: LabReport) -> Result<()> {
     supervisor.look();
     supervisor.store.sync()?;
     if supervisor.config.mesh {
-        daemon::write_secrets(&supervisor.config)?;
+        supervisor.kubelet.secrets.write_nodes(&supervisor.config)?;
         for daemon in daemon::all(&supervisor.config) {
             supervisor.start_daemon(daemon, &order, &daemon_sender);
         }
@@ -125,23 +133,26 @@ async fn serve(config: LabConfig, report: LabReport) -> Result<()> {
 impl Supervisor {
     fn new(config: LabConfig, report: LabReport, events: mpsc::UnboundedSender<PodEvent>) -> Result<Self> {
         let config = Arc::new(config);
-        let (config_maps, receiver) = watch::channel(Arc::new(ConfigMaps::new()));
+        let (data, receiver) = watch::channel(Arc::new(Data::default()));
         let (zone, _) = watch::channel(Arc::new(Zone::default()));
         let exe = std::env::current_exe().context("cannot find this program's file")?;
         let networks = Networks::of(&config);
+        let secrets = Arc::new(Secrets::new(&config.state));
         let kubelet =
-            Arc::new(Kubelet { config: Arc::clone(&config), exe, config_maps: receiver, events, networks });
+            Arc::new(Kubelet { config: Arc::clone(&config), exe, data: receiver, secrets, events, networks });
         Ok(Self {
             store: Store::new(&config),
             pods: Pods::default(),
             config,
             kubelet,
-            config_maps,
+            data,
             zone,
             daemons: Vec::new(),
             running_daemons: JoinSet::new(),
             fingerprint: None,
+            made: None,
             forwarding: String::new(),
+            balancing: String::new(),
             report,
             published: None,
             folder_error: None,
@@ -184,31 +195,46 @@ impl Supervisor {
         }
     }
 
-    /// Reads the folder if it changed; whether it did.
+    /// Looks at everything that can change without the lab's doing; whether something did.
     fn look(&mut self) -> bool {
-        let content = match source::read(&self.config.folder) {
+        let news = self.read_folders();
+        let waiting = statuses::waited_for(&self.store, &self.config.state);
+        let told = self.report.waiting == waiting;
+        self.report.waiting = waiting;
+        news || !told
+    }
+
+    /// Reads the user's folder, and the controller's, if one of them changed; whether it did.
+    fn read_folders(&mut self) -> bool {
+        let read = source::read(&self.config.folder)
+            .map_err(|error| format!("folder {} cannot be read: {error}", self.config.folder.display()));
+        let content = match read {
             Ok(content) => content,
-            Err(error) => {
-                let message = format!("folder {} cannot be read: {error}", self.config.folder.display());
+            Err(message) => {
                 let news = self.folder_error.as_ref() != Some(&message);
                 self.folder_error = Some(message);
                 return news;
             }
         };
-        if self.fingerprint == Some(content.fingerprint) {
-            return self.folder_error.take().is_some();
-        }
-        self.folder_error = None;
-        self.fingerprint = Some(content.fingerprint);
-        let (documents, broken) = content.parse();
+        let before = self.folder_error.take();
+        // One that cannot be read now will be the next time.
+        let made = source::read(&self.config.state.infrastructure()).ok();
+        let edited = self.fingerprint != Some(content.fingerprint);
+        let remade = made.as_ref().is_some_and(|made| self.made != Some(made.fingerprint));
+        let (true, Some(made)) = (edited || remade, made) else { return before.is_some() };
+        (self.fingerprint, self.made) = (Some(content.fingerprint), Some(made.fingerprint));
+        let (mut documents, broken) = content.parse();
+        documents.extend(made.made());
         self.store.apply_folder(documents, broken);
-        self.report.folder_version = self.report.folder_version.saturating_add(1);
+        if edited {
+            self.report.folder_version = self.report.folder_version.saturating_add(1);
+        }
         true
     }
 
     /// Brings everything in line with objects and pods. Each step changes only what differs.
     async fn settle(&mut self) -> Result<()> {
-        self.publish_config_maps();
+        self.publish_data();
         self.pods.settle(&self.config, &mut self.store, &self.kubelet);
         let slices = endpoints::slices(&self.store, &self.pods.backends());
         self.store.replace_owned(
@@ -227,27 +253,28 @@ impl Supervisor {
         });
         let forwarding = kubeproxy::ruleset(&self.config, &self.store);
         if forwarding != self.forwarding {
-            kubeproxy::load(&self.kubelet, &forwarding).await?;
+            kubeproxy::load(&self.kubelet, self.config.all_nodes().map(Some), &forwarding).await?;
             self.forwarding = forwarding;
+        }
+        let balancing = loadbalancer::ruleset(&self.config, &self.store);
+        if balancing != self.balancing {
+            kubeproxy::load(&self.kubelet, [None], &balancing).await?;
+            self.balancing = balancing;
         }
         self.publish_report()
     }
 
-    fn publish_config_maps(&self) {
-        let maps: ConfigMaps = self
-            .store
-            .kind("ConfigMap")
-            .map(|(key, object)| {
-                let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
-                let files =
-                    data.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.as_bytes().to_vec())));
-                ((key.namespace.clone(), key.name.clone()), files.collect::<BTreeMap<_, _>>())
-            })
-            .collect();
-        self.config_maps.send_if_modified(|old| {
-            let news = **old != maps;
+    fn publish_data(&self) {
+        let text = |value: &Value| value.as_str().map(|text| text.as_bytes().to_vec());
+        let bytes = |value: &Value| decode::<ByteString>(value).ok().map(|bytes| bytes.0);
+        let data = Data {
+            config_maps: files_of(&self.store, "ConfigMap", text),
+            secrets: files_of(&self.store, "Secret", bytes),
+        };
+        self.data.send_if_modified(|old| {
+            let news = **old != data;
             if news {
-                *old = Arc::new(maps);
+                *old = Arc::new(data);
             }
             news
         });
@@ -284,6 +311,16 @@ impl Supervisor {
         }
         self.publish_report()
     }
+}
+
+/// The `data` of all objects of a kind.
+fn files_of(store: &Store, kind: &str, content: impl Fn(&Value) -> Option<Vec<u8>>) -> Files {
+    let files = |object: &Value| {
+        let data = object.get("data").and_then(Value::as_object).into_iter().flatten();
+        data.filter_map(|(name, value)| Some((name.clone(), content(value)?))).collect::<BTreeMap<_, _>>()
+    };
+    let objects = store.kind(kind);
+    objects.map(|(key, object)| ((key.namespace.clone(), key.name.clone()), files(object))).collect()
 }
 
 fn endpoint_objects(config: &LabConfig) -> impl Iterator<Item = (Key, Value)> {

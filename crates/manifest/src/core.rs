@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -110,6 +111,15 @@ pub(crate) const KINDS: &[CoreKind] = &[
         is_name: is_dns_subdomain,
         decode: strict::decode::<NetworkPolicy>,
         fill: defaults::network_policy,
+        check: |_, _| {},
+    },
+    CoreKind {
+        api_version: "policy/v1",
+        kind: "PodDisruptionBudget",
+        namespaced: true,
+        is_name: is_dns_subdomain,
+        decode: strict::decode::<PodDisruptionBudget>,
+        fill: |_| {},
         check: |_, _| {},
     },
 ];

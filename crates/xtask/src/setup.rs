@@ -31,6 +31,7 @@ const LAB: &[Need] = &[
 const PEERS: &[Need] = &[
     ("/usr/bin/curl", "curl"),
     ("/usr/sbin/nginx", "nginx-light"),
+    ("/usr/sbin/haproxy", "haproxy"),
     ("/usr/bin/h2load", "nghttp2-client"),
     ("/usr/bin/tcpdump", "tcpdump"),
     ("/usr/bin/socat", "socat"),
@@ -54,7 +55,8 @@ const CLUSTER: &[Need] = &[
 ];
 
 /// What only the benches need.
-const BENCH: &[Need] = &[("/usr/sbin/haproxy", "haproxy"), ("/usr/bin/wrk", "wrk")];
+const BENCH: &[Need] =
+    &[("/usr/bin/wrk", "wrk"), ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream")];
 
 /// `cargo xtask setup`.
 pub(crate) fn run(options: &Options) -> Result<()> {

@@ -7,13 +7,13 @@ use std::time::Duration;
 use kube::api::PostParams;
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
-use serde_json::json;
 use tokio::sync::watch;
 use weft_runtime::backoff::Backoff;
 
 use super::follow::{Event, Selector, explain, follow, is, within};
 use super::raw::Raw;
 use super::watch::while_served;
+use crate::infrastructure::class;
 use crate::infrastructure::names::{CLASS, CONTROLLER_NAME};
 
 const GROUP: &str = "gateway.networking.k8s.io";
@@ -49,10 +49,7 @@ async fn keep_version(client: &Client, version: &str) -> Infallible {
             tracing::warn!(error = explain(&error), "GatewayClass cannot be watched; trying again")
         }
     });
-    let object = Raw::from(json!({
-        "apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": CLASS},
-        "spec": {"controllerName": CONTROLLER_NAME, "description": "Gateways served by Weft"},
-    }));
+    let object = Raw::from(class(&resource.api_version));
     let making = async {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(60));
         loop {

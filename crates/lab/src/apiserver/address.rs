@@ -1,5 +1,5 @@
-//! ClusterIPs: allocated per family from the Service ranges, stable over restarts of the lab
-//! because an address is looked for from a point that the Service's name decides.
+//! ClusterIPs, allocated per family from the Service ranges, and the addresses of load balancers. Stable over restarts of
+//! the lab, because an address is looked for from a point that the Service's name decides.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
@@ -9,12 +9,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use serde_json::{Value, json};
 
 use crate::objects::{Key, set, text};
+use crate::uplink::Uplink;
 
 /// Which address belongs to which Service.
-#[derive(Default)]
-pub(crate) struct Addresses(BTreeMap<IpAddr, Key>);
+pub(crate) struct Addresses {
+    of: BTreeMap<IpAddr, Key>,
+    load_balancers: Uplink,
+}
 
 impl Addresses {
+    /// None given yet. Load balancers give those of `load_balancers`.
+    pub(crate) const fn new(load_balancers: Uplink) -> Self {
+        Self { of: BTreeMap::new(), load_balancers }
+    }
+
     /// Fills in what an API server fills in on a Service, and refuses what it refuses.
     pub(crate) fn admit_service(
         &mut self,
@@ -37,6 +45,10 @@ impl Addresses {
                 set(&mut spec, "ipFamilyPolicy", json!("SingleStack"));
             }
             self.cluster_ips(key, &mut spec, old, &families)?;
+            if kind == "LoadBalancer" && spec.get("loadBalancerClass").is_none() {
+                let ingress = self.load_balance(key, &spec, old, &families);
+                set(object, "status", json!({"loadBalancer": {"ingress": ingress}}));
+            }
         }
         for (field, default) in [("sessionAffinity", "None"), ("internalTrafficPolicy", "Cluster")] {
             if spec.get(field).is_none() {
@@ -83,11 +95,43 @@ impl Addresses {
         }
         self.release(key);
         for ip in &chosen {
-            self.0.insert(*ip, key.clone());
+            self.of.insert(*ip, key.clone());
         }
         set(spec, "clusterIP", json!(chosen.first()));
         set(spec, "clusterIPs", json!(chosen));
         Ok(())
+    }
+
+    /// What a load balancer gives the Service, in each of its families. One that is asked for and cannot be given is not
+    /// given, which is no fault of the Service.
+    fn load_balance(
+        &mut self,
+        key: &Key,
+        spec: &Value,
+        old: Option<&Value>,
+        families: &[String],
+    ) -> Vec<Value> {
+        let asked = text(spec, "/loadBalancerIP").parse::<IpAddr>().ok();
+        let before =
+            old.and_then(|old| old.pointer("/status/loadBalancer/ingress")).and_then(Value::as_array);
+        let had = before.into_iter().flatten().filter_map(|of| text(of, "/ip").parse::<IpAddr>().ok());
+        let had: Vec<IpAddr> = had.collect();
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let from = hasher.finish() % 200;
+        let mut given = Vec::new();
+        for family in families {
+            let ipv6 = family == "IPv6";
+            let is_free =
+                |ip: &IpAddr| ip.is_ipv6() == ipv6 && self.of.get(ip).is_none_or(|owner| owner == key);
+            let found = match asked {
+                Some(asked) => Some(asked).filter(|ip| self.load_balancers.has(*ip)).filter(is_free),
+                None => had.iter().copied().chain(self.load_balancers.addresses(from, ipv6)).find(is_free),
+            };
+            given.extend(found);
+        }
+        self.of.extend(given.iter().map(|ip| (*ip, key.clone())));
+        given.iter().map(|ip| json!({"ip": ip, "ipMode": "VIP"})).collect()
     }
 
     fn check(&self, key: &Key, ip: &str) -> Result<IpAddr, String> {
@@ -97,7 +141,7 @@ impl Addresses {
                 "spec.clusterIPs: {ip} is not in the Service ranges 10.96.0.0/16 and fd00:10:96::/112"
             ));
         }
-        match self.0.get(&parsed) {
+        match self.of.get(&parsed) {
             Some(owner) if owner != key => {
                 Err(format!("spec.clusterIPs: {ip} is already allocated to {owner}"))
             }
@@ -112,19 +156,19 @@ impl Addresses {
         // Below 256 lie the addresses that users ask for by number.
         (0..65_000u64)
             .map(|step| address(u16::try_from((start + step) % 65_000 + 256).unwrap_or(256), ipv6))
-            .find(|ip| !self.0.contains_key(ip))
+            .find(|ip| !self.of.contains_key(ip))
             .ok_or_else(|| "no free Service address".to_owned())
     }
 
     /// Takes the addresses of a Service that is not checked.
     pub(crate) fn reserve(&mut self, key: &Key, object: &Value) {
         let ips = object.pointer("/spec/clusterIPs").and_then(Value::as_array).into_iter().flatten();
-        self.0.extend(ips.filter_map(|ip| ip.as_str()?.parse().ok()).map(|ip| (ip, key.clone())));
+        self.of.extend(ips.filter_map(|ip| ip.as_str()?.parse().ok()).map(|ip| (ip, key.clone())));
     }
 
     /// Gives a Service's addresses back.
     pub(crate) fn release(&mut self, key: &Key) {
-        self.0.retain(|_, owner| owner != key);
+        self.of.retain(|_, owner| owner != key);
     }
 }
 

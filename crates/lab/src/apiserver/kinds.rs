@@ -1,7 +1,8 @@
 //! Keys and admission of the user's objects. What an API server checks about kind, version, names,
 //! fields and rules is `weft-manifest`'s; what only the lab refuses is here.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde_json::Value;
 
 use crate::objects::{Key, decode, text};
@@ -27,6 +28,17 @@ pub(crate) fn admit(key: &Key, object: Value, previous: Option<&Value>) -> Resul
         decode::<ConfigMap>(&object)?;
         return Ok(object);
     }
-    weft_manifest::admit(object, previous)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    let secret = key.kind == "Secret";
+    let admitted = weft_manifest::admit(object, previous)
+        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    if secret { with_data_only(admitted) } else { Ok(admitted) }
+}
+
+/// `stringData` is for writing: what is stored and read is `data`.
+fn with_data_only(object: Value) -> Result<Value, String> {
+    let mut secret: Secret = decode(&object)?;
+    let strings = secret.string_data.take().into_iter().flatten();
+    let strings = strings.map(|(key, text)| (key, ByteString(text.into_bytes())));
+    secret.data.get_or_insert_default().extend(strings);
+    serde_json::to_value(secret).map_err(|error| error.to_string())
 }

@@ -1,4 +1,4 @@
-//! The user's folder: every `.yaml`, `.yml` and `.json` file in it, document by document.
+//! The user's folder, and the controller's of what it made for Gateways: every `.yaml`, `.yml` and `.json` file in it, document by document.
 
 use std::collections::hash_map::DefaultHasher;
 use std::fs;
@@ -16,6 +16,8 @@ pub(crate) struct Document {
     /// Line of the document's first line, from 1.
     pub(crate) line: usize,
     pub(crate) object: Value,
+    /// The controller made it, for a Gateway.
+    pub(crate) made: bool,
 }
 
 impl Document {
@@ -76,6 +78,11 @@ fn collect(folder: &Path, out: &mut Vec<PathBuf>) -> io::Result<()> {
 }
 
 impl Content {
+    /// Every document of the folder of what the controller made, which it writes whole.
+    pub(crate) fn made(&self) -> Vec<Document> {
+        self.parse().0.into_iter().map(|document| Document { made: true, ..document }).collect()
+    }
+
     /// Every document; those that are no YAML or no object are told with file and line.
     pub(crate) fn parse(&self) -> (Vec<Document>, Vec<RejectedObject>) {
         let (mut documents, mut broken) = (Vec::new(), Vec::new());
@@ -102,6 +109,7 @@ fn parse_file(file: &Path, text: &str, documents: &mut Vec<Document>, broken: &m
                     file: file.to_path_buf(),
                     line,
                     object,
+                    made: false,
                 })),
                 Err(message) => broken.push(refusal(file, line, message)),
             },

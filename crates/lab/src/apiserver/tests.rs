@@ -12,7 +12,7 @@ fn documents(file: &str, objects: &[Value]) -> Vec<Document> {
     objects
         .iter()
         .enumerate()
-        .map(|(i, o)| Document { file: file.into(), line: i + 1, object: o.clone() })
+        .map(|(i, o)| Document { file: file.into(), line: i + 1, object: o.clone(), made: false })
         .collect()
 }
 

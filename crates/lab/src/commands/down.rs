@@ -40,6 +40,12 @@ impl Down {
 pub(super) fn stop(state: &State) -> Result<()> {
     if let Some(pid) = files::running(state) {
         let process = Pid::from_raw(i32::try_from(pid)?);
+        if let Some(link) = super::read_config(&state.config()).ok().map(|config| config.uplink)
+            && link.exists()
+            && let Err(error) = link.remove()
+        {
+            eprintln!("weft lab: {error}; the link goes with the lab");
+        }
         // It may have ended by itself in between.
         let _ = kill(process, Signal::SIGTERM);
         if !ended(state, PATIENCE) {

@@ -5,7 +5,8 @@ use clap::{Args, ValueEnum};
 
 use super::Which;
 use super::up::refusals;
-use crate::report::{LabReport, Phase};
+use crate::report::{LabReport, ObjectReport, Phase};
+use crate::statuses;
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -27,7 +28,8 @@ enum Format {
 
 impl Status {
     pub(super) fn run(self) -> Result<u8> {
-        let (state, pid, report) = self.which.running()?;
+        let (state, pid, mut report) = self.which.running()?;
+        report.objects = statuses::all(&state);
         if self.output == Format::Json {
             println!("{}", serde_json::to_string_pretty(&report)?);
             return Ok(0);
@@ -47,6 +49,10 @@ impl Status {
         if !report.daemons.is_empty() {
             println!();
             print!("{}", table(&daemons(&report)));
+        }
+        if !report.objects.is_empty() {
+            println!();
+            print!("{}", table(&objects(&report)));
         }
         for line in refusals(&report) {
             println!("{line}");
@@ -84,6 +90,15 @@ fn daemons(report: &LabReport) -> Vec<Vec<String>> {
     for daemon in &report.daemons {
         let pid = daemon.pid.map_or_else(|| "-".to_owned(), |p| p.to_string());
         rows.push(vec![daemon.name.clone(), pid, daemon.restarts.to_string(), daemon.message.clone()]);
+    }
+    rows
+}
+
+fn objects(report: &LabReport) -> Vec<Vec<String>> {
+    let mut rows = vec![row(&["KIND", "NAMESPACE", "NAME", "FOR", "ADDRESSES", "STATUS", "MESSAGE"])];
+    for object in &report.objects {
+        let ObjectReport { kind, namespace, name, of, addresses, status, message } = object;
+        rows.push(row(&[kind, namespace, name, of, &addresses.join(","), status, message]));
     }
     rows
 }

@@ -19,6 +19,7 @@ use crate::files;
 use crate::kubelet::cni::{conflist, find_plugin, supported_versions};
 use crate::launch::{PATH, find_program};
 use crate::report::{LabReport, Phase};
+use crate::uplink::Uplink;
 
 /// There where the module br_netfilter is. As on every Kubernetes node: without it the answer of a Service's pod to
 /// another pod of its node would not go back through the address translation.
@@ -114,6 +115,7 @@ impl Up {
                 upkeep: self.cni.upkeep,
             },
             ipv6: Path::new("/proc/net/if_inet6").exists(),
+            uplink: Uplink::default(),
             privileged: getuid().is_root(),
             uid: getuid().as_raw(),
             gid: getgid().as_raw(),
@@ -140,6 +142,10 @@ impl Up {
             .parse()
             .context("the lab did not say its process id")?;
         files::write_pid(&config.state, pid)?;
+        let started = super::read_config(&config.state.config())?;
+        if started.uplink.exists() {
+            started.uplink.set_up_machine(config.ipv6).context("cannot set up the link to the lab")?;
+        }
         let ready = self.wait(config)?;
         let (state, _, report) = self.which.running()?;
         for line in refusals(&report) {
@@ -249,7 +255,7 @@ fn claim(config: &LabConfig) -> Result<()> {
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
     // Fails if somebody else claims the same name at this moment.
     fs::create_dir(&state.0).with_context(|| format!("cannot make {}", state.0.display()))?;
-    for folder in [state.cluster(), state.status(), state.logs(), state.launches()] {
+    for folder in [state.cluster(), state.infrastructure(), state.status(), state.logs(), state.launches()] {
         fs::create_dir_all(folder)?;
     }
     files::write_atomic(&state.config(), &serde_json::to_vec_pretty(config)?)?;

@@ -1,7 +1,7 @@
 //! The containers of one pod: started, probed, restarted by policy, stopped.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use tokio::time::sleep;
 
 use super::prober::{Probed, Probes, Verdict};
 use super::{Kubelet, Order, PodSpec, PodState, Reporter, environment, leftovers, volumes};
+use crate::config::GATEWAY_IMAGE;
 use crate::files;
 use crate::launch::Launch;
 use crate::output::Log;
@@ -154,16 +155,22 @@ impl ContainerTask {
 
     fn launch(&self) -> Result<Launch, String> {
         let (spec, config) = (&self.spec, &self.kubelet.config);
-        let maps = Arc::clone(&self.kubelet.config_maps.borrow());
-        let folders = volumes::prepare(spec, &maps)?;
+        let data = Arc::clone(&self.kubelet.data.borrow());
+        let folders = volumes::prepare(&self.kubelet, spec, &data)?;
         volumes::write_etc(config, spec, &self.addresses)
             .map_err(|e| format!("cannot write the pod's /etc files: {e}"))?;
-        let env = environment::environment(spec, &self.container, &self.addresses, &maps)?;
+        let env = environment::environment(spec, &self.container, &self.addresses, &data)?;
         let parts = [&self.container.command, &self.container.args];
-        let argv: Vec<String> =
+        let mut argv: Vec<String> =
             parts.into_iter().flatten().flatten().map(|a| environment::expand(a, &env)).collect();
         if self.container.command.as_ref().is_none_or(Vec::is_empty) {
             return Err("command: Required by the lab: images are not pulled, the command is a program of this machine".to_owned());
+        }
+        if self.container.image.as_deref() == Some(GATEWAY_IMAGE)
+            && let Some(program) = argv.first_mut()
+            && let Some(name) = Path::new(program.as_str()).file_name()
+        {
+            *program = config.bin_dir.join(name).display().to_string();
         }
         let layer = spec.folder().join("containers").join(&self.container.name);
         // A restarted container starts from a clean filesystem.
@@ -195,7 +202,7 @@ impl ContainerTask {
         self.report.pid = pid;
         self.report.exit_code = None;
         self.report.message.clear();
-        let mut maps = self.kubelet.config_maps.clone();
+        let mut data = self.kubelet.data.clone();
         let probed = Probed {
             kubelet: &self.kubelet,
             spec: &self.spec,
@@ -219,9 +226,9 @@ impl ContainerTask {
                         break self.end(stop(&mut child, pid, grace), &mut probes).await;
                     }
                 }
-                Ok(()) = maps.changed() => {
-                    let maps = Arc::clone(&maps.borrow_and_update());
-                    if let Err(error) = volumes::prepare(&self.spec, &maps) {
+                Ok(()) = data.changed() => {
+                    let data = Arc::clone(&data.borrow_and_update());
+                    if let Err(error) = volumes::prepare(&self.kubelet, &self.spec, &data) {
                         tracing::warn!(pod = %self.spec.name, %error, "volumes stay as they were");
                     }
                 }

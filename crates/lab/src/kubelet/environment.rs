@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar};
 
-use super::{ConfigMaps, PodSpec};
+use super::{Data, Kind, PodSpec};
 use crate::launch::PATH;
 
 /// The whole environment of a container.
@@ -13,7 +13,7 @@ pub(crate) fn environment(
     spec: &PodSpec,
     container: &Container,
     addresses: &[IpAddr],
-    maps: &ConfigMaps,
+    data: &Data,
 ) -> Result<BTreeMap<String, String>, String> {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
@@ -21,48 +21,53 @@ pub(crate) fn environment(
         ("HOSTNAME".to_owned(), spec.name.clone()),
     ]);
     for from in container.env_from.iter().flatten() {
-        let Some(reference) = &from.config_map_ref else {
-            return Err("envFrom: the lab knows configMapRef only".to_owned());
+        let (kind, name, optional) = match (&from.config_map_ref, &from.secret_ref) {
+            (Some(of), _) => (Kind::ConfigMap, &of.name, of.optional),
+            (None, Some(of)) => (Kind::Secret, &of.name, of.optional),
+            (None, None) => return Err("envFrom: neither configMapRef nor secretRef".to_owned()),
         };
-        match maps.get(&(spec.namespace.clone(), reference.name.clone())) {
-            Some(data) => {
+        match data.of(kind, &spec.namespace, name) {
+            Ok(files) => {
                 let prefix = from.prefix.as_deref().unwrap_or_default();
-                env.extend(
-                    data.iter()
-                        .map(|(k, v)| (format!("{prefix}{k}"), String::from_utf8_lossy(v).into_owned())),
-                );
+                let variable = |(k, v): (&String, &Vec<u8>)| {
+                    (format!("{prefix}{k}"), String::from_utf8_lossy(v).into_owned())
+                };
+                env.extend(files.iter().map(variable));
             }
-            None if reference.optional == Some(true) => {}
-            None => return Err(format!("configmap {:?} not found", reference.name)),
+            Err(_) if optional == Some(true) => {}
+            Err(error) => return Err(error),
         }
     }
     for variable in container.env.iter().flatten() {
-        let value = value_of(spec, variable, addresses, maps)?;
+        let value = value_of(spec, variable, addresses, data)?;
         let value = expand(&value, &env);
         env.insert(variable.name.clone(), value);
     }
     Ok(env)
 }
 
-fn value_of(
-    spec: &PodSpec,
-    variable: &EnvVar,
-    addresses: &[IpAddr],
-    maps: &ConfigMaps,
-) -> Result<String, String> {
+fn value_of(spec: &PodSpec, variable: &EnvVar, addresses: &[IpAddr], data: &Data) -> Result<String, String> {
     let Some(source) = &variable.value_from else { return Ok(variable.value.clone().unwrap_or_default()) };
     if let Some(field) = &source.field_ref {
         return field_value(spec, &field.field_path, addresses);
     }
-    if let Some(key) = &source.config_map_key_ref {
-        let found = maps.get(&(spec.namespace.clone(), key.name.clone())).and_then(|data| data.get(&key.key));
-        return match found {
-            Some(value) => Ok(String::from_utf8_lossy(value).into_owned()),
-            None if key.optional == Some(true) => Ok(String::new()),
-            None => Err(format!("configmap {:?} has no key {:?}", key.name, key.key)),
-        };
+    let (kind, name, key, optional) = match (&source.config_map_key_ref, &source.secret_key_ref) {
+        (Some(of), _) => (Kind::ConfigMap, &of.name, &of.key, of.optional),
+        (None, Some(of)) => (Kind::Secret, &of.name, &of.key, of.optional),
+        (None, None) => {
+            return Err(format!(
+                "env {}: the lab knows value, fieldRef, configMapKeyRef and secretKeyRef only",
+                variable.name
+            ));
+        }
+    };
+    let missing = || format!("{name:?} has no key {key:?}");
+    let found = data.of(kind, &spec.namespace, name).and_then(|files| files.get(key).ok_or_else(missing));
+    match found {
+        Ok(value) => Ok(String::from_utf8_lossy(value).into_owned()),
+        Err(_) if optional == Some(true) => Ok(String::new()),
+        Err(error) => Err(error),
     }
-    Err(format!("env {}: the lab knows value, fieldRef and configMapKeyRef only", variable.name))
 }
 
 fn field_value(spec: &PodSpec, path: &str, addresses: &[IpAddr]) -> Result<String, String> {

@@ -1,4 +1,4 @@
-//! Volumes of a pod: ConfigMaps as files (kept up to date), `emptyDir`, and the files that the
+//! Volumes of a pod: ConfigMaps, Secrets and tokens as files (kept up to date), `emptyDir`, and the files that the
 //! kubelet itself writes: `/etc/resolv.conf`, `/etc/hosts`, `/etc/hostname`.
 
 use std::collections::BTreeMap;
@@ -6,58 +6,117 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Component, Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Volume as PodVolume};
+use k8s_openapi::api::core::v1::{Container, KeyToPath, Volume as PodVolume, VolumeProjection};
 
-use super::{ConfigMaps, PodSpec};
+use super::{Data, Kind, Kubelet, PodSpec};
 use crate::config::{CLUSTER_DOMAIN, LabConfig};
 use crate::dns;
 use crate::rootfs::Volume;
+use crate::secrets::AUDIENCE;
+
+/// What a volume holds, by path.
+type Content = BTreeMap<String, Vec<u8>>;
 
 /// Makes or refreshes every volume's folder; the names of volumes with their folders.
-pub(crate) fn prepare(spec: &PodSpec, maps: &ConfigMaps) -> Result<BTreeMap<String, PathBuf>, String> {
+pub(crate) fn prepare(
+    kubelet: &Kubelet,
+    spec: &PodSpec,
+    data: &Data,
+) -> Result<BTreeMap<String, PathBuf>, String> {
     let mut folders = BTreeMap::new();
     let volumes = spec.pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
     for volume in volumes {
         let folder = spec.folder().join("volumes").join(&volume.name);
-        fs::create_dir_all(&folder).map_err(|e| format!("volume {}: {e}", volume.name))?;
-        fill(spec, volume, &folder, maps)?;
+        let filled = fs::create_dir_all(&folder).map_err(|error| error.to_string()).and_then(|()| {
+            let sources = Sources { kubelet, spec, data };
+            fill(&folder, sources.of_volume(volume)?)
+        });
+        filled.map_err(|error| format!("volume {}: {error}", volume.name))?;
         folders.insert(volume.name.clone(), folder);
     }
     Ok(folders)
 }
 
-fn fill(spec: &PodSpec, volume: &PodVolume, folder: &Path, maps: &ConfigMaps) -> Result<(), String> {
-    if volume.empty_dir.is_some() {
-        return Ok(());
-    }
-    let Some(source) = &volume.config_map else {
-        return Err(format!("volume {}: the lab knows configMap and emptyDir only", volume.name));
-    };
-    let Some(data) = maps.get(&(spec.namespace.clone(), source.name.clone())) else {
-        if source.optional == Some(true) {
-            return Ok(());
-        }
-        return Err(format!("volume {}: configmap {:?} not found", volume.name, source.name));
-    };
-    let mut wanted = BTreeMap::new();
-    match &source.items {
-        Some(items) => {
-            for item in items {
-                let content = data.get(&item.key).ok_or_else(|| {
-                    format!("volume {}: configmap {:?} has no key {:?}", volume.name, source.name, item.key)
-                })?;
-                wanted.insert(item.path.clone(), content);
-            }
-        }
-        None => wanted.extend(data.iter().map(|(k, v)| (k.clone(), v))),
-    }
-    for (path, content) in wanted {
+fn fill(folder: &Path, content: Content) -> Result<(), String> {
+    for (path, content) in content {
         let path = inside(folder, &path)?;
-        if fs::read(&path).ok().as_ref() != Some(content) {
-            write(&path, content).map_err(|e| format!("volume {}: {e}", volume.name))?;
+        if fs::read(&path).ok().as_ref() != Some(&content) {
+            write(&path, &content).map_err(|error| error.to_string())?;
         }
     }
     Ok(())
+}
+
+/// Where a pod's volumes get their content.
+struct Sources<'a> {
+    kubelet: &'a Kubelet,
+    spec: &'a PodSpec,
+    data: &'a Data,
+}
+
+impl Sources<'_> {
+    fn of_volume(&self, volume: &PodVolume) -> Result<Content, String> {
+        if let Some(of) = &volume.config_map {
+            return self.object(Kind::ConfigMap, &of.name, of.items.as_deref(), of.optional);
+        }
+        if let Some(of) = &volume.secret {
+            let name = of.secret_name.as_deref().unwrap_or_default();
+            return self.object(Kind::Secret, name, of.items.as_deref(), of.optional);
+        }
+        match (&volume.projected, &volume.empty_dir) {
+            (Some(projected), _) => {
+                let mut content = Content::new();
+                for source in projected.sources.iter().flatten() {
+                    content.extend(self.projected(source)?);
+                }
+                Ok(content)
+            }
+            (None, Some(_)) => Ok(Content::new()),
+            (None, None) => Err("the lab knows configMap, secret, projected and emptyDir only".to_owned()),
+        }
+    }
+
+    fn projected(&self, source: &VolumeProjection) -> Result<Content, String> {
+        if let Some(of) = &source.config_map {
+            return self.object(Kind::ConfigMap, &of.name, of.items.as_deref(), of.optional);
+        }
+        if let Some(of) = &source.secret {
+            return self.object(Kind::Secret, &of.name, of.items.as_deref(), of.optional);
+        }
+        match &source.service_account_token {
+            Some(token) if token.audience.as_deref() == Some(AUDIENCE) => {
+                let own = self.kubelet.secrets.token(&self.spec.namespace, self.spec.service_account());
+                let own = own.map_err(|error| format!("serviceAccountToken: {error}"))?;
+                Ok([(token.path.clone(), own.into_bytes())].into())
+            }
+            Some(_) => {
+                Err(format!("serviceAccountToken: the lab makes tokens for the audience {AUDIENCE} only"))
+            }
+            None => Err("projected: the lab knows configMap, secret and serviceAccountToken only".to_owned()),
+        }
+    }
+
+    /// The files of an object, or those that `items` choose.
+    fn object(
+        &self,
+        kind: Kind,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+    ) -> Result<Content, String> {
+        let files = match self.data.of(kind, &self.spec.namespace, name) {
+            Ok(files) => files,
+            Err(_) if optional == Some(true) => return Ok(Content::new()),
+            Err(error) => return Err(error),
+        };
+        let Some(items) = items else { return Ok(files.clone()) };
+        let chosen = items.iter().map(|item| {
+            let content =
+                files.get(&item.key).ok_or_else(|| format!("{name:?} has no key {:?}", item.key))?;
+            Ok((item.path.clone(), content.clone()))
+        });
+        chosen.collect()
+    }
 }
 
 /// Written in place: a file that is mounted by itself (`subPath`) is replaced too.
