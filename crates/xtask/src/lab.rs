@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 
 use crate::run;
 
@@ -38,6 +39,19 @@ impl Lab {
         let mut command = self.command("exec");
         command.arg(pod).arg("--").args(words);
         command
+    }
+
+    /// The IPv4 address of a Gateway.
+    pub(crate) fn gateway(&self, name: &str) -> Result<String> {
+        let status: Value = serde_json::from_str(&run::read(self.command("status").args(["-o", "json"]))?)?;
+        let objects = status.get("objects").and_then(Value::as_array).into_iter().flatten();
+        let is = |object: &&Value, field: &str, value: &str| object.get(field).is_some_and(|it| it == value);
+        let mut gateways =
+            objects.filter(|it| is(it, "kind", "Gateway") && is(it, "name", name) && is(it, "of", ""));
+        let addresses =
+            gateways.next().and_then(|it| it.get("addresses")?.as_array().cloned()).unwrap_or_default();
+        let found = addresses.iter().filter_map(Value::as_str).find(|address| !address.contains(':'));
+        found.map(str::to_owned).with_context(|| format!("Gateway {name} has no address: {status:#}"))
     }
 
     /// Takes the lab down; says so if that fails.

@@ -22,6 +22,7 @@ pub(super) fn run(lab: &Lab, folder: &Path) -> Result<()> {
     let steps: &[(&str, Step)] = &[
         ("An HTTPRoute splits the catalog's callers 90 to 10", split),
         ("A header route sends testers to version 2", header_route),
+        ("The same route steers callers from outside, at a Gateway", both_parents),
         ("A consumer route changes only its own namespace's traffic", consumer_route),
         ("A GRPCRoute sends each method to its version", grpc_route),
         ("Some requests are copied to the audit Service", mirror),
@@ -73,6 +74,26 @@ fn header_route(lab: &Lab, _: &Path) -> Result<String> {
         tally(&show(lab, "shop/web", &["curl", "-sS", "-H", "x-tester: yes", "http://catalog/?[1-20]"])?);
     ensure!(count(&counts, "catalog v2") == 20, "20 requests with the header were answered by {counts:?}");
     Ok(format!("20 requests with the header: {counts:?}"))
+}
+
+fn both_parents(lab: &Lab, _: &Path) -> Result<String> {
+    let address = lab.gateway("front")?;
+    let outside = |words: &[&str]| -> Result<BTreeMap<String, usize>> {
+        println!("   $ curl {}", words.join(" "));
+        Ok(tally(&run::read(Command::new("curl").args(words).stdin(Stdio::null()))?))
+    };
+    let gateway = outside(&["-sS", &format!("http://{address}/?[1-100]")])?;
+    let service = tally(&show(lab, "shop/web", &["curl", "-sS", "http://catalog/?[1-100]"])?);
+    ensure!(
+        count(&gateway, "catalog v1") == 90 && count(&gateway, "catalog v2") == 10,
+        "100 requests to the Gateway were answered by {gateway:?}"
+    );
+    ensure!(service == gateway, "100 requests to the Service were answered by {service:?}");
+    let testers = outside(&["-sS", "-H", "x-tester: yes", &format!("http://{address}/?[1-20]")])?;
+    ensure!(count(&testers, "catalog v2") == 20, "20 requests with the header were answered by {testers:?}");
+    Ok(format!(
+        "this machine through the Gateway: {gateway:?}, with the header {testers:?}; a pod: {service:?}"
+    ))
 }
 
 fn consumer_route(lab: &Lab, _: &Path) -> Result<String> {
