@@ -1,17 +1,20 @@
-//! `cargo xtask bench`: CPU per request of Weft's proxy, HAProxy and Envoy, on the same two lab nodes, in one
-//! interleaved run. Figures of one run compare with each other and with nothing else.
+//! `cargo xtask bench`: CPU per request of Weft's proxy, HAProxy, nginx and Envoy, on the same two lab nodes, in one
+//! interleaved run: inside the mesh, and at a Gateway. Figures of one run compare with each other and with nothing else.
 
 mod cpu;
+mod gateway;
+mod load;
 mod topology;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::lab::Lab;
 use crate::{run, setup};
 use cpu::Process;
+use load::Load;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -31,21 +34,37 @@ pub(crate) struct Options {
     /// Weft's programs, already built; with this, nothing is built.
     #[arg(long, value_name = "DIR", conflicts_with = "profile")]
     binaries: Option<PathBuf>,
+    /// Only these paths.
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    part: Part,
     /// The Envoy binary; without it Envoy is left out, and the report says so.
     #[arg(long)]
     envoy: Option<PathBuf>,
 }
 
+/// Which paths are measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// All of them.
+    All,
+    /// From pod to pod.
+    Mesh,
+    /// Through a Gateway.
+    Gateway,
+}
+
 /// One measured way from the client to a server.
 struct PathUnderTest {
     /// What the report calls it.
-    name: &'static str,
-    /// HAProxy's path of the same kind.
-    compared_with: &'static str,
+    name: String,
+    /// A peer's path of the same kind.
+    compared_with: String,
+    /// What is sent.
+    load: Load,
     /// The pod that the load generator runs in.
     client: &'static str,
     /// What it calls.
-    url: &'static str,
+    url: String,
     /// The processes whose CPU time counts.
     processes: Vec<Process>,
 }
@@ -72,25 +91,31 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 }
 
 fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
-    let paths = paths(lab, envoy)?;
+    let mut paths = Vec::new();
+    if options.part != Part::Gateway {
+        paths.extend(mesh_paths(lab, envoy)?);
+    }
+    if options.part != Part::Mesh {
+        paths.extend(gateway::paths(lab, envoy)?);
+    }
     let memory =
         || paths.first().and_then(|p| p.processes.first()).map(Process::resident_mebibytes).transpose();
     let idle = memory()?;
     let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for round in 0..=options.rounds {
         for path in &paths {
-            let figure = sample(lab, path, options).with_context(|| path.name)?;
+            let figure = sample(lab, path, options).with_context(|| path.name.clone())?;
             // Round 0 warms up and does not count.
             if round > 0 {
-                println!("round {round}: {:<28} {figure:6.1} CPU-µs per request", path.name);
-                samples.entry(path.name).or_default().push(figure);
+                println!("round {round}: {:<32} {figure:8.1} CPU-µs per {}", path.name, path.load.unit());
+                samples.entry(&path.name).or_default().push(figure);
             }
         }
     }
     report(&paths, &samples, options);
     if let Some((idle, after)) = idle.zip(memory()?) {
         println!(
-            "resident memory of node1's weft-proxy: {idle:.1} MiB idle, {after:.1} MiB after all rounds"
+            "resident memory of the first weft-proxy: {idle:.1} MiB idle, {after:.1} MiB after all rounds"
         );
     }
     if !envoy {
@@ -101,21 +126,14 @@ fn measure(lab: &Lab, options: &Options, envoy: bool) -> Result<()> {
     Ok(())
 }
 
-/// One run of the load generator: CPU-µs of the path's processes per answered request.
+/// One run of the load generator: CPU-µs of the path's processes for each unit of the load.
 fn sample(lab: &Lab, path: &PathUnderTest, options: &Options) -> Result<f64> {
+    let words = path.load.command(options, &path.url);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let before = cpu_of(&path.processes)?;
-    let (connections, duration) = (format!("-c{}", options.connections), format!("-d{}s", options.seconds));
-    let text = lab.exec(path.client, &["wrk", "-t1", &connections, &duration, path.url])?;
+    let text = lab.exec(path.client, &words)?;
     let spent = cpu_of(&path.processes)? - before;
-    if let Some(line) = text.lines().find(|l| l.contains("Non-2xx") || l.contains("Socket errors")) {
-        bail!("the load generator saw failures: {}", line.trim());
-    }
-    let requests = text
-        .lines()
-        .find_map(|l| l.trim().split_once(" requests in "))
-        .and_then(|(n, _)| n.parse::<f64>().ok())
-        .with_context(|| format!("the load generator printed no total:\n{text}"))?;
-    Ok(spent * 1e6 / requests)
+    Ok(spent * 1e6 / path.load.amount(&text)?)
 }
 
 fn cpu_of(processes: &[Process]) -> Result<f64> {
@@ -124,22 +142,24 @@ fn cpu_of(processes: &[Process]) -> Result<f64> {
 
 fn report(paths: &[PathUnderTest], samples: &BTreeMap<&str, Vec<f64>>, options: &Options) {
     println!(
-        "\nCPU-µs per request (HTTP/1.1, response of 1 KiB, {} connections, one worker, {} rounds)",
-        options.connections, options.rounds
+        "\nCPU-µs per unit (responses of 1 KiB where nothing else is said, {} connections, one worker, {} rounds of {} s)",
+        options.connections, options.rounds, options.seconds
     );
-    println!("{:<22} {:>8} {:>8} {:>8}   ratio to HAProxy (median of rounds)", "", "min", "median", "max");
+    println!("{:<32} {:>8} {:>8} {:>8}   ratio to the peer (median of rounds)", "", "min", "median", "max");
     for path in paths {
-        let values = samples.get(path.name).map(Vec::as_slice).unwrap_or_default();
+        let values = samples.get(&*path.name).map(Vec::as_slice).unwrap_or_default();
         // Both were measured within the same seconds: what else the machine did fell on both alike.
-        let peers = samples.get(path.compared_with).map(Vec::as_slice).unwrap_or_default();
+        let peers = samples.get(&*path.compared_with).map(Vec::as_slice).unwrap_or_default();
         let ratios: Vec<f64> = values.iter().zip(peers).map(|(ours, peer)| ours / peer).collect();
         println!(
-            "{:<22} {:>8.1} {:>8.1} {:>8.1}   {:.2}",
+            "{:<32} {:>8.1} {:>8.1} {:>8.1}   {:.2} of {}, per {}",
             path.name,
             values.iter().copied().fold(f64::NAN, f64::min),
             median(values),
             values.iter().copied().fold(f64::NAN, f64::max),
             median(&ratios),
+            path.compared_with,
+            path.load.unit(),
         );
     }
 }
@@ -153,19 +173,21 @@ fn median(values: &[f64]) -> f64 {
 }
 
 /// The paths, and whose CPU time counts on each.
-fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
+fn mesh_paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
     // Command lines name the lab's folder or the bench's own.
     let of_lab = format!("{}/", lab.name);
     let node = |n: &str| Process::find(&["weft-proxy", &of_lab, &format!(" {n} ")]);
     let (node1, node2) = (node("node1")?, node("node2")?);
     let (one, pair) = (topology::peer_path("haproxy", false).0, topology::peer_path("haproxy", true).0);
-    let weft = |name, compared_with, url, processes| PathUnderTest {
-        name,
-        compared_with,
-        client: "mesh/client",
-        url,
+    let path = |name: &str, compared_with: &str, client, url: &str, processes| PathUnderTest {
+        name: name.to_owned(),
+        compared_with: compared_with.to_owned(),
+        load: Load::Requests,
+        client,
+        url: url.to_owned(),
         processes,
     };
+    let weft = |name, peer, url, processes| path(name, peer, "mesh/client", url, processes);
     let mut paths = vec![
         weft("weft same node", one, "http://local/", vec![node1.clone()]),
         weft("weft two nodes, mTLS", pair, "http://remote/", vec![node1, node2]),
@@ -173,12 +195,12 @@ fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
     let peers: &[&str] = if envoy { &["haproxy", "envoy"] } else { &["haproxy"] };
     for peer in peers {
         let part = |role: &str| Process::find(&[peer, &of_lab, &format!("{peer}-{role}.")]);
-        let path = |two_nodes, compared_with, processes| {
+        let of_peer = |two_nodes, compared_with, processes| {
             let (name, url) = topology::peer_path(peer, two_nodes);
-            PathUnderTest { name, compared_with, client: "peers/client", url, processes }
+            path(name, compared_with, "peers/client", url, processes)
         };
-        paths.push(path(false, one, vec![part("one")?]));
-        paths.push(path(true, pair, vec![part("near")?, part("far")?]));
+        paths.push(of_peer(false, one, vec![part("one")?]));
+        paths.push(of_peer(true, pair, vec![part("near")?, part("far")?]));
     }
     Ok(paths)
 }

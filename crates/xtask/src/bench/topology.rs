@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use super::gateway;
 use crate::run;
 
 /// Name and URL of a peer's path.
@@ -56,6 +57,7 @@ pub(super) fn write(folder: &Path, envoy: Option<&Path>) -> Result<PathBuf> {
         );
         manifests += &pod("peers", &format!("envoy-{role}"), node, &command, 8080);
     }
+    manifests += &gateway::write(&files, envoy)?;
     fs::write(manifests_folder.join("bench.yaml"), manifests)?;
     Ok(manifests_folder)
 }
@@ -81,6 +83,12 @@ spec: { nodeName: node1, containers: [{ name: c, image: local, command: [sleep, 
 "#;
 
 fn pod(namespace: &str, name: &str, node: &str, command: &str, port: u16) -> String {
+    let ports = format!("{{ name: http, port: {port}, targetPort: {port} }}");
+    pod_with_ports(namespace, name, node, command, &ports)
+}
+
+/// A pod with one program, and its Service.
+pub(super) fn pod_with_ports(namespace: &str, name: &str, node: &str, command: &str, ports: &str) -> String {
     let words: Vec<_> = command.split(' ').map(|w| format!("{w:?}")).collect();
     format!(
         r#"---
@@ -92,7 +100,7 @@ spec: {{ nodeName: {node}, containers: [{{ name: c, image: local, command: [{}] 
 apiVersion: v1
 kind: Service
 metadata: {{ name: {name}, namespace: {namespace} }}
-spec: {{ selector: {{ app: {name} }}, ports: [{{ name: http, port: {port}, targetPort: {port} }}] }}
+spec: {{ selector: {{ app: {name} }}, ports: [{ports}] }}
 "#,
         words.join(", ")
     )
@@ -112,7 +120,7 @@ fn nginx(files: &Path) -> String {
         "daemon off; worker_processes 1; pid {0}/nginx.pid; error_log stderr crit; events {{ worker_connections 1024; }}\n\
          http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy; \
          fastcgi_temp_path {0}/f; uwsgi_temp_path {0}/u; scgi_temp_path {0}/s; \
-         server {{ listen 80 reuseport; listen [::]:80 reuseport; location / {{ return 200 \"{body}\"; }} }} }}\n",
+         server {{ listen 80 reuseport; listen [::]:80 reuseport; location / {{ return 200 \"{body}\"; }} location = /big {{ root {0}; }} }} }}\n",
         files.display()
     )
 }
@@ -137,30 +145,51 @@ fn haproxy(role: &str, files: &Path) -> String {
     )
 }
 
+/// Types of Envoy's configuration begin so.
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
 fn envoy_config(role: &str, files: &Path) -> String {
-    let context = format!(
-        "common_tls_context: {{ tls_params: {{ tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3 }}, tls_certificates: [{{ certificate_chain: {{ filename: {0}/peer.crt }}, \
-         private_key: {{ filename: {0}/peer.key }} }}], validation_context: {{ trusted_ca: {{ filename: {0}/ca.pem }} }} }}",
-        files.display()
-    );
-    let types = "type.googleapis.com/envoy.extensions";
-    let server_tls = format!(
-        "transport_socket: {{ name: tls, typed_config: {{ '@type': {types}.transport_sockets.tls.v3.DownstreamTlsContext, require_client_certificate: true, {context} }} }}, "
-    );
-    let client_tls = format!(
-        "transport_socket: {{ name: tls, typed_config: {{ '@type': {types}.transport_sockets.tls.v3.UpstreamTlsContext, {context} }} }}, "
-    );
+    let server_tls = envoy_tls("Downstream", "require_client_certificate: true, ", true, files);
+    let client_tls = envoy_tls("Upstream", "", true, files);
     let (listener_tls, cluster_tls, host, port) = match role {
         "one" => (String::new(), String::new(), "local", 80),
         "near" => (String::new(), client_tls, "envoy-far", 8080),
         _ => (server_tls, String::new(), "remote", 80),
     };
+    let listeners = envoy_listener(8080, &listener_tls);
+    format!("static_resources:\n  listeners:\n{listeners}{}", envoy_cluster(host, port, &cluster_tls))
+}
+
+/// The edge: plaintext, and TLS without clients' certificates.
+pub(super) fn envoy_edge(files: &Path, http: u16, https: u16) -> String {
+    let tls = envoy_tls("Downstream", "", false, files);
+    let listeners = envoy_listener(http, "") + &envoy_listener(https, &tls);
+    format!("static_resources:\n  listeners:\n{listeners}{}", envoy_cluster("local", 80, ""))
+}
+
+fn envoy_tls(side: &str, more: &str, verify: bool, files: &Path) -> String {
+    let roots = format!(", validation_context: {{ trusted_ca: {{ filename: {}/ca.pem }} }}", files.display());
+    let roots = if verify { &*roots } else { "" };
     format!(
-        "static_resources:\n  listeners:\n  - {{ address: {{ socket_address: {{ address: 0.0.0.0, port_value: 8080 }} }}, filter_chains: [{{ {listener_tls}filters: [{{ name: http, \
-         typed_config: {{ '@type': {types}.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, \
+        "transport_socket: {{ name: tls, typed_config: {{ '@type': {TYPES}.transport_sockets.tls.v3.{side}TlsContext, {more}\
+         common_tls_context: {{ tls_params: {{ tls_minimum_protocol_version: TLSv1_3, tls_maximum_protocol_version: TLSv1_3 }}, \
+         tls_certificates: [{{ certificate_chain: {{ filename: {0}/peer.crt }}, private_key: {{ filename: {0}/peer.key }} }}]{roots} }} }} }}, ",
+        files.display()
+    )
+}
+
+fn envoy_listener(port: u16, tls: &str) -> String {
+    format!(
+        "  - {{ address: {{ socket_address: {{ address: 0.0.0.0, port_value: {port} }} }}, filter_chains: [{{ {tls}filters: [{{ name: http, \
+         typed_config: {{ '@type': {TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: h, \
          route_config: {{ virtual_hosts: [{{ name: v, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: c }} }}] }}] }}, \
-         http_filters: [{{ name: router, typed_config: {{ '@type': {types}.filters.http.router.v3.Router }} }}] }} }}] }}] }}\n  \
-         clusters:\n  - {{ name: c, type: STRICT_DNS, dns_lookup_family: V4_ONLY, {cluster_tls}load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: \
+         http_filters: [{{ name: router, typed_config: {{ '@type': {TYPES}.filters.http.router.v3.Router }} }}] }} }}] }}] }}\n"
+    )
+}
+
+fn envoy_cluster(host: &str, port: u16, tls: &str) -> String {
+    format!(
+        "  clusters:\n  - {{ name: c, type: STRICT_DNS, dns_lookup_family: V4_ONLY, {tls}load_assignment: {{ cluster_name: c, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: \
          {{ socket_address: {{ address: {host}, port_value: {port} }} }} }} }}] }}] }} }}\n"
     )
 }
