@@ -108,9 +108,10 @@ impl<'a> Begun<'a> {
         let keeper = self.keeper(Folder::new(status_dir), &progress, &leadership);
         let mut control = self.control(source, StatusWriter::new(status_dir)).with_enrolment(keeper);
         if let Some(made) = infrastructure_dir {
-            control = control.with_infrastructure(self.gateways(authority.root_pem()));
+            let (refusals, refused) = watch::channel(Refused::new());
+            control = control.with_infrastructure(self.gateways(authority.root_pem()), refused);
             let desired = control.infrastructure().context("what Gateways need")?;
-            let keeping = infrastructure::folder::keep(made.to_owned(), desired)
+            let keeping = infrastructure::folder::keep(made.to_owned(), desired, refusals)
                 .with_context(|| format!("--infrastructure-dir {}: cannot be written to", made.display()))?;
             tokio::spawn(keeping);
         }

@@ -8,10 +8,10 @@ mod objects;
 pub mod parameters;
 pub mod plan;
 pub mod refused;
+pub mod request;
 pub mod subject;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use serde_json::{Value, json};
 use weft_model::{ObjectName, TrustDomain};
@@ -52,10 +52,8 @@ pub struct Subject {
     pub labels: BTreeMap<String, String>,
     /// `spec.infrastructure.annotations`.
     pub annotations: BTreeMap<String, String>,
-    /// Those of `spec.addresses` that name an IP address.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Whether an address is wanted whichever it is: none is named, or an entry has no value.
-    pub any_address: bool,
+    /// By which Services it gets the addresses that `spec.addresses` asks for.
+    pub services: request::Services,
     /// The ports of the listeners that there are.
     pub ports: BTreeSet<(u16, Transport)>,
     /// What the objects of `parametersRef` say.

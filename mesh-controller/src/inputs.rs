@@ -20,10 +20,12 @@ use weft_model::{MeshConfig, ObjectName, Text};
 use crate::enrolment::Enrolment;
 use crate::infrastructure::refused::Refused;
 
-use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret};
+use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle};
 pub use head::{Head, Heads, ObjectId};
 pub use kind::Kind;
-pub use object::{GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, Undecodable};
+pub use object::{
+    GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, TRUST_BUNDLES, Undecodable,
+};
 pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 
@@ -55,6 +57,8 @@ pub struct Inputs {
     pub secrets: BTreeMap<ObjectName, Arc<TlsSecret>>,
     /// ConfigMaps.
     pub config_maps: BTreeMap<ObjectName, Arc<CaBundle>>,
+    /// ClusterTrustBundles by name.
+    pub cluster_trust_bundles: BTreeMap<Text, Arc<TrustBundle>>,
     /// GatewayClasses by name.
     pub gateway_classes: BTreeMap<Text, Arc<GatewayClass>>,
     /// Gateways.
@@ -67,7 +71,7 @@ pub struct Inputs {
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
     pub reference_grants: BTreeMap<ObjectName, Arc<ReferenceGrantSpec>>,
-    /// The Gateway API's definitions; `None` if objects do not come from an API server, which is as if all were there.
+    /// The Gateway API's definitions, and an entry for ClusterTrustBundle where that is served; `None` if objects do not come from an API server, which is as if all were there.
     pub definitions: Option<installed::Definitions>,
     /// What Gateways' proxies have in force.
     pub in_force: BTreeMap<ObjectName, InForce>,
@@ -97,6 +101,7 @@ impl Inputs {
             pods: BTreeMap::new(),
             secrets: BTreeMap::new(),
             config_maps: BTreeMap::new(),
+            cluster_trust_bundles: BTreeMap::new(),
             gateway_classes: BTreeMap::new(),
             gateways: BTreeMap::new(),
             listener_sets: BTreeMap::new(),
@@ -135,8 +140,17 @@ impl Inputs {
             }
             Object::ReferenceGrant(_, value) => self.reference_grants.insert(name, value.clone()).is_none(),
             Object::NetworkPolicy(_, value) => self.network_policies.insert(name, value.clone()).is_none(),
+            Object::ClusterTrustBundle(name, value) => {
+                self.cluster_trust_bundles.insert(name.clone(), value.clone()).is_none()
+            }
             Object::Other => true,
         }
+    }
+
+    /// Whether the API server serves ClusterTrustBundles.
+    pub fn has_cluster_trust_bundles(&self) -> bool {
+        let definitions = self.definitions.as_ref();
+        definitions.is_none_or(|definitions| definitions.contains_key(&Kind::ClusterTrustBundle))
     }
 
     /// The object of a kind with a name. The name of one that lives in no namespace stands beside an empty one.
@@ -157,6 +171,10 @@ impl Inputs {
             Kind::BackendTlsPolicy => Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone()),
             Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
             Kind::NetworkPolicy => Object::NetworkPolicy(named(), self.network_policies.get(name)?.clone()),
+            Kind::ClusterTrustBundle => {
+                let bundle = self.cluster_trust_bundles.get(&name.name)?.clone();
+                Object::ClusterTrustBundle(name.name.clone(), bundle)
+            }
         })
     }
 
@@ -177,6 +195,7 @@ impl Inputs {
             Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).is_some(),
             Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
             Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
+            Kind::ClusterTrustBundle => self.cluster_trust_bundles.remove(&name.name).is_some(),
         }
     }
 
@@ -201,6 +220,7 @@ impl Inputs {
             Kind::BackendTlsPolicy => self.backend_tls_policies.keys().cloned().collect(),
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
             Kind::NetworkPolicy => self.network_policies.keys().cloned().collect(),
+            Kind::ClusterTrustBundle => self.cluster_trust_bundles.keys().map(bare).collect(),
         }
     }
 

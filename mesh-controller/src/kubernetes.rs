@@ -12,6 +12,7 @@
 //! |---|---|
 //! | `namespaces`, `services`, `pods`, `configmaps`; `endpointslices` of `discovery.k8s.io`; `networkpolicies` of `networking.k8s.io` | list, watch |
 //! | `namespaces`, and `namespaces/status`: how far their enrolment is, in annotations and a condition | get; patch |
+//! | `clustertrustbundles` of `certificates.k8s.io`, where they are served | list, watch |
 //! | `secrets`, of which those of type `kubernetes.io/tls` are read | list, watch |
 //! | `gatewayclasses`, `gateways`, `listenersets`, `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `backendtlspolicies`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
 //! | the same but `referencegrants`, for a status that somebody else has written meanwhile | get |
@@ -35,6 +36,7 @@
 
 pub mod class;
 mod definition;
+mod discovery;
 mod follow;
 pub mod infrastructure;
 mod kinds;

@@ -152,6 +152,9 @@ impl Default for Exempt {
         Self(ALWAYS_EXEMPT.map(Text::from).into())
     }
 }
+/// The label, always with the name of the controller, on everything that the controller makes for Gateways.
+pub const MANAGED_BY_LABEL: &str = "weft-mesh.dev/managed-by";
+
 /// What all labels of ours begin with.
 pub const LABEL_PREFIX: &str = "weft-mesh.dev/";
 
@@ -172,6 +175,7 @@ pub const POD_LABELS: &Labels = &[
     (PLAINTEXT_PORTS_LABEL, &[]),
     (PROXY_SOURCE_PORTS_LABEL, &[]),
     (UDP_LABEL, &[]),
+    (MANAGED_BY_LABEL, &[]),
 ];
 
 /// What of an object's labels means nothing to Weft although it is of Weft's, and what to write instead; each begins with

@@ -188,6 +188,9 @@ impl ApiServer {
         if let Some(code) = code {
             return answered(Err(Failure::new(code, "Fault", "asked for by the test")));
         }
+        if let Some(found) = self.state().store.discovery(&call.path) {
+            return answered(Ok(found));
+        }
         let target = self.state().store.target(&call.path, &call.query);
         match (call.method.as_str(), target) {
             (_, Err(failure)) => answered(Err(failure)),

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use weft_manifest::{Folder, Store};
 
 use super::class;
+use super::refused::Refused;
 use super::plan::{Action, Desired, Id, Observed, id, plan};
 
 /// What could not be written is tried again after this.
@@ -19,20 +20,26 @@ const ROUNDS: usize = 2;
 /// The version that the GatewayClass is written in.
 const API_VERSION: &str = "gateway.networking.k8s.io/v1";
 
-/// Keeps a folder as it should be, for ever: one file an object, and the GatewayClass that comes with Weft.
+/// Keeps a folder as it should be, for ever: one file an object, and the GatewayClass that comes with Weft. `refused`: what
+/// could not be made.
 ///
 /// # Errors
 /// The folder cannot be written to when it begins.
 pub fn keep(
     folder: PathBuf,
     desired: watch::Receiver<Option<Arc<Desired>>>,
+    refused: watch::Sender<Refused>,
 ) -> io::Result<impl Future<Output = Infallible>> {
     let store = Store::new(folder);
     store.put(&class(API_VERSION))?;
-    Ok(follow(store, desired))
+    Ok(follow(store, desired, refused))
 }
 
-async fn follow(store: Store, mut desired: watch::Receiver<Option<Arc<Desired>>>) -> Infallible {
+async fn follow(
+    store: Store,
+    mut desired: watch::Receiver<Option<Arc<Desired>>>,
+    refused: watch::Sender<Refused>,
+) -> Infallible {
     desired.mark_changed();
     let mut failed = false;
     loop {
@@ -45,7 +52,12 @@ async fn follow(store: Store, mut desired: watch::Receiver<Option<Arc<Desired>>>
         let Some(wanted) = desired.borrow_and_update().clone() else { continue };
         let store = store.clone();
         let done = tokio::task::spawn_blocking(move || bring(&store, &wanted)).await;
-        let problems = done.unwrap_or_else(|error| vec![error.to_string()]);
+        let (problems, blocked) = done.unwrap_or_else(|error| (vec![error.to_string()], Refused::new()));
+        refused.send_if_modified(|refused| {
+            let changed = *refused != blocked;
+            *refused = blocked;
+            changed
+        });
         failed = !problems.is_empty();
         for problem in problems {
             tracing::warn!("what a Gateway needs could not be written: {problem}; trying again");
@@ -53,21 +65,24 @@ async fn follow(store: Store, mut desired: watch::Receiver<Option<Arc<Desired>>>
     }
 }
 
-/// Brings the folder to what it should be; what went wrong.
-fn bring(store: &Store, wanted: &Desired) -> Vec<String> {
-    let mut problems = Vec::new();
+/// Brings the folder to what it should be; what went wrong, and what of it is a Gateway's to say.
+fn bring(store: &Store, wanted: &Desired) -> (Vec<String>, Refused) {
+    let (mut problems, mut refused) = (Vec::new(), Refused::new());
     for _ in 0..ROUNDS {
         let actions = plan(wanted, &observed(store));
         if actions.is_empty() {
             break;
         }
         for (id, action) in actions {
+            if let Action::Blocked { gateway, why } = &action {
+                refused.entry(gateway.clone()).or_default().insert(id.clone(), why.clone());
+            }
             if let Err(why) = act(store, &id, action) {
                 problems.push(format!("{id}: {why}"));
             }
         }
     }
-    problems
+    (problems, refused)
 }
 
 fn observed(store: &Store) -> Observed {
@@ -78,7 +93,7 @@ fn observed(store: &Store) -> Observed {
 fn act(store: &Store, id: &Id, action: Action) -> Result<(), String> {
     let (kind, namespace) = (id.made.resource().2, Some(&*id.name.namespace));
     match action {
-        Action::Blocked { why } => return Err(why),
+        Action::Blocked { why, .. } => return Err(why),
         Action::Apply { object, .. } => store.put(&object).map(drop),
         Action::Delete { .. } => store.remove(kind, namespace, &id.name.name).map(drop),
     }
@@ -109,16 +124,16 @@ mod tests {
             let object: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
             object["metadata"]["ownerReferences"][0]["uid"].clone()
         };
-        assert!(bring(&store, &wanted("u")).is_empty());
+        assert_eq!(bring(&store, &wanted("u")), (vec![], Refused::new()));
         assert_eq!(owner(), json!("u"));
         // A Gateway of the same name that came after it.
-        assert!(bring(&store, &wanted("v")).is_empty());
+        assert_eq!(bring(&store, &wanted("v")), (vec![], Refused::new()));
         assert_eq!(owner(), json!("v"));
         // What cannot be judged now stays.
         let unknown = [(ObjectName::new("shop", "front"), ForGateway::AsItIs)].into();
-        assert!(bring(&store, &unknown).is_empty());
+        assert_eq!(bring(&store, &unknown), (vec![], Refused::new()));
         assert!(file.exists());
-        assert!(bring(&store, &Desired::new()).is_empty());
+        assert_eq!(bring(&store, &Desired::new()), (vec![], Refused::new()));
         assert!(observed(&store).is_empty());
     }
 }

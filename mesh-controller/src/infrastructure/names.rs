@@ -5,13 +5,13 @@ use std::fmt::Write;
 use sha2::{Digest, Sha256};
 
 pub use crate::translate::status::GATEWAY_CONTROLLER_NAME as CONTROLLER_NAME;
+/// The label, always with the value [`CONTROLLER`], on everything that the controller makes.
+pub use weft_model::workload::MANAGED_BY_LABEL as MANAGED_BY;
 
 /// The GatewayClass that comes with the controller.
 pub const CLASS: &str = "weft";
 /// The label that says which Gateway something was made for.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-/// The label, always with the value [`CONTROLLER`], on everything that the controller makes.
-pub const MANAGED_BY: &str = "weft-mesh.dev/managed-by";
 /// The controller, as the value of [`MANAGED_BY`].
 pub const CONTROLLER: &str = "weft-controller";
 

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use serde_json::{Map, Value, json};
 
 use super::names::{self, CONTROLLER, GATEWAY_NAME, MANAGED_BY};
+use super::parameters::{Parameters, ServiceType};
+use super::request::Reach;
 use super::{Settings, Subject, Transport};
 use weft_model::workload::MESH_LABEL;
 
@@ -93,18 +95,23 @@ impl Objects<'_> {
         self.object("policy/v1", "PodDisruptionBudget", &self.name(), json!({"spec": spec}))
     }
 
-    /// One for each address that is asked for by value, and one for those that are not.
+    /// One for each address that is asked for by value, and one for those that are not. What is reachable in the cluster only
+    /// is none of a load balancer's, whatever its parameters say.
     pub(super) fn services(&self) -> Vec<Value> {
-        let Subject { name, class, addresses, any_address, .. } = self.subject;
-        let any = any_address.then(|| self.service(&self.name(), None));
-        let named = addresses.iter().map(|address| {
-            self.service(&names::service_for(&name.name, class, &address.to_string()), Some(*address))
+        let Subject { name, class, services, .. } = self.subject;
+        let any = services.any.map(|reach| self.service(&self.name(), None, reach));
+        let named = services.named.iter().map(|(address, reach)| {
+            self.service(&names::service_for(&name.name, class, &address.to_string()), Some(*address), *reach)
         });
         any.into_iter().chain(named).collect()
     }
 
-    fn service(&self, name: &str, address: Option<IpAddr>) -> Value {
-        let parameters = &self.subject.parameters;
+    fn service(&self, name: &str, address: Option<IpAddr>, reach: Reach) -> Value {
+        let of_cluster = Parameters { service_type: ServiceType::ClusterIp, ..Parameters::default() };
+        let parameters = match reach {
+            Reach::AsConfigured => &self.subject.parameters,
+            Reach::Cluster => &of_cluster,
+        };
         let mut spec = json!({
             "type": parameters.service_type.as_str(),
             "selector": self.selector(),
@@ -122,6 +129,9 @@ impl Objects<'_> {
                 set("ipFamilies", json!([if address.is_ipv4() { "IPv4" } else { "IPv6" }]));
                 if parameters.service_type.has_load_balancer() {
                     set("loadBalancerIP", address.to_string().into());
+                }
+                if parameters.service_type == ServiceType::ClusterIp {
+                    set("clusterIP", address.to_string().into());
                 }
             }
         }

@@ -9,7 +9,7 @@ use weft_model::{ObjectName, Resource, ResourceName};
 use super::names::CONTROLLER_NAME;
 use super::parameters::{InvalidParameters, Parameters, Reference};
 use super::plan::{Desired, ForGateway};
-use super::{Settings, Subject, Transport, desired};
+use super::{Settings, Subject, Transport, desired, request};
 use crate::inputs::Inputs;
 use crate::inputs::gateway::{Gateway, GatewayClass};
 
@@ -67,10 +67,6 @@ fn subject(
     parameters: Parameters,
 ) -> Subject {
     let infrastructure = spec.infrastructure.as_ref();
-    let requested = spec.addresses.as_deref().unwrap_or_default();
-    let of_type_ip = |kind: Option<&str>| kind.unwrap_or("IPAddress") == "IPAddress";
-    let ips = requested.iter().filter(|address| of_type_ip(address.r#type.as_deref()));
-    let values = ips.clone().filter_map(|address| address.value.as_deref()).filter(|value| !value.is_empty());
     let head = &gateway.head;
     Subject {
         name: head.name().clone(),
@@ -79,9 +75,7 @@ fn subject(
         class: spec.gateway_class_name.clone(),
         labels: infrastructure.and_then(|it| it.labels.clone()).unwrap_or_default(),
         annotations: infrastructure.and_then(|it| it.annotations.clone()).unwrap_or_default(),
-        addresses: values.filter_map(|value| value.parse().ok()).collect(),
-        any_address: requested.is_empty()
-            || ips.clone().any(|address| address.value.as_deref().unwrap_or_default().is_empty()),
+        services: request::services(spec),
         ports,
         parameters,
     }

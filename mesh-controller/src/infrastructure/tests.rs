@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::parameters::{Reference, ServiceType};
+use super::request::{Reach, Services};
 use super::*;
 
 pub(crate) fn settings() -> Settings {
@@ -25,8 +26,7 @@ pub(crate) fn subject() -> Subject {
         class: "weft".into(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        addresses: BTreeSet::new(),
-        any_address: true,
+        services: Services { any: Some(Reach::AsConfigured), named: BTreeMap::new() },
         ports: BTreeSet::from([(80, Transport::Tcp), (53, Transport::Udp)]),
         parameters: Parameters::default(),
     }
@@ -97,8 +97,9 @@ fn pods_ask_for_nothing_that_pod_security_restricted_refuses() {
 #[test]
 fn each_requested_address_has_a_service_of_one_family() {
     let mut subject = subject();
-    subject.any_address = false;
-    subject.addresses = ["203.0.113.1", "2001:db8::1"].map(|a| a.parse().unwrap()).into();
+    subject.services.any = None;
+    subject.services.named =
+        ["203.0.113.1", "2001:db8::1"].map(|a| (a.parse().unwrap(), Reach::AsConfigured)).into();
     let all = desired(&subject, &settings());
     let services = of_kind(&all, "Service");
     let asked: Vec<_> =
@@ -112,6 +113,27 @@ fn each_requested_address_has_a_service_of_one_family() {
 
     subject.ports.clear();
     assert!(of_kind(&desired(&subject, &settings()), "Service").is_empty());
+}
+
+#[test]
+fn what_is_to_be_reached_in_the_cluster_only_is_given_no_load_balancer() {
+    let mut subject = subject();
+    let given = texts(&[("loadBalancerClass", "example.com/x"), ("externalTrafficPolicy", "Local")]);
+    subject.parameters = Parameters::read([&given]).unwrap();
+    subject.services = Services {
+        any: Some(Reach::Cluster),
+        named: [("10.96.0.7".parse().unwrap(), Reach::Cluster)].into(),
+    };
+    let all = desired(&subject, &settings());
+    let services = of_kind(&all, "Service");
+    for service in &services {
+        assert_eq!(service["spec"]["type"], "ClusterIP");
+        for field in ["loadBalancerClass", "loadBalancerIP", "externalTrafficPolicy"] {
+            assert_eq!(service["spec"].get(field), None, "{field}");
+        }
+    }
+    let asked: Vec<_> = services.iter().map(|service| service["spec"].get("clusterIP")).collect();
+    assert_eq!(asked, [None, Some(&json!("10.96.0.7"))]);
 }
 
 #[test]

@@ -148,3 +148,22 @@ impl CaBundle {
         Self { uid: map.metadata.uid.clone().unwrap_or_default(), roots_pem: roots, data }
     }
 }
+
+/// A ClusterTrustBundle, as far as it is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundle {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `spec.trustBundle`, PEM, or why there is nothing that can be used.
+    pub roots_pem: Result<Text, String>,
+}
+
+impl TrustBundle {
+    /// All versions of the kind have the one field, so none of them is preferred.
+    pub(super) fn read(object: &Value) -> Self {
+        let text = |at: &str| object.pointer(at).and_then(Value::as_str).unwrap_or_default();
+        let pem = text("/spec/trustBundle");
+        let roots = weft_tls::pem::check_roots(pem).map_err(|error| format!("its trustBundle: {error}"));
+        Self { uid: text("/metadata/uid").to_owned(), roots_pem: roots.map(|_| Text::from(pem)) }
+    }
+}

@@ -39,6 +39,8 @@ impl Definition {
 pub(crate) const FIELDS: &[(&str, &str)] = &[
     ("BackendTLSPolicySANValidation", "spec.validation.subjectAltNames"),
     ("GRPCRouteNamedRouteRule", "spec.rules[].name"),
+    ("GatewayAddressRoutability", "spec.addresses[].routability"),
+    ("GatewayAddressRoutabilityCluster", "spec.addresses[].routability"),
     ("GatewayBackendClientCertificate", "spec.tls.backend.clientCertificateRef"),
     ("GatewayFrontendClientCertificateValidation", "spec.tls.frontend"),
     ("GatewayFrontendClientCertificateValidationInsecureFallback", "spec.tls.frontend"),

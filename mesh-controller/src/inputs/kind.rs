@@ -35,11 +35,13 @@ pub enum Kind {
     ReferenceGrant,
     /// NetworkPolicy.
     NetworkPolicy,
+    /// ClusterTrustBundle: built in, but not switched on everywhere.
+    ClusterTrustBundle,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
@@ -58,6 +60,7 @@ impl Kind {
         Self::BackendTlsPolicy,
         Self::ReferenceGrant,
         Self::NetworkPolicy,
+        Self::ClusterTrustBundle,
     ];
 
     /// The Kubernetes kind.
@@ -77,6 +80,7 @@ impl Kind {
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterTrustBundle => "ClusterTrustBundle",
         }
     }
 
@@ -90,7 +94,7 @@ impl Kind {
 
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
+        !matches!(self, Self::Namespace | Self::Node | Self::GatewayClass | Self::ClusterTrustBundle)
     }
 }
 

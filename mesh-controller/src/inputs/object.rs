@@ -20,7 +20,7 @@ use weft_model::route::RouteKind;
 use weft_model::{ObjectName, Text};
 
 use super::Kind;
-use super::gateway::{BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret};
+use super::gateway::{BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle};
 use super::head::Head;
 
 /// The versions of Gateway API kinds that are known, the better ones first.
@@ -28,6 +28,9 @@ pub(crate) const VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha3", "v1alpha2"]
 
 /// The group of the Gateway API.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+/// The group of ClusterTrustBundles.
+pub const TRUST_BUNDLES: &str = "certificates.k8s.io";
 
 /// A decoded object.
 #[derive(Clone, Debug)]
@@ -60,6 +63,8 @@ pub enum Object {
     ReferenceGrant(ObjectName, Arc<ReferenceGrantSpec>),
     /// A NetworkPolicy.
     NetworkPolicy(ObjectName, Arc<NetworkPolicy>),
+    /// A ClusterTrustBundle.
+    ClusterTrustBundle(Text, Arc<TrustBundle>),
     /// A kind that the controller does not read.
     Other,
 }
@@ -186,6 +191,7 @@ impl Object {
             Self::ConfigMap(..) => Kind::ConfigMap,
             Self::ReferenceGrant(..) => Kind::ReferenceGrant,
             Self::NetworkPolicy(..) => Kind::NetworkPolicy,
+            Self::ClusterTrustBundle(..) => Kind::ClusterTrustBundle,
             _ => self.head()?.id.kind,
         })
     }
@@ -193,7 +199,7 @@ impl Object {
     /// Its name; that of one that lives in no namespace stands beside an empty one.
     pub fn name(&self) -> ObjectName {
         match self {
-            Self::Namespace(name, _) | Self::Node(name, _) => ObjectName::new("", name.clone()),
+            Self::Namespace(name, _) | Self::Node(name, _) | Self::ClusterTrustBundle(name, _) => ObjectName::new("", name.clone()),
             Self::Service(name, _)
             | Self::EndpointSlice(name, _)
             | Self::Pod(name, _)
@@ -215,6 +221,7 @@ impl Object {
             Self::Pod(_, object) => object.metadata.uid.as_deref(),
             Self::Secret(_, object) => Some(&object.uid),
             Self::ConfigMap(_, object) => Some(&object.uid),
+            Self::ClusterTrustBundle(_, object) => Some(&object.uid),
             Self::NetworkPolicy(_, object) => object.metadata.uid.as_deref(),
             _ => self.head().map(|head| &*head.uid),
         }
@@ -265,6 +272,9 @@ impl Object {
             }
             ("discovery.k8s.io/v1", "EndpointSlice") => Self::EndpointSlice(name, decode(object)?),
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(name, decode(object)?),
+            (_, "ClusterTrustBundle") if version.starts_with(TRUST_BUNDLES) => {
+                Self::ClusterTrustBundle(name.name, Arc::new(TrustBundle::read(object)))
+            }
             _ => Self::Other,
         })
     }

@@ -5,10 +5,10 @@ use kube::core::{ApiResource, GroupVersionKind};
 use super::definition::{Definition, Version};
 use super::follow::Selector;
 use crate::inputs::installed;
-use crate::inputs::{GATEWAY_API, Kind, RouteKind, VERSIONS};
+use crate::inputs::{GATEWAY_API, Kind, RouteKind, TRUST_BUNDLES, VERSIONS};
 
 /// Group and plural of a kind.
-const fn place(kind: Kind) -> (&'static str, &'static str) {
+pub(crate) const fn place(kind: Kind) -> (&'static str, &'static str) {
     match kind {
         Kind::Namespace => ("", "namespaces"),
         Kind::Node => ("", "nodes"),
@@ -18,6 +18,7 @@ const fn place(kind: Kind) -> (&'static str, &'static str) {
         Kind::ConfigMap => ("", "configmaps"),
         Kind::EndpointSlice => ("discovery.k8s.io", "endpointslices"),
         Kind::NetworkPolicy => ("networking.k8s.io", "networkpolicies"),
+        Kind::ClusterTrustBundle => (TRUST_BUNDLES, "clustertrustbundles"),
         Kind::GatewayClass => (GATEWAY_API, "gatewayclasses"),
         Kind::Gateway => (GATEWAY_API, "gateways"),
         Kind::ListenerSet => (GATEWAY_API, "listenersets"),
@@ -54,6 +55,11 @@ pub(crate) fn selector(kind: Kind) -> Selector<'static> {
 pub(crate) fn definition(kind: Kind) -> Option<String> {
     let (group, plural) = place(kind);
     (group == GATEWAY_API).then(|| format!("{plural}.{group}"))
+}
+
+/// Whether a built-in kind is not served everywhere: then discovery tells in which version it is.
+pub(crate) const fn is_optional(kind: Kind) -> bool {
+    matches!(kind, Kind::ClusterTrustBundle)
 }
 
 /// What a definition offers.

@@ -363,3 +363,25 @@ async fn the_note_of_an_uninstallation_takes_every_pod_out_of_the_mesh_and_back(
     api.put(agents("false"));
     until(&mut source, "a pod that is back", |inputs| wanted(inputs) == Some(true)).await;
 }
+
+#[tokio::test]
+async fn a_built_in_kind_that_is_not_served_is_absent_and_one_that_is_is_read_in_its_version() {
+    let bundle = json!({
+        "apiVersion": "certificates.k8s.io/v1beta1", "kind": "ClusterTrustBundle", "metadata": {"name": "example.com:x:1"},
+        "spec": {"trustBundle": "no PEM"},
+    });
+    let api = ApiServer::new();
+    define_all(&api);
+    let mut without = start(&api);
+    until(&mut without, "a first list", |inputs| !inputs.has_cluster_trust_bundles()).await;
+
+    api.define("certificates.k8s.io", "ClusterTrustBundle", &["v1beta1"]);
+    api.put(bundle);
+    let mut with = start(&api);
+    let loaded = until(&mut with, "the bundle", |inputs| !inputs.cluster_trust_bundles.is_empty()).await;
+    assert!(loaded.inputs.has_cluster_trust_bundles());
+    let read = &loaded.inputs.cluster_trust_bundles["example.com:x:1"];
+    assert!(read.roots_pem.as_ref().is_err_and(|why| why.contains("trustBundle")), "{read:?}");
+    api.remove("certificates.k8s.io", "ClusterTrustBundle", "", "example.com:x:1");
+    until(&mut with, "its end", |inputs| inputs.cluster_trust_bundles.is_empty()).await;
+}

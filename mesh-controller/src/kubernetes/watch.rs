@@ -6,6 +6,7 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 
 use super::definition::Definition;
+use super::discovery::discover;
 use super::follow::{Event, Selector, explain, follow};
 use super::kinds::{self, Served};
 use super::raw::Raw;
@@ -14,27 +15,52 @@ use crate::inputs::Kind;
 
 /// Keeps the store up to date with a kind, for ever.
 pub(super) async fn watch(client: Client, kind: Kind, store: &Store) -> Infallible {
+    if kinds::is_optional(kind) {
+        return watch_optional(&client, kind, store).await;
+    }
     let Some(name) = kinds::definition(kind) else {
         return watch_version(&client, kind, "v1", store).await;
     };
-    let (served, mut changes) = watch::channel(Served::Unknown);
+    let (served, changes) = watch::channel(Served::Unknown);
     let definitions = watch_definition(client.clone(), &name, &served, |told| match told {
         Told::Is(definition) => store.definition(kind, definition.map(kinds::installed)),
         Told::Working => store.working(kind, Part::Definition),
         Told::Failed(why) => store.failed(kind, Part::Definition, why),
     });
-    let objects = async {
-        loop {
-            let served = changes.borrow_and_update().clone();
-            tokio::select! {
-                _ = changes.changed() => {}
-                never = watch_served(&client, kind, &served, store) => match never {},
-            }
-        }
-    };
     tokio::select! {
         never = definitions => never,
-        never = objects => never,
+        never = watch_objects(&client, kind, changes, store) => never,
+    }
+}
+
+/// As [`watch`], of a built-in kind that is not served everywhere.
+async fn watch_optional(client: &Client, kind: Kind, store: &Store) -> Infallible {
+    let (served, changes) = watch::channel(Served::Unknown);
+    let versions = discover(client, kind, &served, |outcome| match outcome {
+        Ok(is_served) => {
+            store.definition(kind, is_served.then(Default::default));
+            store.working(kind, Part::Definition);
+        }
+        Err(why) => store.failed(kind, Part::Definition, why),
+    });
+    tokio::select! {
+        never = versions => never,
+        never = watch_objects(client, kind, changes, store) => never,
+    }
+}
+
+async fn watch_objects(
+    client: &Client,
+    kind: Kind,
+    mut changes: watch::Receiver<Served>,
+    store: &Store,
+) -> Infallible {
+    loop {
+        let served = changes.borrow_and_update().clone();
+        tokio::select! {
+            _ = changes.changed() => {}
+            never = watch_served(client, kind, &served, store) => match never {},
+        }
     }
 }
 

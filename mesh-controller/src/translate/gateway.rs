@@ -1,6 +1,7 @@
 //! Gateways: which are ours, what they listen for, which routes are attached where, what their proxies need, and what
 //! the statuses of all of them say.
 
+mod addresses;
 pub(crate) mod attach;
 mod class;
 mod conflict;
@@ -178,8 +179,6 @@ fn unsupported(spec: &GatewaySpec) -> Option<Problem> {
             format!("addresses of type {kind} are not supported; use IPAddress")
         } else if !value.is_empty() && value.parse::<std::net::IpAddr>().is_err() {
             format!("{value:?} is no IP address")
-        } else if let Some(routability) = &address.routability {
-            format!("routability {routability} is not supported; leave it out")
         } else {
             continue;
         };

@@ -106,6 +106,9 @@ pub struct Address {
     pub kind: &'static str,
     /// The address.
     pub value: String,
+    /// From where it can be reached; `None` where the API has no such field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routability: Option<String>,
 }
 
 /// A ListenerSet's status.

@@ -225,6 +225,8 @@ fn misspelt_labels_are_errors_that_say_what_to_write() {
     says(&only("WEFT020", system), Severity::Warning, "Namespace kube-system", "never enrolled");
     let pod = "kind: Pod\nmetadata: {name: p, namespace: shop, labels: {weft-mesh.dev/mesh: 'off'}}";
     says(&only("WEFT021", pod), Severity::Error, "Pod shop/p", "weft-mesh.dev/mesh=off");
+    let gateway = "kind: Pod\nmetadata: {name: g, namespace: shop, labels: {weft-mesh.dev/managed-by: weft-controller}}";
+    assert_eq!(found("WEFT021", &[gateway]), vec![], "what the controller puts on Gateways' pods");
 }
 
 #[test]

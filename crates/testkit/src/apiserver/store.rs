@@ -203,6 +203,37 @@ impl Store {
     }
 
     /// Reads a path: `/api/v1/…` or `/apis/GROUP/VERSION/…`, then `[namespaces/NAMESPACE/]PLURAL[/NAME[/status]]`.
+    /// What there is, as clients discover it: the groups at `/apis`, the kinds at `/apis/GROUP/VERSION`. Of kinds that are
+    /// built in nothing is said.
+    pub(super) fn discovery(&self, path: &str) -> Option<Value> {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let served = self.served.iter().filter_map(|(collection, versions)| {
+            let (group, plural) = collection.split_once('/')?;
+            Some((group, plural, versions))
+        });
+        match parts.as_slice() {
+            ["apis"] => {
+                let group = |(group, _, versions): (&str, &str, &Vec<String>)| {
+                    let version = |of: &String| json!({"groupVersion": format!("{group}/{of}"), "version": of});
+                    json!({"name": group, "versions": versions.iter().map(version).collect::<Vec<_>>()})
+                };
+                Some(json!({"kind": "APIGroupList", "groups": served.map(group).collect::<Vec<_>>()}))
+            }
+            ["apis", asked, version] => {
+                let in_version = served.filter(|(group, _, versions)| {
+                    group == asked && versions.iter().any(|served| served == version)
+                });
+                let resource = |(_, plural, _)| {
+                    json!({"name": plural, "singularName": "", "namespaced": false, "kind": "", "verbs": []})
+                };
+                let resources: Vec<_> = in_version.map(resource).collect();
+                let of = format!("{asked}/{version}");
+                Some(json!({"kind": "APIResourceList", "groupVersion": of, "resources": resources}))
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn target(&self, path: &str, query: &str) -> Result<Target, Failure> {
         let mut parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
         let (group, version) = match parts.as_slice() {

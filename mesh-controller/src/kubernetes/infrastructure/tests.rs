@@ -1,6 +1,6 @@
 //! Gateways' objects on a small API server in process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use weft_model::{ObjectName, TrustDomain};
@@ -9,6 +9,7 @@ use weft_testkit::apiserver::ApiServer;
 use super::*;
 use crate::infrastructure::parameters::Parameters;
 use crate::infrastructure::plan::ForGateway;
+use crate::infrastructure::request::{Reach, Services};
 use crate::infrastructure::{Settings, Subject, Transport, desired};
 
 const WAIT: Duration = Duration::from_secs(20);
@@ -33,8 +34,7 @@ fn wanted(port: u16) -> Arc<Desired> {
         class: "weft".into(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
-        addresses: BTreeSet::new(),
-        any_address: true,
+        services: Services { any: Some(Reach::AsConfigured), named: BTreeMap::new() },
         ports: BTreeSet::from([(port, Transport::Tcp)]),
         parameters: Parameters::default(),
     };

@@ -3,9 +3,9 @@
 
 use super::features::FEATURES;
 use crate::infrastructure::subject;
-use crate::inputs::Inputs;
 use crate::inputs::gateway::GatewayClass;
 use crate::inputs::installed::{self, BUNDLE_VERSION, Definitions};
+use crate::inputs::{Inputs, Kind};
 use crate::translate::status::{Condition, Feature, GatewayClassStatus};
 
 /// Judges a class of ours.
@@ -50,7 +50,8 @@ fn supported_version(inputs: &Inputs) -> (&'static str, &'static str, String) {
 }
 
 fn unsupported(definitions: &Definitions) -> Vec<String> {
-    let others = definitions.iter().filter(|(_, definition)| !definition.is_supported());
+    let others = definitions.iter().filter(|(kind, _)| **kind != Kind::ClusterTrustBundle);
+    let others = others.filter(|(_, definition)| !definition.is_supported());
     let named = others.map(|(kind, definition)| match &definition.release {
         Some(release) => format!("{kind} ({release})"),
         None => format!("{kind} (without annotation {BUNDLE_VERSION})"),
@@ -67,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::inputs::installed::Definition;
-    use crate::inputs::{Kind, Object, RouteKind};
+    use crate::inputs::{Object, RouteKind};
 
     fn class() -> Arc<GatewayClass> {
         let object = json!({

@@ -3,7 +3,7 @@
 use weft_model::{ObjectName, Text};
 
 use super::Problem;
-use crate::inputs::{Inputs, Kind};
+use crate::inputs::{Inputs, Kind, TRUST_BUNDLES};
 use crate::translate::grant::Grants;
 
 /// The object that refers: grants name its kind and namespace.
@@ -26,6 +26,10 @@ pub(crate) struct To<'a> {
 impl To<'_> {
     fn is_core(&self, kind: Kind) -> bool {
         matches!(self.group, "" | "core") && self.kind == kind.as_str()
+    }
+
+    fn is_trust_bundle(&self) -> bool {
+        self.group == TRUST_BUNDLES && self.kind == Kind::ClusterTrustBundle.as_str()
     }
 }
 
@@ -66,16 +70,34 @@ impl Referrer<'_> {
         Ok(name)
     }
 
-    /// A ConfigMap with roots, as PEM. `reasons`: for another kind, and for one that cannot be used.
+    /// A ConfigMap or ClusterTrustBundle with roots, as PEM. `reasons`: for another kind, and for one that cannot be used.
     pub(crate) fn roots(&self, to: &To<'_>, reasons: (&'static str, &'static str)) -> Result<Text, Problem> {
+        if to.is_trust_bundle() {
+            return self.trust_bundle(to, reasons);
+        }
         if !to.is_core(Kind::ConfigMap) {
-            let message =
-                format!("{} {} is of a kind that is not supported; name a ConfigMap", to.kind, self.name(to));
+            let message = format!(
+                "{} {} is of a kind that is not supported; name a ConfigMap or a ClusterTrustBundle",
+                to.kind,
+                self.name(to)
+            );
             return Err(Problem::new(reasons.0, message));
         }
         let name = self.permitted(Kind::ConfigMap, to)?;
         let unusable = |why: &str| Problem::new(reasons.1, format!("ConfigMap {name} cannot be used: {why}"));
         let map = self.inputs.config_maps.get(&name).ok_or_else(|| unusable("it does not exist"))?;
         map.roots_pem.clone().map_err(|why| unusable(&why))
+    }
+
+    /// Of the cluster, so that no grant is asked for (GEP-5075).
+    fn trust_bundle(&self, to: &To<'_>, reasons: (&'static str, &'static str)) -> Result<Text, Problem> {
+        if !self.inputs.has_cluster_trust_bundles() {
+            let message = "the API server serves no ClusterTrustBundles; name a ConfigMap";
+            return Err(Problem::new(reasons.0, message));
+        }
+        let unusable =
+            |why: &str| Problem::new(reasons.1, format!("ClusterTrustBundle {} cannot be used: {why}", to.name));
+        let bundle = self.inputs.cluster_trust_bundles.get(to.name);
+        bundle.ok_or_else(|| unusable("it does not exist"))?.roots_pem.clone().map_err(|why| unusable(&why))
     }
 }

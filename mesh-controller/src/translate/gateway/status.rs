@@ -1,19 +1,18 @@
 //! What the statuses of Gateways and ListenerSets say; [`super::class`] has that of GatewayClasses.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 use serde_json::Value;
 use weft_model::ObjectName;
 use weft_model::gateway::ListenerId;
 
+use super::addresses::{self, Assigned};
 use super::listener::Listener;
 use super::{Facts, Gateways, Problem, SetFacts, class, is_ours};
-use crate::infrastructure::{names, refused};
+use crate::infrastructure::refused;
 use crate::inputs::{GATEWAY_API, Head, InForce, Inputs};
 use crate::translate::Translated;
 use crate::translate::status::{
-    Address, Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, Status, SupportedKind,
+    Condition, GatewayStatus, ListenerSetStatus, ListenerStatus, Status, SupportedKind,
 };
 
 /// What a condition is: status, reason, message.
@@ -135,7 +134,7 @@ fn listener_programmed(listener: &Listener, view: &View<'_>, owner: &Head) -> Ve
 fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -> GatewayStatus {
     let head = &facts.gateway.head;
     let view = View::of(inputs, facts.name());
-    let addresses = addresses(inputs, facts);
+    let addresses = addresses::assign(inputs, facts);
     let resolved = match &facts.client_certificate {
         Some(Err(problem)) => refused(problem),
         _ => ("True", "ResolvedRefs", "All references are resolved.".to_owned()),
@@ -150,6 +149,9 @@ fn gateway_status(inputs: &Inputs, facts: &Facts<'_>, gateways: &Gateways<'_>) -
             "Clients without a certificate that can be verified are let in: mode AllowInsecureFallback.";
         let insecure = ("True", "ConfigurationChanged", message.to_owned());
         conditions.push(condition("InsecureFrontendValidationMode", insecure, head.generation));
+    }
+    if let Some(assigned) = addresses_assigned(facts, &addresses) {
+        conditions.push(condition("AddressesAssigned", assigned, head.generation));
     }
     let attached =
         gateways.sets.values().filter(|set| set.gateway == *facts.name() && is_attached(set, facts));
@@ -194,8 +196,25 @@ fn gateway_accepted(facts: &Facts<'_>) -> Verdict {
     }
 }
 
+/// AddressesAssigned (GEP-5093): not said before it was tried.
+fn addresses_assigned(facts: &Facts<'_>, addresses: &Assigned) -> Option<Verdict> {
+    if facts.unaccepted.is_some() || !addresses.tried {
+        return None;
+    }
+    let missing = addresses.missing.join(", ");
+    Some(match (addresses.usable.is_empty(), missing.is_empty()) {
+        (true, true) => ("False", "NotAssigned", "the Gateway's Service has no address yet".to_owned()),
+        (true, false) => ("False", "NotAssigned", format!("not to be had so far: {missing}")),
+        (false, false) => ("False", "PartiallyAssigned", format!("not to be had so far: {missing}")),
+        (false, true) => {
+            let message = "The Gateway has an address for each that was asked for.";
+            ("True", "AddressesAssigned", message.to_owned())
+        }
+    })
+}
+
 /// Programmed: reached at every address that was asked for, and every proxy serves the listeners that can be served.
-fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addresses: &Addresses) -> Verdict {
+fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addresses: &Assigned) -> Verdict {
     if let Some(problem) = &facts.unaccepted {
         return ("False", "Invalid", problem.message.clone());
     }
@@ -225,55 +244,6 @@ fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addre
         return ("True", "Programmed", "Every proxy serves the listeners.".to_owned());
     }
     ("False", "Pending", "Not every proxy has the listeners in force yet.".to_owned())
-}
-
-/// Where a Gateway is reached, and which addresses that were asked for it has not.
-struct Addresses {
-    usable: Vec<Address>,
-    unusable: Vec<IpAddr>,
-}
-
-/// Of the Services that are made for the Gateway: what the load balancer gave, or where there is none the ClusterIP.
-fn addresses(inputs: &Inputs, facts: &Facts<'_>) -> Addresses {
-    let name = facts.name();
-    let spec = facts.gateway.spec.as_ref().ok();
-    let listed = || spec.into_iter().flat_map(|spec| spec.addresses.iter().flatten());
-    let requested: BTreeSet<IpAddr> = listed().filter_map(|of| of.value.as_deref()?.parse().ok()).collect();
-    let any = listed().next().is_none() || listed().any(|of| of.value.as_deref().is_none_or(str::is_empty));
-    let given = |service: String| {
-        let service = inputs.services.get(&ObjectName::new(name.namespace.clone(), service));
-        service.map(|service| given(service, facts.service_type.has_load_balancer())).unwrap_or_default()
-    };
-    let mut usable = BTreeSet::new();
-    if any {
-        usable.extend(given(names::object(&name.name, facts.class)));
-    }
-    let mut unusable = Vec::new();
-    for address in requested {
-        let at = names::service_for(&name.name, facts.class, &address.to_string());
-        let wanted = Address { kind: "IPAddress", value: address.to_string() };
-        match given(at).contains(&wanted) {
-            true => drop(usable.insert(wanted)),
-            false => unusable.push(address),
-        }
-    }
-    Addresses { usable: usable.into_iter().collect(), unusable }
-}
-
-fn given(service: &k8s_openapi::api::core::v1::Service, by_balancer: bool) -> Vec<Address> {
-    let ip = |value: &String| Address { kind: "IPAddress", value: value.clone() };
-    if !by_balancer {
-        let spec = service.spec.as_ref();
-        let addresses = spec.into_iter().flat_map(|spec| spec.cluster_ips.iter().flatten());
-        return addresses.filter(|address| *address != "None").map(ip).collect();
-    }
-    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-    let ingress = balancer.into_iter().flat_map(|balancer| balancer.ingress.iter().flatten());
-    let address = |of: &k8s_openapi::api::core::v1::LoadBalancerIngress| {
-        let hostname = of.hostname.as_ref().map(|name| Address { kind: "Hostname", value: name.clone() });
-        of.ip.as_ref().map(ip).or(hostname)
-    };
-    ingress.filter_map(address).collect()
 }
 
 fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> ListenerSetStatus {
