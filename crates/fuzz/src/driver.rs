@@ -20,7 +20,10 @@ pub struct Report {
     pub panicked_on: Option<Vec<u8>>,
 }
 
-/// Runs `target` for at most `time`, on inputs that `seed` determines.
+/// A busy machine must not make a run empty.
+const LEAST: u64 = 128;
+
+/// Runs `target` for `time`, and on [`LEAST`] inputs however long that takes. `seed` determines the inputs.
 pub fn run(target: &Target, seed: u64, time: Duration) -> Report {
     let mut random = StdRng::seed_from_u64(seed);
     let end = Instant::now() + time;
@@ -32,7 +35,7 @@ pub fn run(target: &Target, seed: u64, time: Duration) -> Report {
             return Report { inputs, panicked_on: Some(input) };
         }
     }
-    while Instant::now() < end {
+    while inputs < LEAST || Instant::now() < end {
         let input = mutated(&corpus, &mut random);
         inputs += 1;
         if panics(target, &input) {
