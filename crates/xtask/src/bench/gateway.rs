@@ -115,7 +115,7 @@ fn nginx(files: &Path) -> String {
          http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {0}/eb; proxy_temp_path {0}/ep; \
          fastcgi_temp_path {0}/ef; uwsgi_temp_path {0}/eu; scgi_temp_path {0}/es; \
          upstream web {{ server local.peers.svc.cluster.local:80; keepalive 64; keepalive_requests 1000000000; }} \
-         server {{ listen {HTTP}; listen {HTTP2} http2; listen {HTTPS} ssl http2; ssl_certificate {0}/peer.crt; ssl_certificate_key {0}/peer.key; \
+         server {{ listen {HTTP}; listen {HTTP2} http2; listen {HTTPS} ssl http2; ssl_protocols TLSv1.3; ssl_certificate {0}/peer.crt; ssl_certificate_key {0}/peer.key; \
          http2_max_requests 1000000000; \
          location / {{ proxy_pass http://web; proxy_http_version 1.1; proxy_set_header Connection ''; }} }} }}\n\
          stream {{ upstream bytes {{ server local.peers.svc.cluster.local:80; }} server {{ listen {TCP}; proxy_pass bytes; }} \
