@@ -6,7 +6,7 @@ fn entry() -> Entry {
     Entry::new(
         "/run/weft/cni.sock",
         30,
-        &["kube-system".into(), "weft-system".into()],
+        &["kube-system", "weft-system"],
         "/var/log/weft-cni.log",
     )
 }

@@ -3,7 +3,7 @@
 use super::*;
 
 fn entry() -> Entry {
-    Entry::new("/run/weft/cni.sock", 30, &["weft-system".into()], "")
+    Entry::new("/run/weft/cni.sock", 30, &["weft-system"], "")
 }
 
 fn files(files: &[(&str, &str)]) -> Files {
