@@ -23,9 +23,7 @@ use crate::infrastructure::refused::Refused;
 use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle};
 pub use head::{Head, Heads, ObjectId};
 pub use kind::Kind;
-pub use object::{
-    GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, TRUST_BUNDLES, Undecodable,
-};
+pub use object::{GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, TRUST_BUNDLES, Undecodable};
 pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 use weft_manifest::{Folder, Store};
 
 use super::class;
-use super::refused::Refused;
 use super::plan::{Action, Desired, Id, Observed, id, plan};
+use super::refused::Refused;
 
 /// What could not be written is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);

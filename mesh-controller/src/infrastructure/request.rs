@@ -71,8 +71,11 @@ pub struct Services {
 
 /// What is asked for, in the order of the spec. A value that is no address is left out: such a Gateway is refused.
 pub fn requests(spec: &GatewaySpec) -> Vec<Request> {
-    let of_type_ip =
-        spec.addresses.iter().flatten().filter(|of| of.r#type.as_deref().is_none_or(|kind| kind == "IPAddress"));
+    let of_type_ip = spec
+        .addresses
+        .iter()
+        .flatten()
+        .filter(|of| of.r#type.as_deref().is_none_or(|kind| kind == "IPAddress"));
     let request = |of: &weft_gateway_api::gateways::GatewayAddresses| {
         let value = match of.value.as_deref().filter(|value| !value.is_empty()) {
             Some(value) => Some(value.parse().ok()?),
@@ -128,7 +131,8 @@ mod tests {
         assert_eq!(any(json!([{"routability": SENTINEL}, {"routability": "Cluster"}])), Some(AsConfigured));
         assert_eq!(any(json!([{"routability": "example.com/intranet"}])), None);
         assert_eq!(any(json!([{"value": "192.0.2.1"}])), None);
-        let named = of(json!([{"value": "10.96.0.7", "routability": "Cluster"}, {"value": "2001:db8::1"}])).named;
+        let named =
+            of(json!([{"value": "10.96.0.7", "routability": "Cluster"}, {"value": "2001:db8::1"}])).named;
         let wanted = [("10.96.0.7", Cluster), ("2001:db8::1", AsConfigured)];
         assert_eq!(named, wanted.map(|(address, reach)| (address.parse().unwrap(), reach)).into());
     }

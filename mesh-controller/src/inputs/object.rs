@@ -20,7 +20,9 @@ use weft_model::route::RouteKind;
 use weft_model::{ObjectName, Text};
 
 use super::Kind;
-use super::gateway::{BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle};
+use super::gateway::{
+    BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle,
+};
 use super::head::Head;
 
 /// The versions of Gateway API kinds that are known, the better ones first.
@@ -199,7 +201,9 @@ impl Object {
     /// Its name; that of one that lives in no namespace stands beside an empty one.
     pub fn name(&self) -> ObjectName {
         match self {
-            Self::Namespace(name, _) | Self::Node(name, _) | Self::ClusterTrustBundle(name, _) => ObjectName::new("", name.clone()),
+            Self::Namespace(name, _) | Self::Node(name, _) | Self::ClusterTrustBundle(name, _) => {
+                ObjectName::new("", name.clone())
+            }
             Self::Service(name, _)
             | Self::EndpointSlice(name, _)
             | Self::Pod(name, _)

@@ -55,7 +55,8 @@ async fn best(client: &Client, kind: Kind) -> Result<Option<String>, Error> {
         return Ok(None);
     };
     for offered in versions {
-        let resources = within(CALL, client.list_api_group_resources(&offered.group_version)).await?.resources;
+        let resources =
+            within(CALL, client.list_api_group_resources(&offered.group_version)).await?.resources;
         if resources.iter().any(|resource| resource.name == plural) {
             return Ok(Some(offered.version));
         }

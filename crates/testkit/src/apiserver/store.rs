@@ -214,7 +214,8 @@ impl Store {
         match parts.as_slice() {
             ["apis"] => {
                 let group = |(group, _, versions): (&str, &str, &Vec<String>)| {
-                    let version = |of: &String| json!({"groupVersion": format!("{group}/{of}"), "version": of});
+                    let version =
+                        |of: &String| json!({"groupVersion": format!("{group}/{of}"), "version": of});
                     json!({"name": group, "versions": versions.iter().map(version).collect::<Vec<_>>()})
                 };
                 Some(json!({"kind": "APIGroupList", "groups": served.map(group).collect::<Vec<_>>()}))
@@ -223,9 +224,7 @@ impl Store {
                 let in_version = served.filter(|(group, _, versions)| {
                     group == asked && versions.iter().any(|served| served == version)
                 });
-                let resource = |(_, plural, _)| {
-                    json!({"name": plural, "singularName": "", "namespaced": false, "kind": "", "verbs": []})
-                };
+                let resource = |(_, plural, _)| json!({"name": plural, "singularName": "", "namespaced": false, "kind": "", "verbs": []});
                 let resources: Vec<_> = in_version.map(resource).collect();
                 let of = format!("{asked}/{version}");
                 Some(json!({"kind": "APIResourceList", "groupVersion": of, "resources": resources}))

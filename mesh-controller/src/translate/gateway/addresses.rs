@@ -41,7 +41,8 @@ pub(crate) fn assign(inputs: &Inputs, facts: &Facts<'_>) -> Assigned {
     let mut assigned = Assigned { tried: services.are_there(), ..Assigned::default() };
     // A status with a field that the API server prunes would be written again and again.
     let definitions = inputs.definitions.as_ref();
-    let says = definitions.is_none_or(|definitions| installed::express(definitions, "GatewayAddressRoutability"));
+    let says =
+        definitions.is_none_or(|definitions| installed::express(definitions, "GatewayAddressRoutability"));
     if spec.addresses.iter().flatten().next().is_none() {
         let given = services.any().into_iter().filter(|given| services.is_default(given));
         assigned.usable = given.map(|given| given.reported(&Routability::Default, says)).collect();

@@ -95,8 +95,9 @@ impl Referrer<'_> {
             let message = "the API server serves no ClusterTrustBundles; name a ConfigMap";
             return Err(Problem::new(reasons.0, message));
         }
-        let unusable =
-            |why: &str| Problem::new(reasons.1, format!("ClusterTrustBundle {} cannot be used: {why}", to.name));
+        let unusable = |why: &str| {
+            Problem::new(reasons.1, format!("ClusterTrustBundle {} cannot be used: {why}", to.name))
+        };
         let bundle = self.inputs.cluster_trust_bundles.get(to.name);
         bundle.ok_or_else(|| unusable("it does not exist"))?.roots_pem.clone().map_err(|why| unusable(&why))
     }

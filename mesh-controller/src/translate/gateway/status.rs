@@ -1,6 +1,5 @@
 //! What the statuses of Gateways and ListenerSets say; [`super::class`] has that of GatewayClasses.
 
-
 use serde_json::Value;
 use weft_model::ObjectName;
 use weft_model::gateway::ListenerId;

@@ -3,12 +3,7 @@
 use super::*;
 
 fn entry() -> Entry {
-    Entry::new(
-        "/run/weft/cni.sock",
-        30,
-        &["kube-system", "weft-system"],
-        "/var/log/weft-cni.log",
-    )
+    Entry::new("/run/weft/cni.sock", 30, &["kube-system", "weft-system"], "/var/log/weft-cni.log")
 }
 
 const OURS: &str = r#"{"type":"weft-cni","agentSocket":"/run/weft/cni.sock","timeout":30,"excludeNamespaces":["kube-system","weft-system"],"statusChecksProxy":false,"logFile":"/var/log/weft-cni.log"}"#;
