@@ -6,6 +6,7 @@ mod defaults;
 mod strict;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -119,6 +120,16 @@ pub(crate) const KINDS: &[CoreKind] = &[
         namespaced: true,
         is_name: is_dns_subdomain,
         decode: strict::decode::<PodDisruptionBudget>,
+        fill: |_| {},
+        check: |_, _| {},
+    },
+    CoreKind {
+        api_version: "certificates.k8s.io/v1beta1",
+        kind: "ClusterTrustBundle",
+        namespaced: false,
+        // That of its signer may stand before it, with colons for slashes.
+        is_name: |name| name.split(':').all(is_dns_subdomain),
+        decode: strict::decode::<ClusterTrustBundle>,
         fill: |_| {},
         check: |_, _| {},
     },

@@ -93,7 +93,9 @@ pub(crate) fn an_exempt_namespace_stays_outside_whatever_its_labels(weft: &Weft)
     println!("== an exempt namespace is labelled: its pods, running and new, stay outside, and that is said");
     weft.ok("kubectl label namespace legacy weft-mesh.dev/mesh=enabled");
     // Not by a rollout, which would leave a ReplicaSet behind.
-    weft.ok("kubectl -n legacy delete pods --all && kubectl -n legacy rollout status deployment/job --timeout=3m");
+    weft.ok(
+        "kubectl -n legacy delete pods --all && kubectl -n legacy rollout status deployment/job --timeout=3m",
+    );
     refused(weft, FROM_OUTSIDE);
     let pods = weft.get(&["pods", "--namespace=legacy"]);
     assert!(!pods.to_string().contains("weft-mesh.dev/Meshed"), "{pods:#}");
