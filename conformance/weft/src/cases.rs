@@ -101,7 +101,7 @@ pub const ALL: &[Case] = &[
     },
     Case {
         name: "bad_input",
-        about: "wrong labels, references and sizes: what users are told",
+        about: "wrong labels, references, sizes and definitions: what users are told",
         topology: bad_input::topology,
         run: bad_input::run,
     },

@@ -12,6 +12,8 @@ use crate::mesh::{
 const MANY: usize = 1000;
 /// About the size of the large route, in bytes; etcd takes a little more.
 const LARGE: usize = 1000 * 1000;
+const DEFINITION: &str = "customresourcedefinition/httproutes.gateway.networking.k8s.io";
+const RELEASE: &str = "gateway.networking.k8s.io/bundle-version";
 
 /// The objects.
 pub fn topology() -> String {
@@ -32,6 +34,7 @@ pub fn run(checks: &mut Checks<'_>) {
     labels(checks);
     references(checks);
     sizes(checks);
+    checks.check("definitions of an older release are told of at the GatewayClass", older_definitions);
     checks.check("none of it has harmed a good route", good_is_served);
 }
 
@@ -241,4 +244,20 @@ fn sizes(checks: &mut Checks<'_>) {
         m.curl("a/near", &["http://many/elsewhere"])?.expect(404, "")?;
         good_is_served(m)
     });
+}
+
+/// The definition says that it is of another release, as one would that somebody's installer put back.
+fn older_definitions(mesh: &Mesh) -> Result<()> {
+    let path = format!("--output=jsonpath={{.metadata.annotations.{}}}", RELEASE.replace('.', "\\."));
+    let release = mesh.kubectl(&["get", DEFINITION, &path], "")?;
+    let annotate = |release: &str| {
+        mesh.kubectl(&["annotate", "--overwrite", DEFINITION, &format!("{RELEASE}={release}")], "").map(drop)
+    };
+    let class = ["gatewayclasses.gateway.networking.k8s.io", "default", "weft"];
+    let conditions = "/status/conditions";
+    annotate("v1.5.0")?;
+    let older = says(mesh, class, conditions, "SupportedVersion", ("False UnsupportedVersion", "v1.5.0"));
+    annotate(&release)?;
+    older?;
+    says(mesh, class, conditions, "SupportedVersion", ("True SupportedVersion", ""))
 }
