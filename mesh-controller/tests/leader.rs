@@ -85,14 +85,18 @@ struct Running {
     _secrets: tempfile::TempDir,
 }
 
-/// A whole replica at `127.0.0.<number>`; all of them on one port.
-async fn replica(api: &ApiServer, number: u8, port: u16) -> Running {
-    let mesh = MeshConfig {
+fn mesh() -> MeshConfig {
+    MeshConfig {
         trust_domain: TrustDomain("cluster.local".into()),
         cluster_domain: "cluster.local".into(),
         service_ranges: Vec::new(),
         pod_ranges: Vec::new(),
-    };
+    }
+}
+
+/// A whole replica at `127.0.0.<number>`; all of them on one port.
+async fn replica(api: &ApiServer, number: u8, port: u16) -> Running {
+    let mesh = mesh();
     let secrets = tempfile::tempdir().unwrap();
     std::fs::write(secrets.path().join("secrets"), "node-1=one\n").unwrap();
     let client = kube::Client::new(api.clone(), "weft-system");

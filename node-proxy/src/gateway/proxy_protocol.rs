@@ -83,7 +83,8 @@ fn client<A: FromStr + Into<IpAddr>>(
         text.parse::<u16>().ok().filter(|_| plain).ok_or(Malformed("its PROXY line has a wrong port"))
     };
     let ([source, to], [source_port, to_port]) = (addresses, ports);
-    (address(to)?, port(to_port)?);
+    address(to)?;
+    port(to_port)?;
     Ok(SocketAddr::new(address(source)?.into(), port(source_port)?))
 }
 
