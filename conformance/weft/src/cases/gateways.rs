@@ -1,8 +1,9 @@
 //! Gateways of Weft's class on a cluster, where its peers' users report trouble: statuses that two controllers write, Gateways on
-//! equal ports, counts of attached routes, and changes under load.
+//! equal ports, counts of attached routes, and changes under load; and what the official suite does not ask of Gateways.
 #![allow(clippy::indexing_slicing, reason = "tables of checks")]
 
 mod load;
+mod newer;
 mod status;
 
 use anyhow::{Context, Result, ensure};
@@ -75,6 +76,7 @@ pub fn run(checks: &mut Checks<'_>) {
         }
         Ok(())
     });
+    newer::run(checks);
     status::run(checks);
     load::run(checks);
 }
