@@ -130,10 +130,10 @@ pub(crate) fn deleting_the_agents_lets_no_enrolled_pod_start(weft: &Weft) {
            | grep 'weft-agent at /run/weft/cni.sock did not answer'",
     );
     assert_eq!(weft.ok("kubectl -n shop get pod late -o jsonpath='{.status.phase}'"), "Pending");
-    println!("== they come back with evictUnmeshed: what started outside the mesh meanwhile is made anew");
+    println!("== they come back with evictUnmeshed and no exemption: what started outside the mesh meanwhile is made anew");
     weft.ok("kubectl label namespace legacy weft-mesh.dev/mesh=enabled");
     let before = weft.pods("legacy");
-    weft.install("--set agent.evictUnmeshed=true");
+    weft.install("--set agent.evictUnmeshed=true --set-json 'exemptNamespaces=[]'");
     weft.ok("kubectl -n shop wait pod late --for=condition=Ready --timeout=3m");
     weft.ok("kubectl -n shop exec late -- curl -fsS --max-time 10 http://catalog/");
     weft.ok("kubectl -n shop delete pod late --grace-period=1");
