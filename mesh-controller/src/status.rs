@@ -14,8 +14,9 @@ use crate::inputs::{Heads, Kind, ObjectId};
 use crate::translate::status::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, Status};
 
 /// The condition types that are ours where we write; others in there are somebody else's and stay.
-const OWNED: [&str; 8] = [
+pub const OWNED: [&str; 9] = [
     "Accepted",
+    "AddressesAssigned",
     "Conflicted",
     "InsecureFrontendValidationMode",
     "OverlappingTLSConfig",

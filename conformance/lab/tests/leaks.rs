@@ -149,12 +149,20 @@ fn start_of(pid: &str) -> Option<String> {
     (fields[0] != "Z").then(|| fields[19].to_owned())
 }
 
-/// Namespaces that processes of this machine are in or hold open.
-fn namespaces() -> BTreeSet<String> {
+/// The processes of this machine: number and time of start.
+fn running() -> Vec<(String, String)> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().into_string().ok());
+    pids.filter_map(|pid| start_of(&pid).map(|start| (pid, start))).collect()
+}
+
+/// Namespaces that these of the processes are in, as far as they still run. Only of processes that were there when a lab was:
+/// the kernel gives the numbers of namespaces that have ended to new ones, of other labs and clusters on the machine.
+fn namespaces(of: &[(String, String)]) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
-    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+    for (pid, _) in of.iter().filter(|(pid, start)| start_of(pid).as_ref() == Some(start)) {
         for kind in ["net", "mnt", "pid", "user"] {
-            if let Ok(link) = std::fs::read_link(process.path().join("ns").join(kind)) {
+            if let Ok(link) = std::fs::read_link(format!("/proc/{pid}/ns/{kind}")) {
                 all.insert(link.display().to_string());
             }
         }
@@ -162,18 +170,24 @@ fn namespaces() -> BTreeSet<String> {
     all
 }
 
-fn machine() -> (String, String) {
+/// The machine's packet filter and its links.
+fn machine() -> (String, BTreeSet<String>) {
     let nft = Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     let links = Command::new("ip").args(["-o", "link"]).output().unwrap();
-    (
-        String::from_utf8_lossy(&nft.stdout).into_owned(),
-        String::from_utf8_lossy(&links.stdout).lines().map(|l| l.split("mtu").next().unwrap_or("")).collect(),
-    )
+    let links = String::from_utf8_lossy(&links.stdout);
+    let links = links.lines().map(|line| line.split("mtu").next().unwrap_or_default().to_owned());
+    (String::from_utf8_lossy(&nft.stdout).into_owned(), links.collect())
+}
+
+/// How many of them lead to a lab.
+fn to_labs(links: &BTreeSet<String>) -> usize {
+    links.iter().filter(|link| link.contains("weft-lab-")).count()
 }
 
 /// The lab goes, in order or by the death of its supervisor: nothing of it remains on the machine.
 fn down_leaves_nothing(lab: Lab, kill: bool) {
-    let before = machine();
+    let (rules, links) = machine();
+    assert!(to_labs(&links) > 0, "the lab's own link is not among these: {links:?}");
     let pid = supervisor_pid(&lab);
     let inner = std::fs::read_link(format!("/proc/{pid}/ns/pid")).unwrap();
     let own: BTreeSet<String> = {
@@ -193,7 +207,7 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
         }
     }
     assert!(processes.len() > 8 && theirs.len() > 5, "{processes:?} {theirs:?}");
-    let state = lab.state();
+    let (state, everybody) = (lab.state(), running());
     if kill {
         assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     } else {
@@ -201,8 +215,10 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
     }
     let gone = || processes.iter().all(|(pid, start)| start_of(pid).as_ref() != Some(start));
     lab.wait_until("all processes end", Duration::from_secs(5), |_| gone()).unwrap();
-    lab.wait_until("all namespaces end", Duration::from_secs(5), |_| namespaces().is_disjoint(&theirs))
-        .unwrap();
+    lab.wait_until("all namespaces end", Duration::from_secs(5), |_| {
+        namespaces(&everybody).is_disjoint(&theirs)
+    })
+    .unwrap();
     if kill {
         // Taking down what has died is no error, and removes its files.
         let out = lab.command(&["down"]).output().unwrap();
@@ -211,6 +227,9 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
     assert!(!state.exists());
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(lab.name()), "{mounts}");
-    assert_eq!(machine(), before);
+    // Its link goes a moment after its namespace; nothing else has come.
+    let gone = |now: &BTreeSet<String>| now.is_subset(&links) && to_labs(now) < to_labs(&links);
+    lab.wait_until("the link goes", Duration::from_secs(5), |_| gone(&machine().1)).unwrap();
+    assert_eq!(machine().0, rules);
     assert!(!Path::new("/run/netns").join("node1").exists());
 }

@@ -130,7 +130,9 @@ pub(crate) fn deleting_the_agents_lets_no_enrolled_pod_start(weft: &Weft) {
            | grep 'weft-agent at /run/weft/cni.sock did not answer'",
     );
     assert_eq!(weft.ok("kubectl -n shop get pod late -o jsonpath='{.status.phase}'"), "Pending");
-    println!("== they come back with evictUnmeshed and no exemption: what started outside the mesh meanwhile is made anew");
+    println!(
+        "== they come back with evictUnmeshed and no exemption: what started outside the mesh meanwhile is made anew"
+    );
     weft.ok("kubectl label namespace legacy weft-mesh.dev/mesh=enabled");
     let before = weft.pods("legacy");
     weft.install("--set agent.evictUnmeshed=true --set-json 'exemptNamespaces=[]'");
