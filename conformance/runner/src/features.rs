@@ -185,7 +185,7 @@ TLSRoutes, TCPRoutes and UDPRoutes work on Services as well ([routes.md](routes.
 claims none.
 
 A feature that is not claimed is refused where it is used, with a reason in the object's status; it is never ignored. Two
-work and are not claimed, since no suite asks for them yet: `routability` of addresses and ClusterTrustBundles
+work, our own cases ask for them, and they are not claimed yet: `routability` of addresses and ClusterTrustBundles
 ([gateways.md](gateways.md#what-is-refused), [limits.md](limits.md)). What no feature of the suite names is in
 [routes.md](routes.md), [gateways.md](gateways.md) and [listeners.md](listeners.md).
 ";
