@@ -17,6 +17,7 @@ mod parent;
 mod port_labels;
 mod route;
 mod service;
+mod session;
 pub mod status;
 mod tcp;
 mod tls;

@@ -14,6 +14,7 @@ pub mod near;
 pub mod origin;
 pub mod resilience;
 pub mod route;
+pub mod session;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

@@ -202,6 +202,12 @@ impl Snapshot {
         known.map_or(&[], Vec::as_slice)
     }
 
+    /// As [`Self::endpoints`], but ready to be chosen from anywhere: what this node prefers does not count.
+    pub fn endpoints_anywhere(&self, service: &ObjectName, port: u16) -> &[Endpoint] {
+        let known = self.all_endpoints.get(service).and_then(|endpoints| endpoints.ports.get(&port));
+        known.map_or(&[], Vec::as_slice)
+    }
+
     /// As [`Self::endpoints`], of a UDP port.
     pub fn udp_endpoints(&self, service: &ObjectName, port: u16) -> &[Endpoint] {
         let known = self.endpoints.get(service).and_then(|endpoints| endpoints.udp_ports.get(&port));

@@ -13,6 +13,7 @@ pub mod reason;
 pub mod resource;
 pub mod route;
 pub mod service;
+pub mod session;
 pub mod uninstall;
 pub mod workload;
 

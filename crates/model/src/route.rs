@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::gateway::Attachment;
 use crate::name::{ObjectName, Text};
 use crate::service::{AppProtocol, PortProtocol};
+use crate::session::SessionPersistence;
 
 /// The kinds of route that a Service can have, from the one that wins to the one that loses when several
 /// kinds cover one Service port (GEP-1294: GRPCRoute > HTTPRoute > TLSRoute > TCPRoute). UDPRoute is on ports of its
@@ -173,6 +174,9 @@ pub struct HttpRule {
     /// `rules[].retry`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    /// `rules[].sessionPersistence`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionPersistence>,
     /// Set when the rule cannot be carried out: what it matches is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,

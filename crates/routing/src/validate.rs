@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue};
 use weft_model::route::{
     Filter, HeaderModifier, HttpRule, Match, PathMatch, PathModifier, Refusal, Route, Rules, ValueMatch,
 };
+use weft_model::session::{SessionCarrier, SessionPersistence};
 
 use crate::table::full_match;
 
@@ -57,7 +58,49 @@ fn problems_of(rule: &HttpRule) -> Vec<(String, String)> {
     for (place, backend) in rule.backends.iter().enumerate() {
         of_filters(&backend.filters, &format!("backendRefs[{place}].filters"), only_prefixes, &mut problems);
     }
+    if let Some(session) = &rule.session {
+        of_session(session, "sessionPersistence", &mut problems);
+    }
     problems
+}
+
+/// Header fields that mean something else to proxies, callers or applications.
+const NOT_FOR_SESSIONS: [&str; 14] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "date",
+    "host",
+    "keep-alive",
+    "set-cookie",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "via",
+];
+
+fn of_session(session: &SessionPersistence, field: &str, problems: &mut Vec<(String, String)>) {
+    match &session.carrier {
+        SessionCarrier::Cookie { name: cookie, path, .. } => {
+            // A cookie's name is a token, as a header's is (RFC 6265, section 4.1.1).
+            name(cookie, format!("{field}.cookie.name"), problems);
+            let plain = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+            if !path.starts_with('/') || !path.bytes().all(plain) {
+                let message = format!("{path:?} is no path of a cookie: begin it with / and leave ; out");
+                problems.push((format!("{field}.cookie.path"), message));
+            }
+        }
+        SessionCarrier::Header { name: header } => {
+            name(header, format!("{field}.header.name"), problems);
+            if NOT_FOR_SESSIONS.contains(&header.to_ascii_lowercase().as_str()) {
+                let message = format!("{header} has a meaning of its own: name another header");
+                problems.push((format!("{field}.header.name"), message));
+            }
+        }
+    }
 }
 
 fn of_match(matched: &Match, field: &str, problems: &mut Vec<(String, String)>) {

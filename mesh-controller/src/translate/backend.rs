@@ -41,6 +41,8 @@ pub(crate) struct Backends<'a> {
     pub(crate) kind: RouteKind,
     /// The route's namespace, for references that name none.
     pub(crate) namespace: &'a str,
+    /// The route's name.
+    pub(crate) route: &'a str,
     /// What counts at Gateways; `None`: the route is judged as one of Services.
     pub(crate) gateways: Option<AtGateways<'a>>,
 }

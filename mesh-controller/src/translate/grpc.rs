@@ -11,7 +11,8 @@ use weft_model::route::{HttpRule, Match, PathMatch, Rules, ValueMatch};
 use super::backend::Backends;
 use super::fault::{Fault, Findings};
 use super::filter::{self, Level};
-use super::http::{check_regex, convert_backends, rule_of};
+use super::http::{check_regex, convert_backends, convert_session, rule_of};
+use super::session;
 
 /// Converts the rules of a GRPCRoute. Without any it matches nothing.
 pub(crate) fn convert(spec: &GrpcRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
@@ -38,10 +39,9 @@ fn convert_actions(
     let filters = filter::read(rule.filters.as_deref().unwrap_or_default())?;
     to.filters = filter::convert(&filters, Level::Rule, backends, &mut findings.unresolved)?;
     fault.map_or(Ok(()), Err)?;
-    if rule.session_persistence.is_some() {
-        return Err(Fault::unsupported("sessionPersistence is not supported; remove it"));
-    }
-    Ok(())
+    to.session =
+        convert_session(rule.session_persistence.as_ref(), rule.name.as_deref(), backends, findings)?;
+    session::check_backends(to, backends)
 }
 
 fn convert_matches(matches: &[RouteMatch], fault: &mut Option<Fault>) -> Vec<Match> {

@@ -1,5 +1,6 @@
 //! HTTPRoute rules. Hostnames do not count on a Service: its address chose the route (GEP-1294).
 
+use serde::Serialize;
 use weft_gateway_api::httproutes::{
     HttpRouteRules as RouteRule, HttpRouteRulesBackendRefs as RouteBackendRef,
     HttpRouteRulesFilters as RouteFilter, HttpRouteRulesMatches as RouteMatch,
@@ -9,11 +10,13 @@ use weft_gateway_api::httproutes::{
 };
 use weft_model::Text;
 use weft_model::route::{Backend, HttpRule, Match, PathMatch, Retry, Rules, ValueMatch};
+use weft_model::session::SessionPersistence;
 
 use super::backend::{Backends, reference};
 use super::duration;
 use super::fault::{Fault, Findings};
 use super::filter::{self, Level};
+use super::session;
 
 /// Converts the rules of an HTTPRoute. Without any it has the CRD's default: one that matches all.
 pub(crate) fn convert(spec: &HttpRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
@@ -59,10 +62,23 @@ fn convert_actions(
     fault.map_or(Ok(()), Err)?;
     (to.request_timeout, to.backend_request_timeout) = convert_timeouts(rule.timeouts.as_ref())?;
     to.retry = rule.retry.as_ref().map(convert_retry).transpose()?;
-    if rule.session_persistence.is_some() {
-        return Err(Fault::unsupported("sessionPersistence is not supported; remove it"));
-    }
-    Ok(())
+    to.session =
+        convert_session(rule.session_persistence.as_ref(), rule.name.as_deref(), backends, findings)?;
+    session::check_backends(to, backends)
+}
+
+/// The `sessionPersistence` of the rule that is being converted. A cookie without a name is called after the route and the
+/// rule's name or place.
+pub(crate) fn convert_session<T: Serialize>(
+    written: Option<&T>,
+    name: Option<&str>,
+    backends: &Backends<'_>,
+    findings: &Findings,
+) -> Result<Option<SessionPersistence>, Fault> {
+    let Some(written) = written else { return Ok(None) };
+    let Backends { kind, namespace, route, .. } = backends;
+    let rule = name.map_or_else(|| findings.rules.to_string(), str::to_owned);
+    session::convert(written, &format!("{kind}/{namespace}/{route}/{rule}")).map(Some)
 }
 
 /// Converts backendRefs with their filters. The first fault of a filter is given back: the rule refuses for it.
@@ -130,7 +146,7 @@ fn convert_match(of: &RouteMatch, fault: &mut Option<Fault>) -> Match {
 }
 
 /// The word of a generated enum without fields, as it is written in YAML.
-fn word<T: serde::Serialize>(value: &T) -> Option<Text> {
+fn word<T: Serialize>(value: &T) -> Option<Text> {
     serde_json::to_value(value).ok()?.as_str().map(Text::from)
 }
 

@@ -138,8 +138,8 @@ fn convert_rules(
     gateways: Option<AtGateways<'_>>,
 ) -> (Option<Rules>, Findings) {
     let mut findings = Findings::default();
-    let backends =
-        Backends { services, kind: route.name.kind, namespace: &route.name.name.namespace, gateways };
+    let (kind, ObjectName { namespace, name }) = (route.name.kind, &route.name.name);
+    let backends = Backends { services, kind, namespace, route: name, gateways };
     let rules = match &route.spec {
         Ok(RouteSpec::Grpc(spec)) => Some(grpc::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),

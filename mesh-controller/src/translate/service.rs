@@ -23,6 +23,8 @@ pub(crate) type Services = BTreeMap<ObjectName, ServiceFacts>;
 pub(crate) struct ServiceFacts {
     pub(crate) form: Form,
     pub(crate) ports: Vec<Port>,
+    /// `sessionAffinity: ClientIP`.
+    pub(crate) client_ip_affinity: bool,
 }
 
 /// Whether a Service has addresses of its own.
@@ -132,7 +134,11 @@ fn facts(service: &k8s::Service) -> ServiceFacts {
         _ => Form::Addressed,
     };
     let ports = spec.and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
-    ServiceFacts { form, ports: ports.iter().filter_map(convert_port).collect() }
+    ServiceFacts {
+        form,
+        ports: ports.iter().filter_map(convert_port).collect(),
+        client_ip_affinity: spec.and_then(client_ip_affinity).is_some(),
+    }
 }
 
 fn convert_port(port: &k8s::ServicePort) -> Option<Port> {

@@ -19,6 +19,7 @@ use super::resilience::replay::Replay;
 use super::resilience::retry::{Tries, Verdict};
 use super::resilience::timeout::{Deadline, Timeouts, until};
 use super::route::Target;
+use super::session::Session;
 use crate::body::Body;
 use crate::call::{Selected, Transport};
 use crate::send::SendError;
@@ -52,6 +53,8 @@ pub struct Exchange<'a, T> {
     pub dialled: IpAddr,
     /// Where to.
     pub target: &'a Target<'a>,
+    /// The client's session, where sessions are kept.
+    pub session: Option<&'a Session<'a>>,
     /// The rule's `retry`.
     pub retry: Option<&'a Retry>,
     /// The rule's time limits.
@@ -110,6 +113,9 @@ impl<T: Transmit> Exchange<'_, T> {
                 && resend.take_back(&mut ended)
                 && self.budget.take(Instant::now());
             if !again {
+                if let (Some(session), Ok(Ok(_))) = (self.session, &ended) {
+                    session.settle(self.target, picked.endpoint);
+                }
                 return finish(ended, picked.in_flight, deadline, outcome);
             }
             tried.push(picked.endpoint.address);
@@ -118,8 +124,15 @@ impl<T: Transmit> Exchange<'_, T> {
         }
     }
 
-    /// An endpoint not tried yet. A rule with `retry` may come back to one where there is no other.
+    /// An endpoint not tried yet: the one that the client's session is at, else any. A rule with `retry` may come back to
+    /// one where there is no other.
     fn pick(&self, tried: &[SocketAddr], now: Instant) -> Option<Picked<'_>> {
+        let held = self
+            .session
+            .and_then(|session| session.endpoint(self.target, self.snapshot, tried, self.dialled.is_ipv4()));
+        if let Some(held) = held {
+            return Some(self.balancer.take(held, now));
+        }
         let pick = |excluded| match self.kept {
             Some(kept) => kept.pick(self.balancer, self.target, self.dialled, excluded, now),
             None => self.balancer.pick(&self.target.endpoints, self.dialled, excluded, now),

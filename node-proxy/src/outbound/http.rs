@@ -25,6 +25,7 @@ use super::filter::{self, Answer, Pending};
 use super::origin::Origin;
 use super::resilience::timeout::{Deadline, Timeouts};
 use super::route::{Routed, Target, backend_of};
+use super::session::Session;
 use crate::body::Body;
 use crate::call::{Claimed, Selected};
 use crate::http_server::{self, Limits};
@@ -77,6 +78,7 @@ struct Last<'a> {
     snapshot: &'a Snapshot,
     target: Target<'a>,
     rule: Option<&'a Arc<CompiledRule>>,
+    session: Option<&'a Session<'a>>,
     grpc: bool,
 }
 
@@ -136,7 +138,7 @@ impl Connection {
         }
         match self.origin.decide(snapshot, &head, &mut recorder.outcome.labels)? {
             Routed::Plain(target) => {
-                let last = Last { snapshot, target, rule: None, grpc };
+                let last = Last { snapshot, target, rule: None, session: None, grpc };
                 self.exchange(last, Request::from_parts(head, body), recorder).await
             }
             Routed::Rule(selection) => {
@@ -153,7 +155,7 @@ impl Connection {
         request: Request<Body>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
-        let Last { snapshot, mut target, rule, grpc } = last;
+        let Last { snapshot, mut target, rule, session, grpc } = last;
         if grpc && matches!(target.protocol, AppProtocol::Unspecified | AppProtocol::Http) {
             target.protocol = AppProtocol::H2c;
         }
@@ -161,6 +163,7 @@ impl Connection {
             transmit: Live { connection: self, claimed: self.claims.of(&recorder.outcome.labels, rule) },
             balancer: &self.worker.balancer,
             kept: self.origin.kept_endpoints(),
+            session,
             budget: &self.worker.shared.retries,
             snapshot,
             dialled: self.origin.family(),
@@ -208,8 +211,10 @@ impl<'a> Phases<'a> {
         if let Some(refusal) = &rule.refusal {
             return Err(Refused::new(Reason::InvalidRoute, &*refusal.message));
         }
+        let session = self.session(&head);
         let mut pending = Pending::default();
-        let (mut response, deadline) = match self.through_rule(head, body, &mut pending, recorder).await {
+        let through = self.through_rule(head, body, session.as_ref(), &mut pending, recorder);
+        let (mut response, deadline) = match through.await {
             Ok(limited) => limited,
             Err(Answer::Filter(response)) => {
                 recorder.outcome.labels.reason = Reason::AnsweredByFilter;
@@ -218,7 +223,18 @@ impl<'a> Phases<'a> {
             Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
         };
         filter::apply_to_response(&rule.spec.filters, &pending, response.headers_mut())?;
+        if let Some(session) = session {
+            session.tell(response.headers_mut());
+        }
         Ok((response, deadline))
+    }
+
+    /// What the client says of its session, before any filter has changed it.
+    fn session(&self, head: &http::request::Parts) -> Option<Session<'a>> {
+        let spec = self.selection.rule.spec.session.as_ref()?;
+        let secure = self.connection.origin.scheme() == "https";
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        Some(Session::read(spec, &head.headers, secure, now))
     }
 
     /// The rule's request filters, its backend, and the backend's filters around the exchange.
@@ -226,6 +242,7 @@ impl<'a> Phases<'a> {
         &self,
         mut head: http::request::Parts,
         body: Body,
+        session: Option<&Session<'_>>,
         pending: &mut Pending<'a>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Answer> {
@@ -241,7 +258,7 @@ impl<'a> Phases<'a> {
         let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
         let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
         let request = Request::from_parts(head, body);
-        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), grpc: self.grpc };
+        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), session, grpc: self.grpc };
         let (mut response, deadline) = self.connection.exchange(last, request, recorder).await?;
         filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
         Ok((response, deadline))

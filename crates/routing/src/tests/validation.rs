@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, Method};
 use weft_model::route::{Filter, HeaderModifier, PathModifier, Refusal, UrlRewrite};
+use weft_model::session::{SessionCarrier, SessionPersistence};
 
 use super::{With, exact, http, prefix, regex, rule, selected};
 use crate::HttpTable;
@@ -44,6 +45,32 @@ fn a_rule_with_an_invalid_expression_refuses_and_is_not_dropped() {
     assert!(select(&[("x", "1")]).unwrap().message.contains("unclosed group"));
     // Its other conditions still hold.
     assert_eq!(select(&[]), None);
+}
+
+#[test]
+fn sessions_are_named_by_what_can_name_them() {
+    let cookie = |name: &str, path: &str| SessionCarrier::Cookie {
+        name: name.into(),
+        path: path.into(),
+        permanent: false,
+    };
+    let header = |name: &str| SessionCarrier::Header { name: name.into() };
+    for (carrier, field) in [
+        (cookie("JSESSIONID", "/shop"), None),
+        (cookie("a b", "/"), Some("rules[0].sessionPersistence.cookie.name")),
+        (cookie("a", "shop"), Some("rules[0].sessionPersistence.cookie.path")),
+        (cookie("a", "/; Domain=example.com"), Some("rules[0].sessionPersistence.cookie.path")),
+        (header("x-session"), None),
+        (header("x:y"), Some("rules[0].sessionPersistence.header.name")),
+        (header("Cookie"), Some("rules[0].sessionPersistence.header.name")),
+    ] {
+        let mut kept = rule("r", vec![prefix("/")]);
+        kept.session = Some(SessionPersistence { carrier, absolute_timeout: None });
+        let problems = validate(&http("shop/a", 1, vec![kept]));
+        let said: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), usize::from(field.is_some()), "{said:?}");
+        assert!(said.iter().all(|text| text.starts_with(field.unwrap_or_default())), "{said:?}");
+    }
 }
 
 #[test]

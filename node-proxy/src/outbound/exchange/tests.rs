@@ -115,6 +115,7 @@ impl Rig {
             transmit: script,
             balancer: &self.balancer,
             kept: None,
+            session: None,
             budget: &self.budget,
             snapshot: &snapshot,
             dialled: [10, 0, 0, 100].into(),

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use weft_model::Resource;
 use weft_model::route::*;
 use weft_model::service::AppProtocol;
+use weft_model::session::{SessionCarrier, SessionPersistence};
 
 use self::world::{App, Client, World, backend, invalid, rule, run};
 
@@ -244,6 +245,34 @@ fn a_mirror_gets_the_same_request_and_changes_nothing() {
         let copy = mirror.next().await;
         for (name, value) in [("request", "POST /a?b"), ("host", "web"), ("body", "hello")] {
             assert_eq!(copy.line(name), value);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_repeats_its_cookie_comes_back_to_its_endpoint() {
+    run(async |world: &World| {
+        let apps = [App::echo("1").await, App::echo("2").await, App::echo("3").await];
+        world.endpoints("v1", &apps.each_ref());
+        let carrier = SessionCarrier::Cookie { name: "id".into(), path: "/".into(), permanent: false };
+        let session = Some(SessionPersistence { carrier, absolute_timeout: None });
+        // A filter that takes cookies away from the application, or from the answer, ends no session.
+        let remove = |name: &str| HeaderModifier { remove: vec![name.into()], ..HeaderModifier::default() };
+        let filters =
+            vec![Filter::RequestHeaders(remove("cookie")), Filter::ResponseHeaders(remove("set-cookie"))];
+        world.route("r", "shop", vec![HttpRule { session, filters, ..rule(vec![backend("v1", 1)]) }]);
+        let mut client = Client::http1(world, "shop").await;
+        let first = client.send(get("/")).await;
+        let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+        for _ in 0..50 {
+            let again = Request::get("/").header("host", "web").header("cookie", &cookie);
+            let answer = client.send(again.body(Full::default()).unwrap()).await;
+            assert_eq!(answer.line("app"), first.line("app"));
+            assert!(!answer.fields().iter().any(|field| field.starts_with("set-cookie")), "{answer:?}");
+        }
+        let mut others = std::collections::BTreeSet::new();
+        while others.len() < 3 {
+            others.insert(client.send(get("/")).await.line("app").to_owned());
         }
     });
 }
