@@ -97,6 +97,14 @@ pub struct Step {
     pub again_in: Option<Duration>,
 }
 
+impl Step {
+    /// What the next leader needs to go on from here, by namespace.
+    pub fn records(&self) -> BTreeMap<Text, Record> {
+        let kept = self.namespaces.iter();
+        kept.filter_map(|(name, state)| Some((name.clone(), state.record()?))).collect()
+    }
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Enrolments {

@@ -161,10 +161,15 @@ fn set_conditions(conditions: &mut Value, known: &[&[Value]; 2], now: &str) {
             fields.insert("lastTransitionTime".to_owned(), time.unwrap_or_else(|| now.into()));
         }
     }
-    let is_owned =
-        |old: &Value| old.get("type").and_then(Value::as_str).is_none_or(|kind| OWNED.contains(&kind));
+    // What we say of a type stands for what was said of it: two of one type are no status that an API server takes.
+    let is_owned = |old: &&Value| {
+        old.get("type").and_then(Value::as_str).is_none_or(|kind| OWNED.contains(&kind))
+            || conditions.iter().any(|now| now.get("type") == old.get("type"))
+    };
     let newest = known.iter().rev().find(|list| !list.is_empty());
-    conditions.extend(newest.into_iter().flat_map(|list| list.iter()).filter(|old| !is_owned(old)).cloned());
+    let others = newest.into_iter().flat_map(|list| list.iter()).filter(|old| !is_owned(old));
+    let others: Vec<Value> = others.cloned().collect();
+    conditions.extend(others);
 }
 
 #[cfg(test)]

@@ -152,6 +152,7 @@ impl Default for Exempt {
         Self(ALWAYS_EXEMPT.map(Text::from).into())
     }
 }
+
 /// The label, always with the name of the controller, on everything that the controller makes for Gateways.
 pub const MANAGED_BY_LABEL: &str = "weft-mesh.dev/managed-by";
 

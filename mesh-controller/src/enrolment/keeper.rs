@@ -124,12 +124,7 @@ impl Keeper {
     fn keep(&mut self, now: Now) -> Vec<io::Error> {
         let time = now.wall.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let unwritten = self.memory.write(&self.last.namespaces, &time);
-        let mut kept: BTreeMap<Text, Record> = self
-            .last
-            .namespaces
-            .iter()
-            .filter_map(|(name, state)| Some((name.clone(), state.record()?)))
-            .collect();
+        let mut kept = self.last.records();
         for name in unwritten.iter().filter(|one| one.record).map(|one| &one.namespace) {
             let before = self.kept.get(name).copied();
             if let Some(machine) = &mut self.machine {

@@ -125,7 +125,7 @@ impl NamespaceState {
         };
         let message = match (self.phase, self.mislabelled.join("; it ")) {
             (_, wrong) if wrong.is_empty() => self.message(),
-            (Phase::Outside, wrong) => format!("the namespace is not in the mesh; it {wrong}"),
+            (Phase::Outside, wrong) => format!("{}; it {wrong}", self.message()),
             (_, wrong) => format!("{}. The namespace {wrong}", self.message()),
         };
         json!({"type": CONDITION, "status": status, "reason": reason, "message": message})

@@ -80,12 +80,7 @@ impl World {
 
     /// Another controller process begins with what this one had written, and has heard of nobody yet.
     fn restart(&mut self) {
-        let records = self
-            .last
-            .namespaces
-            .iter()
-            .filter_map(|(name, state)| Some((name.clone(), state.record()?)))
-            .collect();
+        let records = self.last.records();
         let now = Now { monotonic: self.start.0 + self.passed, wall: self.start.1 + self.passed };
         self.machine = Enrolments::new(Settings::default(), records, now);
         self.view.nodes.clear();

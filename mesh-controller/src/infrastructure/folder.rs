@@ -11,7 +11,7 @@ use weft_manifest::{Folder, Store};
 
 use super::class;
 use super::plan::{Action, Desired, Id, Observed, id, plan};
-use super::refused::Refused;
+use super::refused::{Refused, gather};
 
 /// What could not be written is tried again after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -53,11 +53,7 @@ async fn follow(
         let store = store.clone();
         let done = tokio::task::spawn_blocking(move || bring(&store, &wanted)).await;
         let (problems, blocked) = done.unwrap_or_else(|error| (vec![error.to_string()], Refused::new()));
-        refused.send_if_modified(|refused| {
-            let changed = *refused != blocked;
-            *refused = blocked;
-            changed
-        });
+        refused.send_if_modified(|refused| std::mem::replace(refused, blocked) != *refused);
         failed = !problems.is_empty();
         for problem in problems {
             tracing::warn!("what a Gateway needs could not be written: {problem}; trying again");
@@ -67,7 +63,7 @@ async fn follow(
 
 /// Brings the folder to what it should be; what went wrong, and what of it is a Gateway's to say.
 fn bring(store: &Store, wanted: &Desired) -> (Vec<String>, Refused) {
-    let (mut problems, mut refused) = (Vec::new(), Refused::new());
+    let (mut problems, mut blocked) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let actions = plan(wanted, &observed(store));
         if actions.is_empty() {
@@ -75,14 +71,14 @@ fn bring(store: &Store, wanted: &Desired) -> (Vec<String>, Refused) {
         }
         for (id, action) in actions {
             if let Action::Blocked { gateway, why } = &action {
-                refused.entry(gateway.clone()).or_default().insert(id.clone(), why.clone());
+                blocked.push((gateway.clone(), id.clone(), why.clone()));
             }
             if let Err(why) = act(store, &id, action) {
                 problems.push(format!("{id}: {why}"));
             }
         }
     }
-    (problems, refused)
+    (problems, gather(blocked.into_iter(), &observed(store), wanted))
 }
 
 fn observed(store: &Store) -> Observed {

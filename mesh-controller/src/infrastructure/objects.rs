@@ -8,10 +8,8 @@ use super::names::{self, CONTROLLER, GATEWAY_NAME, MANAGED_BY};
 use super::parameters::{Parameters, ServiceType};
 use super::request::Reach;
 use super::{Settings, Subject, Transport};
-use weft_model::workload::MESH_LABEL;
+use weft_model::workload::{LABEL_PREFIX, MESH_LABEL};
 
-/// Names with this prefix are not taken over from `spec.infrastructure`: they have a meaning to Weft itself.
-const OURS: &str = "weft-mesh.dev/";
 /// Where the kubelet's probes and scrapers are answered. All else that the admin endpoint says is said inside the pod only.
 const ADMIN: u16 = 15_020;
 /// How long open connections may last when a pod is told to go, unless the parameters say otherwise.
@@ -40,7 +38,7 @@ impl Objects<'_> {
     }
 
     fn labels(&self) -> Map<String, Value> {
-        let asked = self.subject.labels.iter().filter(|(name, _)| !name.starts_with(OURS));
+        let asked = self.subject.labels.iter().filter(|(name, _)| !name.starts_with(LABEL_PREFIX));
         let mut labels: Map<String, Value> =
             asked.map(|(name, value)| (name.clone(), value.as_str().into())).collect();
         labels.insert(GATEWAY_NAME.to_owned(), names::label(&self.subject.name.name).into());
@@ -49,7 +47,7 @@ impl Objects<'_> {
     }
 
     fn annotations(&self) -> Map<String, Value> {
-        let asked = self.subject.annotations.iter().filter(|(name, _)| !name.starts_with(OURS));
+        let asked = self.subject.annotations.iter().filter(|(name, _)| !name.starts_with(LABEL_PREFIX));
         asked.map(|(name, value)| (name.clone(), value.as_str().into())).collect()
     }
 

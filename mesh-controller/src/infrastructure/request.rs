@@ -69,6 +69,11 @@ pub struct Services {
     pub named: BTreeMap<IpAddr, Reach>,
 }
 
+/// Whether `spec.addresses` asks for nothing: then whatever the Gateway's Service is given is its address.
+pub fn asks_for_none(spec: &GatewaySpec) -> bool {
+    spec.addresses.as_ref().is_none_or(Vec::is_empty)
+}
+
 /// What is asked for, in the order of the spec. A value that is no address is left out: such a Gateway is refused.
 pub fn requests(spec: &GatewaySpec) -> Vec<Request> {
     let of_type_ip = spec
@@ -89,12 +94,11 @@ pub fn requests(spec: &GatewaySpec) -> Vec<Request> {
 
 /// The Services by which the addresses that `spec.addresses` asks for can be had.
 pub fn services(spec: &GatewaySpec) -> Services {
-    let requests = requests(spec);
     let mut services = Services::default();
-    if spec.addresses.iter().flatten().next().is_none() {
+    if asks_for_none(spec) {
         services.any = Some(Reach::AsConfigured);
     }
-    for Request { value, routability } in requests {
+    for Request { value, routability } in requests(spec) {
         let reach = match routability {
             Routability::Default | Routability::Sentinel => Reach::AsConfigured,
             Routability::Cluster => Reach::Cluster,

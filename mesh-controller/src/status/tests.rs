@@ -49,6 +49,25 @@ fn foreign() -> Value {
 }
 
 #[test]
+fn a_condition_is_written_once_even_if_somebody_else_wrote_its_type_before() {
+    let mut said = ours("cart", "True", 2);
+    said.conditions[0].kind = "example.com/Unheard";
+    let old = |kind: &str| json!({"type": kind, "status": "False", "lastTransitionTime": "then"});
+    let mut current = foreign();
+    current["controllerName"] = CONTROLLER_NAME.into();
+    current["conditions"] = json!([old("example.com/Unheard"), old("example.com/Theirs")]);
+    let merged = merge(&json!({"parents": [current]}), None, &status(vec![said]), "now");
+    let kinds: Vec<_> = merged["parents"][0]["conditions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["type"].clone())
+        .collect();
+    assert_eq!(kinds, ["example.com/Unheard", "example.com/Theirs"]);
+    assert_eq!(merged["parents"][0]["conditions"][0]["status"], "True");
+}
+
+#[test]
 fn entries_of_other_controllers_stay_as_they_are() {
     let current = json!({"parents": [foreign()], "other": 1});
     let merged = merge(&current, None, &status(vec![ours("cart", "True", 2)]), "now");

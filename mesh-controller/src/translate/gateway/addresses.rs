@@ -37,19 +37,18 @@ struct Given {
 pub(crate) fn assign(inputs: &Inputs, facts: &Facts<'_>) -> Assigned {
     let Ok(spec) = &facts.gateway.spec else { return Assigned::default() };
     let services = Services { inputs, facts, wanted: request::services(spec) };
-    let requests = request::requests(spec);
     let mut assigned = Assigned { tried: services.are_there(), ..Assigned::default() };
     // A status with a field that the API server prunes would be written again and again.
     let definitions = inputs.definitions.as_ref();
     let says =
         definitions.is_none_or(|definitions| installed::express(definitions, "GatewayAddressRoutability"));
-    if spec.addresses.iter().flatten().next().is_none() {
+    if request::asks_for_none(spec) {
         let given = services.any().into_iter().filter(|given| services.is_default(given));
         assigned.usable = given.map(|given| given.reported(&Routability::Default, says)).collect();
         return assigned;
     }
     let mut taken = BTreeSet::new();
-    for request in requests {
+    for request in request::requests(spec) {
         let candidates = request.value.map_or_else(|| services.any(), |value| services.named(value));
         let meets = |given: &Given| match request.routability {
             Routability::Cluster => given.of_cluster,
