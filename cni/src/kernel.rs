@@ -3,9 +3,11 @@
 
 pub mod capture;
 pub mod cgroup;
+pub mod conntrack;
 pub mod find;
 pub mod foreign;
 pub mod listen;
+mod netlink;
 pub mod nft;
 pub mod old;
 pub mod owner;

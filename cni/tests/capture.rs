@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -13,6 +13,7 @@ use weft_cni::kernel::KernelError;
 use weft_cni::kernel::capture::Capture;
 use weft_cni::ruleset::TcpProbes;
 use weft_runtime::fd;
+use weft_runtime::netns::NetNamespace;
 
 #[test]
 fn outbound_connection_is_captured_with_its_original_destination() {
@@ -160,6 +161,46 @@ fn connections_live_through_enrolment_and_release() {
     assert_eq!(run(&wire.pod, "nft", &["list", "tables"], ""), "");
     assert!(!run(&wire.pod, "ip", &["rule"], "").contains("15006"));
     assert!(!run(&wire.pod, "ip", &["-6", "rule"], "").contains("15006"));
+}
+
+/// Connects from a port that may have been used before.
+fn dial_from(namespace: &NetNamespace, port: u16, to: SocketAddr) -> TcpStream {
+    let socket =
+        namespace.run_in(|| Socket::new(Domain::for_address(to), Type::STREAM, None)).unwrap().unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    socket.bind(&SocketAddr::new(any, port).into()).unwrap();
+    socket.connect_timeout(&to.into(), LIMIT).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+#[test]
+fn an_old_connection_that_has_the_ports_of_an_earlier_captured_one_lives_through_another_enrolment() {
+    let wire = Wire::new();
+    let server = listen(&wire.peer, "[::]:9000");
+    let application = listen(&wire.pod, "[::]:9000");
+    let mut capture = wire.capture();
+    let [outbound, inbound, _] = &capture.listeners.as_ref().unwrap().0;
+    for (pod, peer) in POD.into_iter().zip(PEER) {
+        for (from, to, at) in [(&wire.pod, at(peer, 9000), outbound), (&wire.peer, at(pod, 9000), inbound)] {
+            let mut client = dial_from(from, 40_000, to);
+            let (captured, _) = accept(at);
+            // Whoever closes first keeps the port; that is to be the proxy.
+            drop(captured);
+            assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        }
+    }
+    capture.release().unwrap();
+    capture.remove();
+    let mut old = Vec::new();
+    for (pod, peer) in POD.into_iter().zip(PEER) {
+        old.push((dial_from(&wire.pod, 40_000, at(peer, 9000)), accept(&server).0));
+        old.push((dial_from(&wire.peer, 40_000, at(pod, 9000)), accept(&application).0));
+    }
+    let _capture = wire.capture();
+    old.iter_mut().for_each(|(client, served)| assert_alive(client, served));
 }
 
 /// The proxy's socket to the application, with the caller's address.

@@ -114,8 +114,9 @@ impl World {
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             pod_ranges: vec!["10.9.0.0/16".parse().unwrap()],
         };
-        let resources =
-            [Resource::MeshConfig(mesh), workload(&caller, MtlsMode::Strict), workload(&callee, mode)];
+        let workloads = [workload(&caller, MtlsMode::Strict), workload(&callee, mode)];
+        let workloads = workloads.map(Resource::Workload).into_iter();
+        let resources = std::iter::once(Resource::MeshConfig(mesh)).chain(workloads);
         let changes = resources.map(|r| Change::Set(r.name(), Arc::new(r)));
         let snapshot = Snapshot::empty(pods.clone(), SameNode::Tunnel).apply(1, changes);
         let mut metrics = Registry::default();
@@ -184,6 +185,18 @@ impl World {
         SocketAddr::new(CALLER.parse().unwrap(), 40_000)
     }
 
+    /// The stranger's address is that of a pod, which is reached so.
+    pub(crate) fn put_stranger(&self, protocol: WorkloadProtocol) {
+        let address = STRANGER.parse().unwrap();
+        let like = workload(&self.caller, MtlsMode::Strict);
+        let stranger = Workload { uid: "stranger".into(), addresses: vec![address], protocol, ..like };
+        let stranger = Resource::Workload(stranger);
+        let change = Change::Set(stranger.name(), Arc::new(stranger));
+        let state = &self.worker.shared.snapshot;
+        let before = state.load_full();
+        state.swap(Arc::new(before.apply(before.version + 1, [change])));
+    }
+
     /// The metrics as Prometheus would read them.
     pub(crate) fn metrics(&self) -> String {
         let mut text = String::new();
@@ -217,9 +230,9 @@ fn probes() -> Vec<Probe> {
     ]
 }
 
-fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
+fn workload(pod: &LocalPod, mtls: MtlsMode) -> Workload {
     let EnrolledPod { uid, pod: name, addresses, .. } = &pod.enrolled;
-    Resource::Workload(Workload {
+    Workload {
         uid: uid.clone(),
         pod: name.clone(),
         workload: name.name.clone(),
@@ -233,7 +246,7 @@ fn workload(pod: &LocalPod, mtls: MtlsMode) -> Resource {
         filtered_by: None,
         refuses_udp: false,
         transition: None,
-    })
+    }
 }
 
 /// An application on the callee's `port`: `serve` is called per connection, with the address it came from.

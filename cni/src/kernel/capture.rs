@@ -12,7 +12,7 @@ use weft_runtime::netns::NetNamespace;
 use super::find::{self, Interfaces};
 use super::listen::{self, Listeners};
 use super::sysctl::Before;
-use super::{KernelError, foreign, inside, nft, route, sysctl};
+use super::{KernelError, conntrack, foreign, inside, nft, route, sysctl};
 use crate::ruleset::{Mode, Ruleset, TcpProbes};
 
 /// What is in force in one pod's namespace.
@@ -231,6 +231,7 @@ impl Capture {
             }
         };
         warn(nft::remove());
+        warn(conntrack::forget_redirected(&listen::PORTS));
         drop(self.listeners);
         warn(route::remove(self.ruleset.ipv6));
         warn(sysctl::restore(&self.before));

@@ -3,22 +3,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags};
 use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SockDiagDestroy, SockDiagMessage};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
 
-/// The kernel answers while it is asked; this bounds what cannot happen.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Room for one message of the kernel: it fills at most 32 KiB at once.
-const BUFFER: usize = 64 * 1024;
+use super::netlink::Netlink;
+
 /// `INET_DIAG_NOCOOKIE`: the socket is told by its addresses alone.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 
@@ -94,10 +87,7 @@ impl TcpState {
 
 /// The kernel's list of the network namespace that it was opened in.
 #[derive(Debug)]
-pub struct SockDiag {
-    socket: Socket,
-    sequence: u32,
-}
+pub struct SockDiag(Netlink);
 
 impl SockDiag {
     /// Opens the list of the namespace that this thread is in; it stays that one's wherever it is used.
@@ -105,11 +95,7 @@ impl SockDiag {
     /// # Errors
     /// When the kernel has no such list (`CONFIG_INET_DIAG`).
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-        socket.bind_auto()?;
-        socket.connect(&NetlinkAddress::new(0, 0))?;
-        socket2::SockRef::from(&socket.as_fd()).set_read_timeout(Some(PATIENCE))?;
-        Ok(Self { socket, sequence: 0 })
+        Netlink::open(NETLINK_SOCK_DIAG).map(Self)
     }
 
     /// The socket with exactly these addresses, seen from its own side. A listening socket is never the answer.
@@ -131,7 +117,7 @@ impl SockDiag {
             cookie: NO_COOKIE,
         };
         let request = SockDiagMessage::InetRequest(request(family, id));
-        self.send(request, NLM_F_REQUEST)?;
+        self.0.send(request, NLM_F_REQUEST)?;
         let mut found = None;
         match self.receive(&mut |socket| found = Some(socket)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -150,7 +136,7 @@ impl SockDiag {
         let mut all = Vec::new();
         for (family, id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
             let request = SockDiagMessage::InetRequest(request(family, id));
-            self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
+            self.0.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
             match self.receive(&mut |socket| all.push(socket)) {
                 // A kernel without IPv6 knows no such sockets.
                 Err(error) if family == AF_INET6 && error.kind() == io::ErrorKind::NotFound => {}
@@ -167,57 +153,17 @@ impl SockDiag {
     /// `PermissionDenied` without `NET_ADMIN`.
     pub fn destroy(&mut self, socket: &TcpSocket) -> io::Result<()> {
         let request = SockDiagMessage::InetRequest(request(socket.family, socket.id.clone()));
-        self.send(SockDiagDestroy::new(request), NLM_F_REQUEST | NLM_F_ACK)?;
+        self.0.send(SockDiagDestroy::new(request), NLM_F_REQUEST | NLM_F_ACK)?;
         self.receive(&mut |_| {})
     }
 
-    fn send<M>(&mut self, message: M, flags: u16) -> io::Result<()>
-    where
-        M: NetlinkSerializable + Into<NetlinkPayload<M>>,
-    {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, message.into());
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0).map(drop)
-    }
-
-    /// Takes the answers to the last question: one socket, sockets until "done", or a verdict.
+    /// The sockets that answer what was sent last.
     fn receive(&self, take: &mut dyn FnMut(TcpSocket)) -> io::Result<()> {
-        loop {
-            let mut bytes = Vec::with_capacity(BUFFER);
-            self.socket.recv(&mut bytes, 0)?;
-            let mut rest = bytes.as_slice();
-            while !rest.is_empty() {
-                let message = NetlinkMessage::<SockDiagMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                // Messages are aligned to four bytes (netlink(7)).
-                let length = (message.header.length as usize).next_multiple_of(4).max(4);
-                rest = rest.get(length..).unwrap_or_default();
-                // Left over from a question whose answer came too late.
-                if message.header.sequence_number != self.sequence {
-                    continue;
-                }
-                let more = message.header.flags & netlink_packet_core::NLM_F_MULTIPART != 0;
-                match message.payload {
-                    NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(response)) => {
-                        take(TcpSocket::of(*response));
-                        if !more {
-                            return Ok(());
-                        }
-                    }
-                    NetlinkPayload::Error(error) => {
-                        return if error.code.is_none() { Ok(()) } else { Err(error.to_io()) };
-                    }
-                    NetlinkPayload::Done(_) => return Ok(()),
-                    _ => {}
-                }
+        self.0.receive(&mut |answer| {
+            if let SockDiagMessage::InetResponse(response) = answer {
+                take(TcpSocket::of(*response));
             }
-        }
+        })
     }
 }
 

@@ -19,7 +19,7 @@ pub const PEER: [&str; 2] = ["10.1.0.1", "fd01::1"];
 pub const SERVICE: [&str; 2] = ["10.96.0.10:80", "[fd96::10]:80"];
 /// The peer too, but outside the cluster's ranges.
 pub const OUTSIDE: [&str; 2] = ["192.0.2.1", "fdee::1"];
-pub const LIMIT: Duration = Duration::from_secs(5);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 pub struct Wire {
     pub pod: NetNamespace,

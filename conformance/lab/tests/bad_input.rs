@@ -15,7 +15,7 @@ use std::time::Duration;
 use weft_conformance::objects::two_webs;
 use weft_conformance::{Checks, Lab, Options, address, curl, metric};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn served(lab: &Lab) -> String {
     curl(lab, "app/caller", &["http://web2/"]).ok()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use weft_conformance::objects::{namespace, nginx, shell};
 use weft_conformance::{Checks, Lab, access_log, address, admin, curl, host, metric};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const FAMILIES: [(&str, bool); 2] = [("-4", false), ("-6", true)];
 
 fn cluster(labels: &str) -> String {

@@ -20,7 +20,7 @@ use weft_cluster::go::{Module, build};
 use weft_conformance::objects::{nginx, shell, stranger, two_webs};
 use weft_conformance::{Checks, Lab, Options, address, curl, host};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const DEBIAN: &str = "/usr/lib/cni";
 
 /// The newest plugins, and `cnitool`, which drives them by the reference library.

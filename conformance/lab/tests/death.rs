@@ -16,7 +16,7 @@ use serde_json::Value;
 use weft_conformance::objects::{shell, stranger, two_webs};
 use weft_conformance::{Checks, Lab, Options, admin, curl};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// New connections one after another until told to end; counts how they went.
 struct Steady(Child);

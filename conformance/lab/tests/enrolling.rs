@@ -15,7 +15,7 @@ use weft_conformance::objects::{namespace, nginx, pod, service, shell};
 use weft_conformance::{Checks, Lab, Options, curl};
 
 /// More than a whole enrolment may take.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(60);
 const ENABLED: &str = "weft-mesh.dev/mesh: enabled";
 
 /// `back` is called from `front` and from itself, over a node's border and within it; `plain` is never in the mesh.

@@ -13,7 +13,7 @@ use std::time::Duration;
 use weft_conformance::objects::{namespace, nginx, shell};
 use weft_conformance::{Checks, Lab, Options, address, curl};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 const ENABLED: &str = "weft-mesh.dev/mesh: enabled";
 
 /// A cluster whose namespace `late` has these labels.

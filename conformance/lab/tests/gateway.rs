@@ -17,7 +17,7 @@ use weft_conformance::load::{Load, none_failed};
 use weft_conformance::objects::{namespace, nginx, pod, service, shell, stranger};
 use weft_conformance::{Checks, Lab, access_log, curl, host, place};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 const IDENTITY: &str = "spiffe://cluster.local/ns/shop/sa/front-weft";
 /// Between two looks at a route that was changed.
 const PAUSE: Duration = Duration::from_millis(5);

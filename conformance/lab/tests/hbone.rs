@@ -26,7 +26,7 @@ const ISTIO: Module = Module::plain(
 
 /// Where the server listens in the pod: Weft's own listener has 15008 there.
 const ASIDE: u16 = 16008;
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn cluster() -> String {
     let line = "[socat, 'TCP6-LISTEN:9000,fork,reuseaddr,ipv6only=0', 'SYSTEM:read line; echo got $line']";

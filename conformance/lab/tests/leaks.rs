@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use weft_conformance::objects::{namespace, nginx, shell, two_webs};
 use weft_conformance::{Checks, Lab, address, curl, host};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const CROWD: &str = "
 apiVersion: apps/v1
@@ -214,8 +214,8 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
         assert!(lab.command(&["down"]).status().unwrap().success());
     }
     let gone = || processes.iter().all(|(pid, start)| start_of(pid).as_ref() != Some(start));
-    lab.wait_until("all processes end", Duration::from_secs(5), |_| gone()).unwrap();
-    lab.wait_until("all namespaces end", Duration::from_secs(5), |_| {
+    lab.wait_until("all processes end", PATIENCE, |_| gone()).unwrap();
+    lab.wait_until("all namespaces end", PATIENCE, |_| {
         namespaces(&everybody).is_disjoint(&theirs)
     })
     .unwrap();
@@ -229,7 +229,7 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
     assert!(!mounts.contains(lab.name()), "{mounts}");
     // Its link goes a moment after its namespace; nothing else has come.
     let gone = |now: &BTreeSet<String>| now.is_subset(&links) && to_labs(now) < to_labs(&links);
-    lab.wait_until("the link goes", Duration::from_secs(5), |_| gone(&machine().1)).unwrap();
+    lab.wait_until("the link goes", PATIENCE, |_| gone(&machine().1)).unwrap();
     assert_eq!(machine().0, rules);
     assert!(!Path::new("/run/netns").join("node1").exists());
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use weft_conformance::objects::{shell, two_webs};
 use weft_conformance::{Checks, Lab, access_log, address, curl};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Selects `web1` alone; what it admits is the engine's business, and the engine here is the test.
 const POLICY: &str = "

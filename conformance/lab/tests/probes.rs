@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::json;
 use weft_conformance::{Checks, Lab, Options, access_log, address};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server with a certificate of its own making.
 const TLS_SERVER: &str = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=app -keyout /tmp/k -out /tmp/c -days 2 2>/dev/null \

@@ -13,7 +13,7 @@ use std::time::Duration;
 use weft_conformance::objects::{namespace, shell};
 use weft_conformance::{Checks, Lab, Options, access_log};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pod that answers each connection with its name. It goes on serving while it ends.
 fn server(name: &str, node: &str, labels: &str, probe: &str) -> String {
@@ -25,7 +25,7 @@ metadata: {{ name: {name}, namespace: app, labels: {{ {labels} }} }}
 spec:
   nodeName: {node}
   serviceAccountName: {name}
-  terminationGracePeriodSeconds: 25
+  terminationGracePeriodSeconds: 600
   containers:
   - name: main
     image: local

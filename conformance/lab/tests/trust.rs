@@ -29,7 +29,7 @@ fn lab() -> Lab {
     ]
     .concat();
     let lab = Lab::up_with(&yaml, &Options { environment, ..Options::default() }).unwrap();
-    lab.wait_until("the server listens", Duration::from_secs(15), |l| {
+    lab.wait_until("the server listens", PATIENCE, |l| {
         l.exec("app/bytes", &["ss", "-Hltn"]).unwrap().stdout.contains(":9000")
     })
     .unwrap();

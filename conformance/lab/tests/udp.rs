@@ -13,7 +13,7 @@ use std::time::Duration;
 use weft_conformance::objects::{namespace, service, shell};
 use weft_conformance::{Checks, Lab, access_log, host, metric};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers each datagram with its name and who sent it, and each connection with its name.
 fn echo(name: &str, node: &str) -> String {
@@ -178,7 +178,7 @@ fn told(lab: &Lab, checks: &mut Checks) {
     });
     checks.check("each flow is told once, as plaintext, with its route", || {
         // A flow of one datagram ends half a minute after its answer.
-        lab.wait_until("the flows end", Duration::from_secs(50), |l| {
+        lab.wait_until("the flows end", 2 * PATIENCE, |l| {
             udp_log(l).iter().filter(|line| line["reason"] == "ok").count() >= 40
         })
         .unwrap();

@@ -14,7 +14,7 @@ use std::time::Duration;
 use weft_conformance::objects::{namespace, nginx, pod, service, shell};
 use weft_conformance::{Checks, Lab, access_log, address, curl, metric};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What must never be seen on the wire.
 const SECRET: &str = "plain-enough-to-grep-for";
 

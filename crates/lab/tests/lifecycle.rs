@@ -11,7 +11,7 @@ use std::time::Duration;
 use weft_testkit::Lab;
 
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\n";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn sleeper(name: &str) -> String {
     format!(

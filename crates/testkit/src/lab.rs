@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// The lab reads its folder many times a second; a machine that has much else to do may take longer.
+const FOLDER_READ: Duration = Duration::from_secs(60);
+
 /// Starts a lab and takes it down when dropped, also when the test panics.
 #[derive(Debug)]
 pub struct Lab {
@@ -166,7 +169,7 @@ impl Lab {
     pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         let before = self.folder_version();
         self.write(&format!("{name}.yaml"), yaml)?;
-        self.wait_until("the lab reads the folder", Duration::from_secs(10), |lab| {
+        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| {
             lab.folder_version() != before
         })
     }
@@ -175,7 +178,7 @@ impl Lab {
     pub fn delete(&self, name: &str) -> Result<()> {
         let before = self.folder_version();
         fs::remove_file(self.folder.join(format!("{name}.yaml")))?;
-        self.wait_until("the lab reads the folder", Duration::from_secs(10), |lab| {
+        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| {
             lab.folder_version() != before
         })
     }

@@ -22,7 +22,7 @@ use weft_model::{Resource, ResourceName};
 use weft_tls::ClientTls;
 
 pub const NAME: &str = "weft-controller.weft-system.svc";
-pub const WAIT: Duration = Duration::from_secs(10);
+pub const WAIT: Duration = Duration::from_secs(60);
 
 /// A connection to a controller, made when it is first needed.
 pub fn channel(address: SocketAddr, tls: ClientTls) -> Channel {

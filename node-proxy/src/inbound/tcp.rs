@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_model::Reason;
+use weft_model::workload::WorkloadProtocol;
 
 use super::watched::Watched;
 use super::{authorize, forward, handle_http, record};
@@ -85,6 +86,14 @@ impl Destination<'_> {
         }
     }
 
+    /// Whether the caller is known, or would be if it connected now.
+    fn has_a_proxy(&self) -> bool {
+        let snapshot = self.worker.shared.snapshot.load();
+        let caller = || snapshot.workload_at(self.caller.address.ip());
+        self.caller.identity.is_some()
+            || caller().is_some_and(|caller| caller.protocol == WorkloadProtocol::Tunnel)
+    }
+
     async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
         // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
         relay(client, application, None, self.pod.scope.ended.cancelled()).await
@@ -92,17 +101,27 @@ impl Destination<'_> {
 
     async fn serve_http<C: Duplex + Send + 'static>(&self, client: Prefixed<C>, version: HttpVersion) {
         let (worker, pod, caller, to) = (self.worker.clone(), self.pod.clone(), self.caller.clone(), self.to);
+        let came_from_outside = !self.has_a_proxy();
+        let closing = self.pod.scope.closing.child_token();
+        let to_be_closed = closing.clone();
         let handler = move |request: Request<Body>| {
-            let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
+            let (worker, pod, caller, closing) =
+                (worker.clone(), pod.clone(), caller.clone(), to_be_closed.clone());
             async move {
                 let version = HttpVersion::of(request.version());
                 let response = handle_http(&worker, &pod, to, &caller, version, request).await;
                 let mut response = response.unwrap_or_else(|error| refusal(&error));
-                say_goodbye(&pod.scope.closing, version, &mut response);
+                let destination = Destination { worker: &worker, pod: &pod, to, caller: &caller };
+                // Its pod has entered the mesh meanwhile: by a new connection it has an identity, which it needs as soon
+                // as plaintext is refused.
+                if came_from_outside && destination.has_a_proxy() {
+                    closing.cancel();
+                }
+                say_goodbye(&closing, version, &mut response);
                 response
             }
         };
-        let closing = self.pod.scope.parted(version, &self.pod.scope.closing);
+        let closing = self.pod.scope.parted(version, &closing);
         if let Err(ended) = http_server::serve(client, version, &Limits::default(), closing, handler).await {
             self.record().refuse(ended.reason, &ended.message);
         }
@@ -214,7 +233,12 @@ fn refusal(error: &SendError) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use weft_model::workload::MtlsMode;
+
     use super::*;
+    use crate::telemetry::Security;
+    use crate::world::{self, CALLEE, STRANGER, World};
 
     #[test]
     fn a_first_line_of_http_is_recognised_at_its_end_and_nothing_else_is() {
@@ -234,5 +258,46 @@ mod tests {
         ] {
             assert_eq!(spoken(first), expected, "{:?}", String::from_utf8_lossy(first));
         }
+    }
+
+    /// Serves a connection from the stranger to port 7009 of the callee, as one that was redirected.
+    async fn called_by_a_stranger(world: &std::rc::Rc<World>) -> TcpStream {
+        let proxy = tokio::net::TcpListener::bind((CALLEE, 0)).await.unwrap();
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(STRANGER.parse().unwrap(), 0)).unwrap();
+        let client = socket.connect(proxy.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = proxy.accept().await.unwrap();
+        let world = world.clone();
+        tokio::task::spawn_local(async move {
+            let caller =
+                Caller { address: peer, identity: None, claimed: None, security: Security::Plaintext };
+            let to = SocketAddr::new(CALLEE.parse().unwrap(), 7009);
+            let destination = Destination { worker: &world.worker, pod: &world.callee, to, caller: &caller };
+            let application = destination.connect().await.unwrap();
+            destination.carry(stream, application).await;
+        });
+        client
+    }
+
+    #[test]
+    fn a_caller_that_enters_the_mesh_meanwhile_is_told_to_connect_anew() {
+        world::run_with(MtlsMode::Permissive, |world| async move {
+            world::echo_heads(7009).await;
+            let mut client = called_by_a_stranger(&world).await;
+            let get = b"GET / HTTP/1.1\r\nhost: callee\r\n\r\n";
+            for protocol in [None, Some(WorkloadProtocol::Plaintext), Some(WorkloadProtocol::Tunnel)] {
+                if let Some(protocol) = protocol {
+                    world.put_stranger(protocol);
+                }
+                client.write_all(get).await.unwrap();
+                let head = world::read_head(&mut client).await.unwrap().to_ascii_lowercase();
+                assert!(head.starts_with("http/1.1 200"), "{head}");
+                let told = head.contains("connection: close\r\n");
+                assert_eq!(told, protocol == Some(WorkloadProtocol::Tunnel), "{protocol:?}: {head}");
+                let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+                client.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
+            }
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the connection ends");
+        });
     }
 }
