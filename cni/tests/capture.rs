@@ -3,8 +3,8 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
@@ -203,6 +203,32 @@ fn an_old_connection_that_has_the_ports_of_an_earlier_captured_one_lives_through
     old.iter_mut().for_each(|(client, served)| assert_alive(client, served));
 }
 
+#[test]
+fn a_connection_with_the_ports_of_one_older_than_the_rules_is_captured() {
+    let wire = Wire::new();
+    let server = listen(&wire.peer, "[::]:9000");
+    let application = listen(&wire.pod, "[::]:9000");
+    let mut old = Vec::new();
+    for (pod, peer) in POD.into_iter().zip(PEER) {
+        old.push((dial_from(&wire.pod, 40_000, at(peer, 9000)), accept(&server).0));
+        old.push((dial_from(&wire.peer, 40_000, at(pod, 9000)), accept(&application).0));
+    }
+    let capture = wire.capture();
+    for (mut client, mut served) in old {
+        // What the kernel sees first of it is an answer, and whoever closes first keeps the port.
+        served.write_all(b"a").unwrap();
+        served.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 1);
+    }
+    let [outbound, inbound, _] = &capture.listeners.as_ref().unwrap().0;
+    for (pod, peer) in POD.into_iter().zip(PEER) {
+        for (from, to, at) in [(&wire.pod, at(peer, 9000), outbound), (&wire.peer, at(pod, 9000), inbound)] {
+            let mut client = dial_from(from, 40_000, to);
+            assert_alive(&mut client, &mut accept(at).0);
+        }
+    }
+}
+
 /// The proxy's socket to the application, with the caller's address.
 fn leg(wire: &Wire, caller: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = wire.pod.run_in(|| Socket::new(Domain::for_address(to), Type::STREAM, None)).unwrap()?;
@@ -290,6 +316,7 @@ fn tampering_is_noticed_and_repaired() {
         ("ip", "-6 route flush table 15006"),
         ("sysctl", "-qw net.ipv4.tcp_fwmark_accept=0"),
         ("sysctl", "-qw net.ipv6.fwmark_reflect=0"),
+        ("sysctl", "-qw net.netfilter.nf_conntrack_tcp_loose=1"),
     ] {
         run(&wire.pod, program, &arguments.split(' ').collect::<Vec<_>>(), "");
         let error = capture.verify().expect_err(arguments);

@@ -64,9 +64,14 @@ impl Node {
             ipv6: true,
             probes,
             // As they are in a namespace that nobody has touched.
-            settings: ["ipv4/fwmark_reflect", "ipv4/tcp_fwmark_accept", "ipv6/fwmark_reflect"]
-                .map(|name| (format!("/proc/sys/net/{name}").into(), 0))
-                .into(),
+            settings: [
+                ("ipv4/fwmark_reflect", 0),
+                ("ipv4/tcp_fwmark_accept", 0),
+                ("ipv6/fwmark_reflect", 0),
+                ("netfilter/nf_conntrack_tcp_loose", 1),
+            ]
+            .map(|(name, value)| (format!("/proc/sys/net/{name}").into(), value))
+            .into(),
         };
         let ips: Vec<Value> = POD.iter().map(|ip| json!({"ip": ip})).collect();
         let container = json!({"livenessProbe": {"httpGet": {"port": HTTP}}, "readinessProbe": {"tcpSocket": {"port": TCP}}});

@@ -1,24 +1,29 @@
 //! Kernel settings of a pod's network namespace. `/proc/sys/net` shows the namespace of the thread that opens it.
 
 use std::fs;
+use std::ops::RangeInclusive;
 
 use super::KernelError;
 
-/// A setting and the least value it needs.
+/// A setting and the values that do.
 struct Setting {
     path: &'static str,
-    least: u64,
+    allowed: RangeInclusive<u64>,
     ipv6: bool,
 }
 
-const SETTINGS: [Setting; 4] = [
+const SETTINGS: [Setting; 5] = [
     // Bounds the backlog at listen(), so it comes before the listeners.
-    Setting { path: "/proc/sys/net/core/somaxconn", least: 4096, ipv6: false },
+    Setting { path: "/proc/sys/net/core/somaxconn", allowed: 4096..=u64::MAX, ipv6: false },
     // The application's socket answers with the mark of the connection it accepted (data-plane rule 16) …
-    Setting { path: "/proc/sys/net/ipv4/tcp_fwmark_accept", least: 1, ipv6: false },
+    Setting { path: "/proc/sys/net/ipv4/tcp_fwmark_accept", allowed: 1..=u64::MAX, ipv6: false },
     // … and so do resets for ports where nobody listens, which otherwise leave the pod towards the real caller.
-    Setting { path: "/proc/sys/net/ipv4/fwmark_reflect", least: 1, ipv6: false },
-    Setting { path: "/proc/sys/net/ipv6/fwmark_reflect", least: 1, ipv6: true },
+    Setting { path: "/proc/sys/net/ipv4/fwmark_reflect", allowed: 1..=u64::MAX, ipv6: false },
+    Setting { path: "/proc/sys/net/ipv6/fwmark_reflect", allowed: 1..=u64::MAX, ipv6: true },
+    // Connections older than the rules are not tracked. Tracked from their middle on, they are remembered for minutes after
+    // their end, perhaps in the wrong direction: a new connection with the ports of such a one is taken for its
+    // continuation and not redirected.
+    Setting { path: "/proc/sys/net/netfilter/nf_conntrack_tcp_loose", allowed: 0..=0, ipv6: false },
 ];
 
 /// A setting as it was before.
@@ -40,7 +45,8 @@ impl Before {
     }
 }
 
-/// Raises every setting to what is needed and returns what was changed. Run inside the pod's namespace.
+/// Brings every setting to the nearest value that does and returns what was changed. Run inside the pod's namespace, when
+/// the kernel tracks connections somewhere: the setting for that is not there before.
 ///
 /// # Errors
 /// When a setting cannot be read or written, such as on a read-only `/proc`.
@@ -48,8 +54,9 @@ pub fn install(ipv6: bool) -> Result<Vec<Before>, KernelError> {
     let mut changed = Vec::new();
     for setting in needed(ipv6) {
         let value = read(setting.path)?;
-        if value < setting.least {
-            write(setting.path, setting.least)?;
+        let (least, most) = (*setting.allowed.start(), *setting.allowed.end());
+        if !setting.allowed.contains(&value) {
+            write(setting.path, value.clamp(least, most))?;
             changed.push(Before { path: setting.path, value });
         }
     }
@@ -63,7 +70,7 @@ pub fn install(ipv6: bool) -> Result<Vec<Before>, KernelError> {
 /// [`KernelError::Differs`], or when a setting cannot be read.
 pub fn verify(ipv6: bool) -> Result<(), KernelError> {
     for setting in needed(ipv6) {
-        if read(setting.path)? < setting.least {
+        if !setting.allowed.contains(&read(setting.path)?) {
             return Err(KernelError::Differs { what: "the kernel settings" });
         }
     }

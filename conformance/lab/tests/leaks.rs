@@ -215,10 +215,7 @@ fn down_leaves_nothing(lab: Lab, kill: bool) {
     }
     let gone = || processes.iter().all(|(pid, start)| start_of(pid).as_ref() != Some(start));
     lab.wait_until("all processes end", PATIENCE, |_| gone()).unwrap();
-    lab.wait_until("all namespaces end", PATIENCE, |_| {
-        namespaces(&everybody).is_disjoint(&theirs)
-    })
-    .unwrap();
+    lab.wait_until("all namespaces end", PATIENCE, |_| namespaces(&everybody).is_disjoint(&theirs)).unwrap();
     if kill {
         // Taking down what has died is no error, and removes its files.
         let out = lab.command(&["down"]).output().unwrap();

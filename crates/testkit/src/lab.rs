@@ -169,18 +169,14 @@ impl Lab {
     pub fn apply(&self, name: &str, yaml: &str) -> Result<()> {
         let before = self.folder_version();
         self.write(&format!("{name}.yaml"), yaml)?;
-        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| {
-            lab.folder_version() != before
-        })
+        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| lab.folder_version() != before)
     }
 
     /// Removes the objects that `apply` put under this name.
     pub fn delete(&self, name: &str) -> Result<()> {
         let before = self.folder_version();
         fs::remove_file(self.folder.join(format!("{name}.yaml")))?;
-        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| {
-            lab.folder_version() != before
-        })
+        self.wait_until("the lab reads the folder", FOLDER_READ, |lab| lab.folder_version() != before)
     }
 
     fn folder_version(&self) -> u64 {

@@ -25,6 +25,7 @@ for netns in /run/netns/*; do
     inside ip rule | grep -Ev 'lookup (local|main|default)'
     inside ip -6 rule | grep -Ev 'lookup (local|main)'
     inside sysctl net.ipv4.tcp_fwmark_accept net.ipv4.fwmark_reflect net.ipv6.fwmark_reflect | grep -v ' = 0'
+    inside sysctl net.netfilter.nf_conntrack_tcp_loose | grep -v ' = 1'
     inside ss -Hltn '( sport = :15001 or sport = :15006 or sport = :15008 )'
   } | sed "s|^|$(basename "$netns"): |"
 done
