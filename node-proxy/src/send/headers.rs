@@ -15,21 +15,19 @@ use crate::tunnel::meta::WEFT_META;
 /// Who calls, for HTTP applications: set by the callee's side alone.
 pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// What ends at each hop besides `Connection` and what that names.
-static HOP_BY_HOP: [HeaderName; 8] = [
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    KEEP_ALIVE,
-    PROXY_CONNECTION,
-    HTTP2_SETTINGS,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
+/// Whether a field ends at each hop: those besides `Connection` and what that names.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "te" | "transfer-encoding"
+            | "upgrade"
+            | "keep-alive"
+            | "proxy-connection"
+            | "http2-settings"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+    )
+}
 
 /// Removes from a request what ends at this hop, and what no caller may say. An upgrade that is asked for stays asked for.
 pub(crate) fn strip_request(request: &mut Request<Body>) {
@@ -63,7 +61,9 @@ pub(crate) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
+        // Mostly it says no more than that the connection stays; that field goes below.
         let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+            .filter(|token| !token.eq_ignore_ascii_case("keep-alive"))
             .filter_map(|token| HeaderName::try_from(token).ok())
             .filter(|name| !is_end_to_end(name))
             .collect();
@@ -73,7 +73,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(header::CONNECTION);
     }
     // Mostly there is none: looking at each field once is quicker than looking for each name.
-    while let Some(name) = headers.keys().find(|name| HOP_BY_HOP.contains(name)).cloned() {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
         headers.remove(name);
     }
 }

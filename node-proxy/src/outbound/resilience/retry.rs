@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use http::{Response, StatusCode};
+use http::{HeaderName, Response, StatusCode};
 use rand::Rng;
 use weft_model::route::Retry;
 
@@ -15,6 +15,8 @@ use weft_model::route::Retry;
 const BASE: Duration = Duration::from_millis(25);
 /// Back-offs grow no further than this, or than the route's own base interval if that is longer.
 const CAP: Duration = Duration::from_secs(1);
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// How a try ended, as far as retrying goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +37,7 @@ impl Verdict {
     /// The verdict on a response.
     pub fn of<B>(response: &Response<B>) -> Self {
         // The status in the head instead of the trailers: no message was sent.
-        match response.headers().get("grpc-status") {
+        match response.headers().get(GRPC_STATUS) {
             Some(status) if status.as_bytes() == b"14" => Self::Unavailable,
             _ => Self::Status(response.status()),
         }
