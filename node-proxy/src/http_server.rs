@@ -19,9 +19,11 @@ use weft_model::Reason;
 
 use crate::body::Body;
 use crate::seldom::seldom;
+use gathered::Gathered;
 use guard::Guarded;
 use timer::HeadTimer;
 
+mod gathered;
 mod guard;
 mod timer;
 
@@ -187,12 +189,13 @@ where
         .keep_alive_timeout(Duration::from_secs(20))
         .auto_date_header(false)
         .enable_connect_protocol();
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let io = Gathered::new(io);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io.handle()), service));
     tokio::select! {
-        result = &mut connection => return result,
+        result = io.carry(connection.as_mut()) => return result,
         () = seldom(closing) => connection.as_mut().graceful_shutdown(),
     }
-    connection.await
+    io.carry(connection).await
 }
 
 /// What hyper lets through and a proxy must not (RFC 9112 §3.2: exactly one Host, RFC 9110 §4.2.3 and §7.2).

@@ -23,8 +23,9 @@ use crate::tunnel::dial::{Deadlines, Dial, Failure, Io, Key, Way};
 use crate::tunnel::hbone;
 use crate::tunnel::pool::{Bounds, Idle, Lease, Pooled, Shared};
 
-/// HTTP/1 connections to other pods.
-const TUNNELS: Bounds = Bounds { per_key: 64, total: 4096, idle: Duration::from_secs(60) };
+/// HTTP/1 connections to other pods: as many to each as one HTTP/2 connection has streams ([`Limits`](crate::http_server::Limits)),
+/// which at a Gateway become as many connections.
+const TUNNELS: Bounds = Bounds { per_key: 200, total: 4096, idle: Duration::from_secs(60) };
 /// HTTP/1 connections to applications. As many as a caller uses at a time: fewer would be closed and made anew all the
 /// while. Short, since many servers close idle connections after 5 s (Node.js does), and a request sent into such a
 /// close is lost.
