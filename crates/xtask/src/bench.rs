@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: CPU per request of Weft's proxy, HAProxy, nginx and Envoy, on the same two lab nodes, in one
 //! interleaved run: inside the mesh, and at a Gateway. Figures of one run compare with each other and with nothing else.
+//! `--part changes` measures something else: how soon changes of a route are in force, and what they cost those who call.
 
+mod changes;
 mod cpu;
 mod gateway;
 mod load;
@@ -34,23 +36,28 @@ pub(crate) struct Options {
     /// Weft's programs, already built; with this, nothing is built.
     #[arg(long, value_name = "DIR", conflicts_with = "profile")]
     binaries: Option<PathBuf>,
-    /// Only these paths.
+    /// Only this.
     #[arg(long, value_enum, default_value_t = Part::All)]
     part: Part,
+    /// How often the route is changed, with `--part changes`.
+    #[arg(long, default_value_t = 1000)]
+    changes: u32,
     /// The Envoy binary; without it Envoy is left out, and the report says so.
     #[arg(long)]
     envoy: Option<PathBuf>,
 }
 
-/// Which paths are measured.
+/// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// All of them.
+    /// All paths.
     All,
-    /// From pod to pod.
+    /// Those from pod to pod.
     Mesh,
-    /// Through a Gateway.
+    /// Those through a Gateway.
     Gateway,
+    /// No path: changes of a route under load.
+    Changes,
 }
 
 /// One measured way from the client to a server.
@@ -83,8 +90,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let name = format!("bench{}", std::process::id());
     let folder = std::env::temp_dir().join(format!("weft-{name}"));
     let manifests = topology::write(&folder, envoy.as_deref())?;
-    let lab = Lab { weft: binaries.join("weft"), name };
-    let result = lab.up(&manifests, ENVIRONMENT).and_then(|()| measure(&lab, options, envoy.is_some()));
+    let state = folder.join("state");
+    let lab = Lab { weft: binaries.join("weft"), name, state_dir: Some(state.clone()) };
+    let result = lab.up(&manifests, ENVIRONMENT).and_then(|()| match options.part {
+        Part::Changes => changes::measure(&lab, &state, options),
+        Part::All | Part::Mesh | Part::Gateway => measure(&lab, options, envoy.is_some()),
+    });
     lab.down();
     std::fs::remove_dir_all(&folder).ok();
     result

@@ -26,7 +26,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::for_tests()?;
     let binaries = run::build_binaries("dev")?;
-    let lab = Lab { weft: binaries.join("weft"), name: options.name.clone() };
+    let lab = Lab { weft: binaries.join("weft"), name: options.name.clone(), state_dir: None };
     let folder = run::cache_dir().join(format!("demo-{}", options.name));
     if folder.exists() {
         // What an earlier demo left up; a lab that somebody else started is refused by `weft lab up`.

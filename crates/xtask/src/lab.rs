@@ -14,6 +14,8 @@ pub(crate) struct Lab {
     pub(crate) weft: PathBuf,
     /// The lab's name.
     pub(crate) name: String,
+    /// The folder that it keeps its state in, if not where labs do.
+    pub(crate) state_dir: Option<PathBuf>,
 }
 
 impl Lab {
@@ -65,6 +67,9 @@ impl Lab {
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.weft);
         command.args(["lab", verb, "--name", &self.name]);
+        if let Some(folder) = &self.state_dir {
+            command.arg("--state-dir").arg(folder);
+        }
         command
     }
 }

@@ -12,13 +12,13 @@ use super::{PathUnderTest, topology};
 use crate::lab::Lab;
 
 /// Where each hop listens. HTTP/2 has a port of its own, since not everybody tells it from HTTP/1.1.
-const HTTP: u16 = 8080;
+pub(super) const HTTP: u16 = 8080;
 const HTTP2: u16 = 8081;
 const HTTPS: u16 = 8443;
 const TCP: u16 = 9000;
 const UDP: u16 = 5353;
-/// The Gateway, and the label of its Service.
-const GATEWAY: &str = "bench";
+/// The Gateway.
+pub(super) const GATEWAY: &str = "bench";
 
 /// Writes what Weft and its peers need; the manifests.
 pub(super) fn write(files: &Path, envoy: Option<&Path>) -> Result<String> {
@@ -76,7 +76,7 @@ fn weft(certificate: &str, key: &str) -> String {
     [
         format!(
             "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{ name: bench, namespace: peers }}\n\
-             data: {{ workers: '1', accessLog: 'off', serviceType: ClusterIP, nodeSelector: '{{kubernetes.io/hostname: node1}}' }}\n\
+             data: {{ workers: '1', accessLog: 'off', nodeSelector: '{{kubernetes.io/hostname: node1}}' }}\n\
              ---\napiVersion: v1\nkind: Secret\nmetadata: {{ name: bench, namespace: peers }}\ntype: kubernetes.io/tls\n\
              stringData:\n  tls.crt: |\n    {}\n  tls.key: |\n    {}\n\
              ---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{ name: {GATEWAY}, namespace: peers }}\n\
@@ -167,6 +167,11 @@ const KINDS: &[(Load, &str)] = &[
     (Load::Bytes, TCP_BYTES),
     (Load::Datagrams, "UDP"),
 ];
+
+/// What is called through Weft's Gateway.
+pub(super) fn own_url() -> String {
+    format!("http://{GATEWAY}-weft:{HTTP}/")
+}
 
 /// What is called; `None`: the program cannot carry this.
 fn url(load: Load, what: &str, program: &str, host: &str) -> Option<String> {

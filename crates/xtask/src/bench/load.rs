@@ -67,14 +67,17 @@ impl Load {
     /// # Errors
     /// Something failed, or nothing is said.
     pub(super) fn amount(self, text: &str) -> Result<f64> {
-        // wrk counts the ends of connections that it asked for as errors of reading; they are none.
-        let bad = |line: &&str| {
-            let torn = line.contains("Socket errors") && self != Self::Handshakes;
-            line.contains("Non-2xx") || torn || (line.contains(" failed") && !line.contains(" 0 failed"))
-        };
-        if let Some(line) = text.lines().find(bad) {
+        if let Some(line) = self.failures(text).next() {
             bail!("the load generator saw failures: {}", line.trim());
         }
+        self.total(text)
+    }
+
+    /// As [`Load::amount`], whatever else failed.
+    ///
+    /// # Errors
+    /// Nothing is said.
+    pub(super) fn total(self, text: &str) -> Result<f64> {
         let before = |words: &str| {
             text.lines().find_map(|line| {
                 let (number, _) = line.split_once(words)?;
@@ -88,5 +91,25 @@ impl Load {
         };
         let done = done.filter(|done| *done > 0.0);
         done.with_context(|| format!("the load generator printed no total:\n{text}"))
+    }
+
+    /// How many of its units failed, by what the load generator printed.
+    pub(super) fn failed(self, text: &str) -> u64 {
+        let number = |word: &str| word.trim_end_matches(',').parse::<u64>().ok();
+        self.failures(text)
+            .map(|line| match line.split_once(" failed") {
+                Some((before, _)) => before.split_whitespace().next_back().and_then(number).unwrap_or(1),
+                None => line.split_whitespace().filter_map(number).sum(),
+            })
+            .sum()
+    }
+
+    /// The lines in which the load generator tells of failures.
+    fn failures(self, text: &str) -> impl Iterator<Item = &str> {
+        // wrk counts the ends of connections that it asked for as errors of reading; they are none.
+        text.lines().filter(move |line| {
+            let torn = line.contains("Socket errors") && self != Self::Handshakes;
+            line.contains("Non-2xx") || torn || (line.contains(" failed") && !line.contains(" 0 failed"))
+        })
     }
 }
