@@ -2,6 +2,7 @@
 //!
 //! Read [`translate`] first; each step is a module. What cannot be expressed is published as a rule that refuses.
 
+mod auth;
 mod backend;
 mod duration;
 mod endpoint;
@@ -71,6 +72,7 @@ pub fn translate(inputs: &Inputs) -> Translated {
     }
     let mut gateways = gateway::resolve(inputs);
     let policies = gateway::policy::resolve(inputs, &services);
+    gateway::filters::resolve(inputs, &services, &policies, &mut gateways);
     let context = route::Context { inputs, services: &services, policies: &policies };
     route::convert(&context, &mut gateways, &mut out);
     gateway::convert(inputs, &gateways, &policies, &mut out);

@@ -3,11 +3,13 @@
 //! * [`delta`]: the config stream between controller and proxy, as state machines without I/O.
 //! * [`proto`]: its messages and those of the certificate service, generated from `proto/weft.proto`
 //!   (`cargo xtask codegen`). Protobuf types stop at this crate.
+//! * [`authorization`]: what authorization servers are asked over gRPC.
 //! * [`node`]: the messages between agent and proxy on one node, with the descriptors that travel beside them.
 //! * [`probe`]: what the kubelet may ask of a pod, as part of the former.
 //! * [`cni`]: the messages between the CNI plugin and the agent.
 #![forbid(unsafe_code)]
 
+pub mod authorization;
 pub mod cni;
 pub mod delta;
 pub mod node;

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ObjectName, Text};
-use crate::route::Refusal;
+use crate::route::{ExternalAuth, Refusal};
 
 /// A Gateway with the listeners of its own and of its ListenerSets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Listener {
     /// `tls`; always there for HTTPS and TLS, never for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<ListenerTls>,
+    /// `filters.requests` (GEP-5224): asked in this order about every request, before its route is chosen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<ExternalAuth>,
     /// Set when the listener cannot be served although its port is its own: whoever connects to it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,

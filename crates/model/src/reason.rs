@@ -30,6 +30,12 @@ reasons! {
     NoRouteMatch = "no_route_match",
     /// A filter answered (redirect, CORS preflight).
     AnsweredByFilter = "answered_by_filter",
+    /// The authorization server of an `ExternalAuth` filter said no: its own status, else 403.
+    AuthDenied = "auth_denied",
+    /// The authorization server could not be asked, or its answer was none: 503 or UNAVAILABLE.
+    AuthFailed = "auth_failed",
+    /// The request's body is longer than what may be shown to the authorization server: 413 or RESOURCE_EXHAUSTED.
+    BodyTooLarge = "body_too_large",
     /// The chosen rule has no backend, or the chosen backend cannot be used: 500 or UNAVAILABLE.
     InvalidBackend = "invalid_backend",
     /// The route was accepted by the API but Weft cannot carry it out: it refuses what it would have matched.

@@ -313,6 +313,8 @@ pub enum Filter {
     Mirror(Mirror),
     /// `CORS`.
     Cors(Cors),
+    /// `ExternalAuth`.
+    ExternalAuth(ExternalAuth),
 }
 
 /// `set` replaces all values, `add` appends a value, `remove` drops all; applied in this order, names without case.
@@ -389,6 +391,46 @@ pub struct Cors {
     pub expose_headers: Vec<Text>,
     /// `maxAge`, seconds.
     pub max_age: u32,
+}
+
+/// `ExternalAuth` (GEP-1494): an authorization server is asked whether a request may pass. It passes only if that server
+/// says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalAuth {
+    /// `backendRef`: who is asked.
+    pub server: BackendTarget,
+    /// `protocol`, with what is said of it.
+    pub protocol: AuthProtocol,
+    /// `forwardBody.maxSize`: bytes of the request's body that are shown to the server at most. A longer body is refused.
+    /// 0: no body is shown.
+    #[serde(default)]
+    pub max_body: u32,
+}
+
+/// How an authorization server is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum AuthProtocol {
+    /// `HTTP`: a request like the caller's; status 200 lets it pass.
+    #[serde(rename = "HTTP")]
+    Http {
+        /// `http.path`: stands before the request's path. Begins with a slash and does not end with one, or is empty.
+        #[serde(default)]
+        prefix: Text,
+        /// `http.allowedHeaders`, lower case: shown besides `Host` and `Authorization`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_headers: Vec<Text>,
+        /// `http.allowedResponseHeaders`, lower case: what the backend is told of the server's answer. Empty: all of it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_response_headers: Vec<Text>,
+    },
+    /// `GRPC`: Envoy's `envoy.service.auth.v3.Authorization/Check`.
+    #[serde(rename = "GRPC")]
+    Grpc {
+        /// `grpc.allowedHeaders`, lower case: shown. Empty: all are.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        allowed_headers: Vec<Text>,
+    },
 }
 
 /// A TLSRoute's rule: which server names go to which backends. Passed through, never decrypted.

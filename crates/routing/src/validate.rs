@@ -4,7 +4,8 @@ use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 use weft_model::route::{
-    Filter, HeaderModifier, HttpRule, Match, PathMatch, PathModifier, Refusal, Route, Rules, ValueMatch,
+    AuthProtocol, ExternalAuth, Filter, HeaderModifier, HttpRule, Match, PathMatch, PathModifier, Refusal,
+    Route, Rules, ValueMatch,
 };
 use weft_model::session::{SessionCarrier, SessionPersistence};
 
@@ -37,6 +38,13 @@ pub fn validate(route: &Route) -> Vec<Problem> {
             problems_of(rule).into_iter().map(move |(field, message)| Problem { rule: place, field, message })
         })
         .collect()
+}
+
+/// What of an `ExternalAuth` filter cannot be carried out: the field and what is wrong with it.
+pub fn auth_problem(auth: &ExternalAuth) -> Option<(String, String)> {
+    let mut problems = Vec::new();
+    of_auth(auth, "externalAuth", &mut problems);
+    problems.into_iter().next()
 }
 
 /// The refusal of a rule that cannot be carried out.
@@ -139,6 +147,10 @@ fn of_filters(filters: &[Filter], field: &str, only_prefixes: bool, problems: &m
             }
             Filter::Redirect(redirect) => redirect.path.as_ref(),
             Filter::UrlRewrite(rewrite) => rewrite.path.as_ref(),
+            Filter::ExternalAuth(auth) => {
+                of_auth(auth, &field, problems);
+                None
+            }
             Filter::Mirror(_) | Filter::Cors(_) => None,
         };
         if matches!(path, Some(PathModifier::Prefix(_))) && !only_prefixes {
@@ -163,6 +175,43 @@ fn of_modifier(modifier: &HeaderModifier, field: &str, problems: &mut Vec<(Strin
     for (place, key) in modifier.remove.iter().enumerate() {
         name(key, format!("{field}.remove[{place}]"), problems);
     }
+}
+
+fn of_auth(auth: &ExternalAuth, field: &str, problems: &mut Vec<(String, String)>) {
+    let mut names = |list: &[weft_model::Text], field: String| {
+        for (place, header) in list.iter().enumerate() {
+            name(header, format!("{field}[{place}]"), problems);
+        }
+    };
+    match &auth.protocol {
+        AuthProtocol::Grpc { allowed_headers } => {
+            names(allowed_headers, format!("{field}.grpc.allowedHeaders"))
+        }
+        AuthProtocol::Http { prefix, allowed_headers, allowed_response_headers } => {
+            names(allowed_headers, format!("{field}.http.allowedHeaders"));
+            names(allowed_response_headers, format!("{field}.http.allowedResponseHeaders"));
+            if let Some(message) = prefix_problem(prefix) {
+                problems.push((format!("{field}.http.path"), message.to_owned()));
+            }
+        }
+    }
+}
+
+/// As the API restricts the paths of matches: what stands before a request's path is not to lead out of itself.
+fn prefix_problem(prefix: &str) -> Option<&'static str> {
+    let lower = prefix.to_ascii_lowercase();
+    let dotted = |segment: &str| matches!(segment.replace("%2e", ".").as_str(), "." | "..");
+    if prefix.is_empty() {
+        return None;
+    }
+    if !prefix.starts_with('/') {
+        return Some("it must begin with a slash");
+    }
+    if prefix.contains("//") || lower.contains("%2f") || lower.split('/').any(dotted) {
+        return Some("it must not have empty segments, `.` or `..` as segments, or encoded slashes");
+    }
+    let fits = http::uri::PathAndQuery::try_from(prefix).is_ok_and(|parsed| parsed.query().is_none());
+    (!fits || prefix.contains('#')).then_some("it is no path of a URI")
 }
 
 fn name(name: &str, field: String, problems: &mut Vec<(String, String)>) {

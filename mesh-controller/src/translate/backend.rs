@@ -38,8 +38,11 @@ pub(crate) use reference;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backends<'a> {
     pub(crate) services: &'a Services,
+    /// What backends are spoken to as.
     pub(crate) kind: RouteKind,
-    /// The route's namespace, for references that name none.
+    /// The kind of the object that refers.
+    pub(crate) from: Kind,
+    /// That object's namespace, for references that name none.
     pub(crate) namespace: &'a str,
     /// The route's name.
     pub(crate) route: &'a str,
@@ -70,7 +73,17 @@ impl Backends<'_> {
 
     /// Where a reference leads. What cannot be used is noted and becomes a target that is answered with an error.
     pub(crate) fn target(&self, reference: Reference<'_>, unresolved: &mut Vec<Unresolved>) -> BackendTarget {
-        self.resolve(reference).unwrap_or_else(|fault| {
+        self.target_speaking(self.kind, reference, unresolved)
+    }
+
+    /// As [`Self::target`], where it is spoken to as backends of `spoken` are, whatever the route's own kind.
+    pub(crate) fn target_speaking(
+        &self,
+        spoken: RouteKind,
+        reference: Reference<'_>,
+        unresolved: &mut Vec<Unresolved>,
+    ) -> BackendTarget {
+        self.resolve(spoken, reference).unwrap_or_else(|fault| {
             let message = Text::from(fault.message.as_str());
             unresolved.push(fault);
             BackendTarget::Invalid { message }
@@ -79,7 +92,7 @@ impl Backends<'_> {
 
     /// Across namespaces a mesh route needs no ReferenceGrant: its clients could call that Service anyway (GEP-1294).
     /// Whoever can reach a Gateway could not.
-    fn resolve(&self, reference: Reference<'_>) -> Result<BackendTarget, Unresolved> {
+    fn resolve(&self, spoken: RouteKind, reference: Reference<'_>) -> Result<BackendTarget, Unresolved> {
         let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
         let service =
             ObjectName::new(reference.namespace.unwrap_or(self.namespace).to_owned(), reference.name);
@@ -90,12 +103,12 @@ impl Backends<'_> {
             return Err(Unresolved { reason: UnresolvedReason::InvalidKind, message });
         }
         if let Some(at) = &self.gateways
-            && !at.grants.permit(Kind::Route(self.kind), self.namespace, Kind::Service, &service)
+            && !at.grants.permit(self.from, self.namespace, Kind::Service, &service)
         {
             let message = format!(
                 "backend Service {service} is in another namespace, where no ReferenceGrant permits references from \
                  {}s of namespace {}",
-                self.kind, self.namespace
+                self.from, self.namespace
             );
             return Err(Unresolved { reason: UnresolvedReason::RefNotPermitted, message });
         }
@@ -112,41 +125,41 @@ impl Backends<'_> {
         let number = reference
             .port
             .ok_or_else(|| not_found(format!("backend Service {service} is named without a port")))?;
-        let transport = self.kind.port_protocol();
+        let transport = spoken.port_protocol();
         let port = facts.port(i64::from(number), transport).ok_or_else(|| {
             not_found(format!("backend Service {service} has no {} port {number}", transport.as_str()))
         })?;
         let by_tls = self.gateways.is_some_and(|at| at.policies.holds(&service, port.number));
-        let protocol = self.protocol(port, by_tls).ok_or_else(|| Unresolved {
+        let protocol = protocol(spoken, port, by_tls).ok_or_else(|| Unresolved {
             reason: UnresolvedReason::UnsupportedProtocol,
             message: format!(
                 "port {number} of backend Service {service} says appProtocol {}, to which a {} cannot send; correct the \
                  one or the other",
                 port.declared.as_deref().unwrap_or_default(),
-                self.kind
+                self.from
             ),
         })?;
         Ok(BackendTarget::Service { service, port: port.number, protocol })
     }
+}
 
-    /// What the application is spoken to in. `None`: the port declares something that a route of this kind cannot
-    /// send (GEP-1911). A port's name alone never makes a backend unusable.
-    fn protocol(&self, port: &Port, by_tls: bool) -> Option<AppProtocol> {
-        use AppProtocol::{H2c, Http, Tcp, Tls, Unspecified, WebSocket};
-        let declared = port.declared.is_some();
-        match (self.kind, port.protocol) {
-            // A BackendTLSPolicy says how TLS is spoken there: what is inside is as the request came.
-            (RouteKind::Http, Tls) if by_tls => Some(Unspecified),
-            (RouteKind::Grpc, Tls) if by_tls => Some(H2c),
-            // gRPC is HTTP/2: known from the route, whether or not the port says so.
-            (RouteKind::Grpc, H2c | Unspecified) => Some(H2c),
-            (RouteKind::Grpc, _) => (!declared).then_some(H2c),
-            (RouteKind::Http, Http | H2c | WebSocket | Unspecified) => Some(port.protocol),
-            (RouteKind::Http, Tls | Tcp) => (!declared).then_some(Unspecified),
-            (RouteKind::Tls, Tls | Tcp | Unspecified) => Some(Tcp),
-            (RouteKind::Tls, Http | H2c | WebSocket) => (!declared).then_some(Tcp),
-            (RouteKind::Tcp, _) => Some(Tcp),
-            (RouteKind::Udp, _) => Some(Unspecified),
-        }
+/// What the application is spoken to in. `None`: the port declares something that a route of this kind cannot
+/// send (GEP-1911). A port's name alone never makes a backend unusable.
+fn protocol(kind: RouteKind, port: &Port, by_tls: bool) -> Option<AppProtocol> {
+    use AppProtocol::{H2c, Http, Tcp, Tls, Unspecified, WebSocket};
+    let declared = port.declared.is_some();
+    match (kind, port.protocol) {
+        // A BackendTLSPolicy says how TLS is spoken there: what is inside is as the request came.
+        (RouteKind::Http, Tls) if by_tls => Some(Unspecified),
+        (RouteKind::Grpc, Tls) if by_tls => Some(H2c),
+        // gRPC is HTTP/2: known from the route, whether or not the port says so.
+        (RouteKind::Grpc, H2c | Unspecified) => Some(H2c),
+        (RouteKind::Grpc, _) => (!declared).then_some(H2c),
+        (RouteKind::Http, Http | H2c | WebSocket | Unspecified) => Some(port.protocol),
+        (RouteKind::Http, Tls | Tcp) => (!declared).then_some(Unspecified),
+        (RouteKind::Tls, Tls | Tcp | Unspecified) => Some(Tcp),
+        (RouteKind::Tls, Http | H2c | WebSocket) => (!declared).then_some(Tcp),
+        (RouteKind::Tcp, _) => Some(Tcp),
+        (RouteKind::Udp, _) => Some(Unspecified),
     }
 }

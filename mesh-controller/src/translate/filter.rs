@@ -15,6 +15,7 @@ use weft_model::route::{
     BackendTarget, Cors, Filter, HeaderModifier, Mirror, PathModifier, Redirect, UrlRewrite,
 };
 
+use super::auth;
 use super::backend::{Backends, reference};
 use super::fault::{Fault, FaultReason, Unresolved};
 
@@ -116,7 +117,8 @@ fn convert_filter(
         }
         (FilterType::ExtensionRef, _) => return Err(extension(filter)),
         (FilterType::ExternalAuth, _) => {
-            return Err(Fault::unsupported("the filter ExternalAuth is not supported; remove it"));
+            let of = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
+            Filter::ExternalAuth(auth::convert(of, backends, unresolved)?)
         }
     })
 }

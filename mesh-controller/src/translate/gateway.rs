@@ -6,6 +6,7 @@ pub(crate) mod attach;
 mod class;
 mod conflict;
 mod features;
+pub(crate) mod filters;
 mod frontend;
 mod hostname;
 pub(crate) mod listener;

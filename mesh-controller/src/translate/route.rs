@@ -16,7 +16,7 @@ use super::service::Services;
 use super::status::{ParentStatus, RouteStatus, Status};
 use super::verdict::{Judged, OnServices};
 use super::{Translated, grpc, http, tcp, tls};
-use crate::inputs::{self, Inputs, RouteKind, RouteSpec};
+use crate::inputs::{self, Inputs, Kind, RouteKind, RouteSpec};
 
 /// What routes are converted by.
 pub(crate) struct Context<'a> {
@@ -139,7 +139,8 @@ fn convert_rules(
 ) -> (Option<Rules>, Findings) {
     let mut findings = Findings::default();
     let (kind, ObjectName { namespace, name }) = (route.name.kind, &route.name.name);
-    let backends = Backends { services, kind, namespace, route: name, gateways };
+    let from = Kind::Route(kind);
+    let backends = Backends { services, kind, from, namespace, route: name, gateways };
     let rules = match &route.spec {
         Ok(RouteSpec::Grpc(spec)) => Some(grpc::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),

@@ -1,6 +1,7 @@
 //! What comes to a Gateway's listeners, from the accepted connection to applications on loopback addresses.
 
 mod alike;
+mod filters;
 mod rig;
 mod tls;
 mod udp;

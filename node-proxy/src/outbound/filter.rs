@@ -1,6 +1,7 @@
 //! Filters of a rule or of a backend: applied in the order of the object, each exactly once. A filter that answers
-//! (redirect, CORS preflight) ends the chain.
+//! (redirect, CORS preflight, a request that is denied) ends the chain.
 
+pub mod auth;
 pub mod cors;
 pub mod headers;
 pub mod mirror;
@@ -9,10 +10,11 @@ pub mod rewrite;
 
 use http::{HeaderMap, Response};
 use weft_model::Reason;
-use weft_model::route::{Filter, Match, Mirror};
+use weft_model::route::{ExternalAuth, Filter, Match, Mirror};
 
 use crate::body::Body;
 use crate::outbound::http::refusal::Refused;
+use crate::outbound::resilience::timeout::Deadline;
 
 /// What filters need to know beside the request.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +45,21 @@ pub struct Pending<'a> {
     pub copies: Vec<Copy<'a>>,
     /// The request's fields that CORS answers by: only where there is such a filter.
     pub origin: Option<HeaderMap>,
+    /// What authorization servers add to the response.
+    pub granted: Vec<auth::Edit>,
 }
 
-/// Applies `filters` to the request's head, adding to `pending`.
+/// How far [`apply_to_request`] came.
+#[derive(Debug)]
+#[must_use]
+pub enum Applied<'a> {
+    /// All filters are applied.
+    All,
+    /// All before this one are. The server is to be asked, and then the rest applied.
+    Ask(&'a ExternalAuth, &'a [Filter]),
+}
+
+/// Applies `filters` to the request's head, adding to `pending`, up to the first that has to ask an authorization server.
 ///
 /// # Errors
 /// The answer of a filter that answers itself, or a refusal of a filter that cannot be applied to this request.
@@ -54,9 +68,12 @@ pub fn apply_to_request<'a>(
     context: Context<'_>,
     head: &mut http::request::Parts,
     pending: &mut Pending<'a>,
-) -> Result<(), Answer> {
-    for filter in filters {
+) -> Result<Applied<'a>, Answer> {
+    let mut rest = filters;
+    while let Some((filter, after)) = rest.split_first() {
+        rest = after;
         match filter {
+            Filter::ExternalAuth(auth) => return Ok(Applied::Ask(auth, rest)),
             Filter::RequestHeaders(modifier) => headers::apply(modifier, &mut head.headers)?,
             Filter::UrlRewrite(rewrite) => rewrite::apply(rewrite, context.matched, head)?,
             Filter::Redirect(redirect) => return Err(redirect::answer(redirect, context, head)),
@@ -72,7 +89,7 @@ pub fn apply_to_request<'a>(
             Filter::Mirror(_) | Filter::ResponseHeaders(_) => {}
         }
     }
-    Ok(())
+    Ok(Applied::All)
 }
 
 /// Applies `filters` to a response's head.
@@ -81,6 +98,9 @@ pub fn apply_to_response(
     pending: &Pending<'_>,
     headers: &mut HeaderMap,
 ) -> Result<(), Refused> {
+    for edit in &pending.granted {
+        edit.apply(headers);
+    }
     for filter in filters {
         match filter {
             Filter::ResponseHeaders(modifier) => headers::apply(modifier, headers)?,
@@ -89,7 +109,11 @@ pub fn apply_to_response(
                     cors::share(cors, origin, headers);
                 }
             }
-            Filter::RequestHeaders(_) | Filter::UrlRewrite(_) | Filter::Redirect(_) | Filter::Mirror(_) => {}
+            Filter::RequestHeaders(_)
+            | Filter::UrlRewrite(_)
+            | Filter::Redirect(_)
+            | Filter::Mirror(_)
+            | Filter::ExternalAuth(_) => {}
         }
     }
     Ok(())
@@ -100,6 +124,8 @@ pub fn apply_to_response(
 pub enum Answer {
     /// A filter's own answer.
     Filter(Box<Response<Body>>),
+    /// What an authorization server has the caller told instead, and when its body is cut off.
+    Denied(Box<Response<Body>>, Option<Deadline>),
     /// A filter could not be applied.
     Refused(Refused),
 }

@@ -1,6 +1,7 @@
 //! HTTP from an enrolled pod, or at a Gateway's listener: every request on a connection is routed, filtered, balanced
 //! and sent by the configuration that is current when it comes. What differs between the two is [`Origin`]'s. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
 
+mod authorize;
 mod claims;
 pub mod mirrored;
 pub mod refusal;
@@ -13,15 +14,16 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use weft_model::Reason;
-use weft_model::route::Backend;
+use weft_model::route::{Backend, ExternalAuth, Filter};
 use weft_model::service::AppProtocol;
 use weft_routing::table::is_grpc;
-use weft_routing::{CompiledRule, Selection};
+use weft_routing::{CompiledRule, ListenerEntry, Selection};
 
+use self::authorize::Asking;
 use self::claims::Claims;
 use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
-use super::filter::{self, Answer, Pending};
+use super::filter::{self, Answer, Applied, Pending};
 use super::origin::Origin;
 use super::resilience::timeout::{Deadline, Timeouts};
 use super::route::{Routed, Target, backend_of};
@@ -118,7 +120,7 @@ impl Connection {
         outcome
     }
 
-    /// Route, then either a rule's phases or plain forwarding.
+    /// What every request goes through.
     async fn answer(
         &self,
         snapshot: &Arc<Snapshot>,
@@ -136,15 +138,12 @@ impl Connection {
             // What a client speaks with a Gateway says nothing about backends: those that declare nothing get HTTP/1.1.
             head.version = http::Version::HTTP_11;
         }
-        match self.origin.decide(snapshot, &head, &mut recorder.outcome.labels)? {
-            Routed::Plain(target) => {
-                let last = Last { snapshot, target, rule: None, session: None, grpc };
-                self.exchange(last, Request::from_parts(head, body), recorder).await
-            }
-            Routed::Rule(selection) => {
-                let phases = Phases { connection: self, snapshot, selection, grpc };
-                phases.run(head, body, recorder).await
-            }
+        let at = self.origin.admit(snapshot, &head, &mut recorder.outcome.labels)?;
+        let arrived = Arrived { connection: self, snapshot, at, grpc };
+        match at.map(|entry| &*entry.listener.filters) {
+            // Boxed: few requests are filtered so, and all would carry its size.
+            Some(filters @ [_, ..]) => Box::pin(arrived.filtered(filters, head, body, recorder)).await,
+            _ => arrived.routed(head, body, recorder).await,
         }
     }
 
@@ -187,6 +186,64 @@ impl Connection {
     }
 }
 
+/// A request that is for a pod's own call or for a listener.
+struct Arrived<'a> {
+    connection: &'a Connection,
+    snapshot: &'a Arc<Snapshot>,
+    /// The listener.
+    at: Option<&'a Arc<ListenerEntry>>,
+    grpc: bool,
+}
+
+impl Arrived<'_> {
+    /// The listener's filters around everything else (GEP-5224): all run before the route is chosen, which is done once.
+    async fn filtered(
+        &self,
+        filters: &[ExternalAuth],
+        mut head: http::request::Parts,
+        mut body: Body,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Refused> {
+        let mut granted = Vec::new();
+        for auth in filters {
+            let Self { connection, snapshot, grpc, .. } = *self;
+            let asking = Asking { connection, snapshot, rule: None, auth, grpc };
+            match asking.run(&mut head, &mut body, recorder).await {
+                Ok(edits) => granted.extend(edits),
+                Err(Answer::Filter(response)) => return Ok((*response, None)),
+                Err(Answer::Denied(response, deadline)) => {
+                    recorder.outcome.labels.reason = Reason::AuthDenied;
+                    return Ok((*response, deadline));
+                }
+                Err(Answer::Refused(refused)) => return Err(refused),
+            }
+        }
+        let (mut response, deadline) = self.routed(head, body, recorder).await?;
+        granted.iter().for_each(|edit| edit.apply(response.headers_mut()));
+        Ok((response, deadline))
+    }
+
+    /// Route, then either a rule's phases or plain forwarding.
+    async fn routed(
+        &self,
+        head: http::request::Parts,
+        body: Body,
+        recorder: &mut Recorder,
+    ) -> Result<Limited, Refused> {
+        let Self { connection, snapshot, at, grpc } = *self;
+        match connection.origin.decide(snapshot, at, &head, &mut recorder.outcome.labels)? {
+            Routed::Plain(target) => {
+                let last = Last { snapshot, target, rule: None, session: None, grpc };
+                connection.exchange(last, Request::from_parts(head, body), recorder).await
+            }
+            Routed::Rule(selection) => {
+                let phases = Phases { connection, snapshot, selection, grpc };
+                phases.run(head, body, recorder).await
+            }
+        }
+    }
+}
+
 /// A request that a rule decides about.
 struct Phases<'a> {
     connection: &'a Connection,
@@ -220,6 +277,10 @@ impl<'a> Phases<'a> {
                 recorder.outcome.labels.reason = Reason::AnsweredByFilter;
                 (*response, None)
             }
+            Err(Answer::Denied(response, deadline)) => {
+                recorder.outcome.labels.reason = Reason::AuthDenied;
+                (*response, deadline)
+            }
             Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
         };
         filter::apply_to_response(&rule.spec.filters, &pending, response.headers_mut())?;
@@ -241,20 +302,19 @@ impl<'a> Phases<'a> {
     async fn through_rule(
         &self,
         mut head: http::request::Parts,
-        body: Body,
+        mut body: Body,
         session: Option<&Session<'_>>,
         pending: &mut Pending<'a>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Answer> {
         let rule = self.selection.rule;
-        let context = self.context();
-        filter::apply_to_request(&rule.spec.filters, context, &mut head, pending)?;
+        self.filter_request(&rule.spec.filters, (&mut head, &mut body), pending, recorder).await?;
         let backend = rule.next_backend();
         let target = backend_of(self.snapshot, backend)?;
         recorder.outcome.labels.backend.clone_from(&target.service);
         let backend_filters = backend.map_or(&[][..], |backend: &Backend| &backend.filters);
         let mut of_backend = Pending::default();
-        filter::apply_to_request(backend_filters, context, &mut head, &mut of_backend)?;
+        self.filter_request(backend_filters, (&mut head, &mut body), &mut of_backend, recorder).await?;
         let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
         let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
         let request = Request::from_parts(head, body);
@@ -262,6 +322,31 @@ impl<'a> Phases<'a> {
         let (mut response, deadline) = self.connection.exchange(last, request, recorder).await?;
         filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
         Ok((response, deadline))
+    }
+
+    /// All of `filters`, in their order, asking where one has to ask.
+    async fn filter_request<'f>(
+        &self,
+        filters: &'f [Filter],
+        (head, body): (&mut http::request::Parts, &mut Body),
+        pending: &mut Pending<'f>,
+        recorder: &mut Recorder,
+    ) -> Result<(), Answer> {
+        let mut rest = filters;
+        while let Applied::Ask(auth, after) = filter::apply_to_request(rest, self.context(), head, pending)? {
+            let asking = Asking {
+                connection: self.connection,
+                snapshot: self.snapshot,
+                rule: Some(self.selection.rule),
+                auth,
+                grpc: self.grpc,
+            };
+            // Boxed: few requests are asked about, and all would carry its size.
+            let granted = Box::pin(asking.run(head, body, recorder)).await?;
+            pending.granted.extend(granted);
+            rest = after;
+        }
+        Ok(())
     }
 
     fn context(&self) -> filter::Context<'a> {

@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use weft_model::Reason;
+use weft_model::{Identity, Reason};
+use weft_routing::ListenerEntry;
 use weft_routing::host::host_name;
 
 use super::affinity::Kept;
@@ -96,6 +97,14 @@ impl Origin {
         }
     }
 
+    /// Who calls, where that is known: a captured connection's pod.
+    pub fn caller(&self) -> Option<&Identity> {
+        match &self.way {
+            Way::Captured(_) => Some(&self.sender.identity),
+            Way::Gateway(_) => None,
+        }
+    }
+
     /// Whether it came in at a Gateway.
     pub fn is_gateway(&self) -> bool {
         matches!(self.way, Way::Gateway(_))
@@ -116,18 +125,35 @@ impl Origin {
         }
     }
 
-    /// Finds what decides about a request.
+    /// The listener that a request is for; `None`: it comes from a pod. Decided before any filter runs, and only once.
     ///
     /// # Errors
-    /// As [`route`]; at a Gateway `no_route_match`, also where no listener has the host, and `misdirected`.
-    pub fn decide<'s>(
+    /// At a Gateway `no_route_match` where no listener has the host, and `misdirected`.
+    pub fn admit<'s>(
         &self,
         snapshot: &'s Snapshot,
         head: &http::request::Parts,
         labels: &mut Labels,
-    ) -> Result<Routed<'s>, Refused> {
+    ) -> Result<Option<&'s Arc<ListenerEntry>>, Refused> {
         match &self.way {
-            Way::Captured(original) => {
+            Way::Captured(_) => Ok(None),
+            Way::Gateway(entrance) => entrance.admit(snapshot, head, labels).map(Some),
+        }
+    }
+
+    /// Finds what decides about a request; `at`: the listener that it is for.
+    ///
+    /// # Errors
+    /// As [`route`]; at a Gateway `no_route_match`.
+    pub fn decide<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        at: Option<&'s Arc<ListenerEntry>>,
+        head: &http::request::Parts,
+        labels: &mut Labels,
+    ) -> Result<Routed<'s>, Refused> {
+        match (&self.way, at) {
+            (Way::Captured(original), _) => {
                 let destination = snapshot.destination(*original);
                 if let Destination::Service { service, port, .. } = &destination {
                     labels.service = Some(Named::Known((service.name.clone(), *port)));
@@ -135,18 +161,26 @@ impl Origin {
                 let namespace = &self.sender.enrolled.pod.namespace;
                 route(snapshot, &destination, *original, namespace, head)
             }
-            Way::Gateway(entrance) => entrance.decide(snapshot, head, labels),
+            (Way::Gateway(_), at) => {
+                let host = host_name(authority_of(head));
+                let selected =
+                    at.and_then(|entry| entry.table.select(&host, &head.method, &head.uri, &head.headers));
+                selected.map(Routed::Rule).ok_or_else(|| {
+                    let message = "no route of the Gateway's listener matches this request";
+                    Refused::new(Reason::NoRouteMatch, message)
+                })
+            }
         }
     }
 }
 
 impl Entrance {
-    fn decide<'s>(
+    fn admit<'s>(
         &self,
         snapshot: &'s Snapshot,
         head: &http::request::Parts,
         labels: &mut Labels,
-    ) -> Result<Routed<'s>, Refused> {
+    ) -> Result<&'s Arc<ListenerEntry>, Refused> {
         let host = host_name(authority_of(head));
         let port = self.address.port();
         let unknown = || {
@@ -168,10 +202,6 @@ impl Entrance {
         if let Some(refusal) = &entry.listener.refusal {
             return Err(Refused::new(Reason::InvalidListener, &*refusal.message));
         }
-        let selected = entry.table.select(&host, &head.method, &head.uri, &head.headers);
-        selected.map(Routed::Rule).ok_or_else(|| {
-            let message = "no route of the Gateway's listener matches this request";
-            Refused::new(Reason::NoRouteMatch, message)
-        })
+        Ok(entry)
     }
 }

@@ -30,6 +30,7 @@ fn listener(name: &str, hostname: Option<&str>) -> Listener {
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(Into::into),
         tls: None,
+        filters: vec![],
         refusal: None,
     }
 }

@@ -1,8 +1,11 @@
 //! One listener: what it is to serve, and what is wrong with it.
 
-use weft_gateway_api::gateways::{GatewayListeners as Spec, GatewayListenersTlsMode as Mode};
+use weft_gateway_api::gateways::{
+    GatewayListeners as Spec, GatewayListenersFiltersRequests as WrittenFilter,
+    GatewayListenersTlsMode as Mode,
+};
 use weft_model::gateway::{ClientValidation, ListenerId, ListenerProtocol, ListenerTls};
-use weft_model::route::{Refusal, RouteKind};
+use weft_model::route::{ExternalAuth, Refusal, RouteKind};
 use weft_model::{Text, gateway as model};
 
 use super::Problem;
@@ -24,6 +27,9 @@ pub(crate) struct Listener {
     pub(crate) kinds: Vec<RouteKind>,
     pub(crate) namespaces: Namespaces,
     pub(crate) tls: Option<ListenerTls>,
+    /// `filters.requests` as they are written, and what they come to.
+    pub(crate) written_filters: Vec<WrittenFilter>,
+    pub(crate) filters: Vec<ExternalAuth>,
     /// Why it is not accepted.
     pub(crate) unaccepted: Option<Problem>,
     /// Why not all its references lead anywhere.
@@ -57,6 +63,13 @@ impl Listener {
             kinds,
             namespaces: Namespaces::read(namespaces, "Same"),
             tls: None,
+            written_filters: spec
+                .filters
+                .iter()
+                .flat_map(|of| of.requests.iter().flatten())
+                .cloned()
+                .collect(),
+            filters: Vec::new(),
             unaccepted: unsupported(spec, protocol),
             unresolved: unknown,
             conflict: None,
@@ -146,6 +159,7 @@ impl Listener {
             protocol: self.protocol.filter(|_| self.has_port())?,
             hostname: self.hostname.clone(),
             tls: self.tls.clone(),
+            filters: self.filters.clone(),
             refusal: self.refusal().map(|problem| Refusal { message: problem.message.as_str().into() }),
         })
     }
@@ -199,11 +213,8 @@ fn unsupported(spec: &Spec, protocol: Option<ListenerProtocol>) -> Option<Proble
             format!("protocol {} is not supported; use HTTP, HTTPS, TLS, TCP or UDP", spec.protocol);
         return Some(Problem::new("UnsupportedProtocol", message));
     }
-    let filters = spec.filters.as_ref().and_then(|filters| filters.requests.as_deref()).unwrap_or_default();
     let options = spec.tls.as_ref().and_then(|tls| tls.options.as_ref());
-    let what = if !filters.is_empty() {
-        "filters of listeners are not supported; remove them".to_owned()
-    } else if let Some(option) = options.and_then(|options| options.keys().next()) {
+    let what = if let Some(option) = options.and_then(|options| options.keys().next()) {
         format!("the TLS option {option} is not supported; remove it")
     } else if u16::try_from(spec.port).unwrap_or_default() == 0 {
         format!("{} is no port", spec.port)

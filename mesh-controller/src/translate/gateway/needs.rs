@@ -62,11 +62,13 @@ fn of(
         needed.extend(
             certificates(gateway).iter().map(|name| ResourceName(format!("Certificate/{name}").into())),
         );
+        let servers = gateway.listeners.iter().flat_map(|listener| &listener.filters);
+        add_backends(services(servers.map(|auth| &auth.server)), out, &mut needed);
     }
     needed.insert(key);
     for (name, route) in routes {
         needed.insert((*name).clone());
-        add_backends(route, out, &mut needed);
+        add_backends(targets(route), out, &mut needed);
     }
     GatewayNeeds { service_account, identity, names: needed }
 }
@@ -80,8 +82,12 @@ pub(crate) fn certificates(gateway: &Gateway) -> BTreeSet<&ObjectName> {
     listeners.flatten().chain(&gateway.client_certificate).collect()
 }
 
-fn add_backends(route: &Route, out: &Translated, needed: &mut BTreeSet<ResourceName>) {
-    for (service, port) in targets(route) {
+fn add_backends(
+    targets: BTreeSet<(&ObjectName, u16)>,
+    out: &Translated,
+    needed: &mut BTreeSet<ResourceName>,
+) {
+    for (service, port) in targets {
         let names = [
             format!("Service/{service}"),
             format!("Endpoints/{service}"),
@@ -111,12 +117,16 @@ pub(crate) fn targets(route: &Route) -> BTreeSet<(&ObjectName, u16)> {
         _ => Vec::new(),
     };
     let filters = own.into_iter().chain(backends.iter().flat_map(|backend| &backend.filters));
-    let mirrors = filters.filter_map(|filter| match filter {
+    let beside = filters.filter_map(|filter| match filter {
         Filter::Mirror(mirror) => Some(&mirror.target),
+        Filter::ExternalAuth(auth) => Some(&auth.server),
         _ => None,
     });
-    let all = backends.iter().map(|backend| &backend.target).chain(mirrors);
-    let services = all.filter_map(|target| match target {
+    services(backends.iter().map(|backend| &backend.target).chain(beside))
+}
+
+fn services<'t>(targets: impl Iterator<Item = &'t BackendTarget>) -> BTreeSet<(&'t ObjectName, u16)> {
+    let services = targets.filter_map(|target| match target {
         BackendTarget::Service { service, port, .. } => Some((service, *port)),
         BackendTarget::Invalid { .. } => None,
     });

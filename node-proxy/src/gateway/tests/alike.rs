@@ -22,10 +22,19 @@ fn filter(random: &mut SmallRng) -> Filter {
         remove: vec!["x-gone".into()],
         ..HeaderModifier::default()
     };
-    match random.random_range(0..5) {
+    match random.random_range(0..6) {
         0 | 1 => Filter::RequestHeaders(marked("x-mark")),
         2 => Filter::ResponseHeaders(marked("x-answer")),
         3 => Filter::Mirror(Mirror { target: backend("copy", 1).target, numerator: 1, denominator: 1 }),
+        4 => Filter::ExternalAuth(ExternalAuth {
+            server: backend("judge", 1).target,
+            protocol: AuthProtocol::Http {
+                prefix: "".into(),
+                allowed_headers: vec![],
+                allowed_response_headers: vec!["x-asked".into()],
+            },
+            max_body: if random.random() { 8 } else { 0 },
+        }),
         _ => {
             let path = ["/whole", "/x/"].choose(random).map(|path| PathModifier::Prefix((*path).into()));
             Filter::UrlRewrite(UrlRewrite { hostname: Some("rewritten".into()), path })
@@ -120,7 +129,8 @@ fn count(filters: &[&Filter], which: impl Fn(&Filter) -> bool) -> usize {
 fn the_same_routes_mean_the_same_on_a_service_and_at_a_listener() {
     run(async |world| {
         let (one, two, mut copy) = (App::echo("one").await, App::echo("two").await, App::echo("copy").await);
-        for (name, app) in [("one", &one), ("two", &two), ("copy", &copy)] {
+        let mut judge = App::judging(|_| http::Response::new(crate::body::Body::Empty)).await;
+        for (name, app) in [("one", &one), ("two", &two), ("copy", &copy), ("judge", &judge)] {
             world.endpoints(name, &[app]);
         }
         let rig = Rig::new(world, vec![listener("http", None)]).await;
@@ -162,9 +172,13 @@ fn the_same_routes_mean_the_same_on_a_service_and_at_a_listener() {
                 for _ in 0..2 * count(&all, |f| matches!(f, Filter::Mirror(_))) {
                     assert_eq!(copy.next().await.line("body"), "body");
                 }
+                for _ in 0..2 * count(&all, |f| matches!(f, Filter::ExternalAuth(_))) {
+                    judge.next().await;
+                }
             }
         }
         assert!(copy.try_next().is_none(), "more copies than filters");
+        assert!(judge.try_next().is_none(), "asked more often than there are filters");
         // The routes were of all kinds.
         assert!([200, 307, 404].iter().all(|status| answered[status] > 10), "{answered:?}");
     });

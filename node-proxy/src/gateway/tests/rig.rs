@@ -29,6 +29,7 @@ pub(super) fn listener(name: &str, hostname: Option<&str>) -> Listener {
         protocol: ListenerProtocol::Http,
         hostname: hostname.map(Into::into),
         tls: None,
+        filters: vec![],
         refusal: None,
     }
 }

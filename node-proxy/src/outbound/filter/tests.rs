@@ -28,7 +28,7 @@ fn apply<'a>(
     let turns = mirror::Turns::default();
     let mut pending = Pending::default();
     let context = Context { turns: &turns, matched, port: 8080, scheme: "http" };
-    apply_to_request(filters, context, head, &mut pending).map(|()| pending)
+    apply_to_request(filters, context, head, &mut pending).map(|_| pending)
 }
 
 fn values(headers: &HeaderMap, name: &str) -> Vec<String> {

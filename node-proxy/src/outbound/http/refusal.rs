@@ -1,7 +1,7 @@
 //! Refusals in words that the caller understands: an HTTP status with a short text, or a gRPC status without a body.
 
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use weft_model::Reason;
 
 use crate::body::Body;
@@ -49,6 +49,28 @@ impl Refused {
     }
 }
 
+/// What an authorization server's status says to a gRPC caller: a status without a body (gRPC's
+/// `http-grpc-status-mapping.md`).
+pub fn denied_grpc(status: StatusCode, headers: HeaderMap) -> Response<Body> {
+    let code: u16 = match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 7,
+    };
+    let mut response = Response::new(Body::Empty);
+    *response.headers_mut() = headers;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(code));
+    headers.insert(
+        "grpc-message",
+        HeaderValue::from_static("weft: auth_denied: the authorization server refused"),
+    );
+    response
+}
+
 impl From<SendError> for Refused {
     /// The details stay in the log: they name addresses.
     fn from(error: SendError) -> Self {
@@ -64,7 +86,8 @@ pub const fn status(reason: Reason) -> StatusCode {
         Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Reason::UpstreamReset => StatusCode::BAD_GATEWAY,
         Reason::RequestTimeout | Reason::BackendTimeout => StatusCode::GATEWAY_TIMEOUT,
-        Reason::PlaintextRefused | Reason::ProbeRefused => StatusCode::FORBIDDEN,
+        Reason::PlaintextRefused | Reason::ProbeRefused | Reason::AuthDenied => StatusCode::FORBIDDEN,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Reason::Loop => StatusCode::LOOP_DETECTED,
         Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Reason::InvalidBackend | Reason::InvalidRoute | Reason::InvalidListener | Reason::Internal => {
@@ -79,8 +102,8 @@ pub const fn grpc_status(reason: Reason) -> u16 {
     match reason {
         Reason::NoRouteMatch => 12,
         Reason::RequestTimeout | Reason::BackendTimeout => 4,
-        Reason::PlaintextRefused | Reason::ProbeRefused => 7,
-        Reason::Overloaded | Reason::HeadersTooLarge => 8,
+        Reason::PlaintextRefused | Reason::ProbeRefused | Reason::AuthDenied => 7,
+        Reason::Overloaded | Reason::HeadersTooLarge | Reason::BodyTooLarge => 8,
         Reason::Internal | Reason::BadRequest | Reason::BadTunnelRequest => 13,
         _ => 14,
     }

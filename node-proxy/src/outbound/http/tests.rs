@@ -1,6 +1,7 @@
 //! Whole requests from a captured connection to applications on loopback addresses outside the mesh. The proxy's
 //! sockets carry a mark, so this needs root (or an owned user and network namespace), and fails without.
 
+mod auth;
 pub(crate) mod world;
 
 use std::time::Duration;

@@ -300,6 +300,33 @@ impl App {
         Self { address, got, _held: None }
     }
 
+    /// Answers as `judge` says, in HTTP/1 or HTTP/2.
+    pub(crate) async fn judging(judge: impl Fn(&str) -> Response<Body> + Clone + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (report, got) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (report, judge) = (report.clone(), judge.clone());
+                tokio::task::spawn_local(async move {
+                    let mut io = Prefixed::new(Bytes::new(), stream);
+                    let Ok(version) = io.http_version().await else { return };
+                    let handler = move |request| {
+                        let (report, judge) = (report.clone(), judge.clone());
+                        async move {
+                            let asked = echo("judge", request, report).await;
+                            let text = asked.into_body().collect().await.unwrap().to_bytes();
+                            judge(&String::from_utf8_lossy(&text))
+                        }
+                    };
+                    let limits = http_server::Limits::default();
+                    let _ = http_server::serve(io, version, &limits, std::future::pending(), handler).await;
+                });
+            }
+        });
+        Self { address, got, _held: None }
+    }
+
     /// As [`Self::echo`], by TLS.
     pub(crate) async fn echo_tls(name: &'static str, tls: FrontendTls) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
