@@ -55,6 +55,7 @@ fn translated(port: u16, protocol: ListenerProtocol) -> BTreeMap<ResourceName, R
         protocol,
         hostname: None,
         tls: None,
+        filters: vec![],
         refusal: None,
     };
     let gateway = Resource::Gateway(weft_model::gateway::Gateway {

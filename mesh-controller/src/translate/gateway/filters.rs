@@ -45,7 +45,7 @@ fn resolve_at(listener: &mut Listener, backends: &Backends<'_>) {
         let mut unresolved = Vec::new();
         match convert(written, backends, &mut unresolved) {
             Ok(auth) => listener.filters.push(auth),
-            Err(problem) => drop(listener.unaccepted.get_or_insert(problem.at(place))),
+            Err(problem) => drop(listener.unaccepted.get_or_insert_with(|| problem.at(place))),
         }
         for Unresolved { reason, message } in unresolved {
             let reason = match reason {
@@ -53,7 +53,7 @@ fn resolve_at(listener: &mut Listener, backends: &Backends<'_>) {
                 _ => "InvalidListenerFilterRef",
             };
             let problem = Problem::new(reason, format!("externalAuth.backendRef: {message}"));
-            listener.unresolved.get_or_insert(problem.at(place));
+            listener.unresolved.get_or_insert_with(|| problem.at(place));
         }
     }
 }
