@@ -114,8 +114,8 @@ impl World {
             service_ranges: vec!["10.96.0.0/16".parse().unwrap()],
             pod_ranges: vec!["10.9.0.0/16".parse().unwrap()],
         };
-        let workloads = [workload(&caller, MtlsMode::Strict), workload(&callee, mode)];
-        let workloads = workloads.map(Resource::Workload).into_iter();
+        let workloads =
+            [workload(&caller, MtlsMode::Strict), workload(&callee, mode)].map(Resource::Workload);
         let resources = std::iter::once(Resource::MeshConfig(mesh)).chain(workloads);
         let changes = resources.map(|r| Change::Set(r.name(), Arc::new(r)));
         let snapshot = Snapshot::empty(pods.clone(), SameNode::Tunnel).apply(1, changes);
