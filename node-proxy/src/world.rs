@@ -133,11 +133,10 @@ impl World {
             ends,
         };
         let second = Duration::from_secs(1);
-        let deadlines = Deadlines { connect: second, tls: second, tunnel: 2 * second };
         let worker = Worker {
             index: 0,
             shared: Arc::new(shared),
-            pools: Pools::new(deadlines),
+            pools: Pools::new(Deadlines { connect: second, tls: second, tunnel: 2 * second }),
             balancer: Balancer::default(),
             mirrors: Turns::default(),
         };
