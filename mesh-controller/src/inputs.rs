@@ -20,10 +20,15 @@ use weft_model::{MeshConfig, ObjectName, Text};
 use crate::enrolment::Enrolment;
 use crate::infrastructure::refused::Refused;
 
-use gateway::{BackendTlsPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle};
+use gateway::{
+    BackendTlsPolicy, BackendTrafficPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret,
+    TrustBundle,
+};
 pub use head::{Head, Heads, ObjectId};
 pub use kind::Kind;
-pub use object::{GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, TRUST_BUNDLES, Undecodable};
+pub use object::{
+    EXPERIMENTAL, GATEWAY_API, Object, ParentRef, Route, RouteName, RouteSpec, TRUST_BUNDLES, Undecodable,
+};
 pub(crate) use object::{VERSIONS, unknown_field};
 pub use weft_model::route::RouteKind;
 
@@ -65,6 +70,8 @@ pub struct Inputs {
     pub listener_sets: BTreeMap<ObjectName, Arc<ListenerSet>>,
     /// BackendTLSPolicies.
     pub backend_tls_policies: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
+    /// XBackendTrafficPolicies.
+    pub backend_traffic_policies: BTreeMap<ObjectName, Arc<BackendTrafficPolicy>>,
     /// Routes of all five kinds.
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
@@ -104,6 +111,7 @@ impl Inputs {
             gateways: BTreeMap::new(),
             listener_sets: BTreeMap::new(),
             backend_tls_policies: BTreeMap::new(),
+            backend_traffic_policies: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
             definitions: None,
@@ -136,6 +144,9 @@ impl Inputs {
             Object::BackendTlsPolicy(value) => {
                 self.backend_tls_policies.insert(name, value.clone()).is_none()
             }
+            Object::BackendTrafficPolicy(value) => {
+                self.backend_traffic_policies.insert(name, value.clone()).is_none()
+            }
             Object::ReferenceGrant(_, value) => self.reference_grants.insert(name, value.clone()).is_none(),
             Object::NetworkPolicy(_, value) => self.network_policies.insert(name, value.clone()).is_none(),
             Object::ClusterTrustBundle(name, value) => {
@@ -167,6 +178,9 @@ impl Inputs {
             Kind::ListenerSet => Object::ListenerSet(self.listener_sets.get(name)?.clone()),
             Kind::Route(kind) => Object::Route(self.routes.get(&RouteName { kind, name: named() })?.clone()),
             Kind::BackendTlsPolicy => Object::BackendTlsPolicy(self.backend_tls_policies.get(name)?.clone()),
+            Kind::BackendTrafficPolicy => {
+                Object::BackendTrafficPolicy(self.backend_traffic_policies.get(name)?.clone())
+            }
             Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
             Kind::NetworkPolicy => Object::NetworkPolicy(named(), self.network_policies.get(name)?.clone()),
             Kind::ClusterTrustBundle => {
@@ -191,6 +205,7 @@ impl Inputs {
             Kind::ListenerSet => self.listener_sets.remove(name).is_some(),
             Kind::Route(kind) => self.routes.remove(&RouteName { kind, name: name.clone() }).is_some(),
             Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).is_some(),
+            Kind::BackendTrafficPolicy => self.backend_traffic_policies.remove(name).is_some(),
             Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
             Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
             Kind::ClusterTrustBundle => self.cluster_trust_bundles.remove(&name.name).is_some(),
@@ -216,6 +231,7 @@ impl Inputs {
                 of_kind.map(|route| route.name.clone()).collect()
             }
             Kind::BackendTlsPolicy => self.backend_tls_policies.keys().cloned().collect(),
+            Kind::BackendTrafficPolicy => self.backend_traffic_policies.keys().cloned().collect(),
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
             Kind::NetworkPolicy => self.network_policies.keys().cloned().collect(),
             Kind::ClusterTrustBundle => self.cluster_trust_bundles.keys().map(bare).collect(),
@@ -229,7 +245,8 @@ impl Inputs {
         let sets = self.listener_sets.values().map(|object| &object.head);
         let routes = self.routes.values().map(|object| &object.head);
         let policies = self.backend_tls_policies.values().map(|object| &object.head);
-        let heads = classes.chain(gateways).chain(sets).chain(routes).chain(policies);
+        let traffic = self.backend_traffic_policies.values().map(|object| &object.head);
+        let heads = classes.chain(gateways).chain(sets).chain(routes).chain(policies).chain(traffic);
         heads.map(|head| (head.id.clone(), Arc::clone(head))).collect()
     }
 

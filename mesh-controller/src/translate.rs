@@ -22,6 +22,7 @@ mod session;
 pub mod status;
 mod tcp;
 mod tls;
+mod traffic;
 mod verdict;
 mod workload;
 
@@ -70,12 +71,14 @@ pub fn translate(inputs: &Inputs) -> Translated {
     for workload in workloads.into_workloads() {
         out.insert(Resource::Workload(workload));
     }
+    let traffic = traffic::convert(inputs, &services, &mut out);
     let mut gateways = gateway::resolve(inputs);
     let policies = gateway::policy::resolve(inputs, &services);
     gateway::filters::resolve(inputs, &services, &policies, &mut gateways);
     let context = route::Context { inputs, services: &services, policies: &policies };
     route::convert(&context, &mut gateways, &mut out);
     gateway::convert(inputs, &gateways, &policies, &mut out);
+    traffic.judge(&mut out);
     out
 }
 

@@ -70,7 +70,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         proofs: Default::default(),
         agent: Default::default(),
         served: Served::default(),
-        retries: RetryBudget::new(Instant::now()),
+        retries: RetryBudget::default(),
         ends: Ends::default(),
         config,
     })

@@ -7,6 +7,7 @@ mod gateway;
 mod index;
 pub mod shards;
 mod topology;
+pub mod traffic;
 
 #[cfg(test)]
 mod tests;
@@ -102,6 +103,8 @@ pub struct Snapshot {
     /// As they travel; `endpoints` holds what this node may choose of them.
     all_endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     endpoints: Sharded<ObjectName, Arc<Endpoints>>,
+    /// What policies say of Services.
+    traffic: traffic::ByService,
     nodes: Sharded<Text, Arc<Node>>,
     nodes_by_address: Sharded<IpAddr, Text>,
     /// The node that this proxy, and so every caller, is on.
@@ -132,6 +135,7 @@ impl Snapshot {
             services_by_ip: Sharded::default(),
             all_endpoints: Sharded::default(),
             endpoints: Sharded::default(),
+            traffic: Arc::default(),
             nodes: Sharded::default(),
             nodes_by_address: Sharded::default(),
             node: Text::default(),

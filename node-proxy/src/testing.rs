@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use clap::Parser as _;
-use tokio::time::Instant;
 use weft_api::node::EnrolledPod;
 use weft_model::workload::{MtlsMode, Transition, Workload, WorkloadProtocol};
 use weft_model::{Identity, MeshConfig, ObjectName, Resource, TrustDomain};
@@ -39,7 +38,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         proofs: Default::default(),
         agent: Default::default(),
         served: crate::served::Served::default(),
-        retries: RetryBudget::new(Instant::now()),
+        retries: RetryBudget::default(),
         ends: Ends::default(),
         config,
     })

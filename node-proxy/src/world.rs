@@ -129,7 +129,7 @@ impl World {
             proofs: Default::default(),
             agent: Default::default(),
             served: crate::served::Served::default(),
-            retries: RetryBudget::new(tokio::time::Instant::now()),
+            retries: RetryBudget::default(),
             ends,
         };
         let second = Duration::from_secs(1);

@@ -20,7 +20,7 @@ const OPTIONS: [&str; 7] =
     ["--hide-kube", "--docs", "--smart-derive-elision", "--derive", "Default", "--derive", "PartialEq"];
 
 /// The kinds that Weft decodes. The other vendored CRDs are only validated against.
-const MODULES: [&str; 10] = [
+const MODULES: [&str; 11] = [
     "backendtlspolicies",
     "gatewayclasses",
     "gateways",
@@ -31,6 +31,7 @@ const MODULES: [&str; 10] = [
     "tcproutes",
     "tlsroutes",
     "udproutes",
+    "xbackendtrafficpolicies",
 ];
 
 /// Generates `crates/gateway-api/src/generated/*.rs`.
@@ -38,7 +39,9 @@ pub(crate) fn generate(root: &Path) -> Result<Vec<Generated>> {
     let folder = root.join("crates/gateway-api");
     let kopium = kopium()?;
     let generate = |module: &str| -> Result<Generated> {
-        let crd = format!("crds/gateway.networking.k8s.io_{module}.yaml");
+        // Kinds of the experimental group begin with an X.
+        let group = if module.starts_with('x') { "x-k8s.io" } else { "k8s.io" };
+        let crd = format!("crds/gateway.networking.{group}_{module}.yaml");
         let output = Command::new(&kopium).args(["-f", &crd]).args(OPTIONS).current_dir(&folder).output()?;
         if !output.status.success() {
             bail!("kopium failed: {}", String::from_utf8_lossy(&output.stderr));

@@ -24,6 +24,8 @@ pub mod tcproutes;
 pub mod tlsroutes;
 #[path = "generated/udproutes.rs"]
 pub mod udproutes;
+#[path = "generated/xbackendtrafficpolicies.rs"]
+pub mod xbackendtrafficpolicies;
 
 /// The vendored CustomResourceDefinitions: file name and YAML text (Gateway API v1.7.0, experimental channel).
 pub const CRDS: &[(&str, &str)] = &[
@@ -37,6 +39,7 @@ pub const CRDS: &[(&str, &str)] = &[
     crd!("gateway.networking.k8s.io_tcproutes.yaml"),
     crd!("gateway.networking.k8s.io_tlsroutes.yaml"),
     crd!("gateway.networking.k8s.io_udproutes.yaml"),
+    crd!("gateway.networking.x-k8s.io_xbackendtrafficpolicies.yaml"),
     crd!("gateway.networking.x-k8s.io_xmeshes.yaml"),
 ];
 

@@ -14,6 +14,7 @@ pub mod resource;
 pub mod route;
 pub mod service;
 pub mod session;
+pub mod traffic;
 pub mod uninstall;
 pub mod workload;
 

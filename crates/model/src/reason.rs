@@ -49,6 +49,8 @@ reasons! {
     /// The peer's certificate ended without a newer one having been seen, or its root is trusted no longer: its
     /// connections were cut.
     TrustEnded = "trust_ended",
+    /// The route would have another try made, and the retry budget of the backend's XBackendTrafficPolicy is spent: 503.
+    RetryBudget = "retry_budget",
     /// The connection ended after the request was sent and before its response: 502.
     UpstreamReset = "upstream_reset",
     /// The caller went away.

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ObjectName, Text};
+use crate::traffic::BackendTraffic;
 
 /// A Service and the addresses it is called by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Service {
     /// `sessionAffinity: ClientIP`: for so many seconds after its last use a client keeps its endpoint. `None`: no affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_ip_affinity: Option<u32>,
+    /// What a policy says of requests to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<BackendTraffic>,
 }
 
 impl Service {
@@ -41,6 +45,7 @@ impl Service {
             node_ports: Vec::new(),
             internal_traffic_policy: TrafficPolicy::Cluster,
             client_ip_affinity: None,
+            traffic: None,
         }
     }
 }

@@ -53,6 +53,13 @@ pub(crate) fn fault_of(rule: &HttpRule) -> Option<Refusal> {
     Some(Refusal { message: format!("{field}: {message}").into() })
 }
 
+/// What is wrong with `sessionPersistence`, wherever it stands.
+pub fn session(session: &SessionPersistence) -> Option<String> {
+    let mut problems = Vec::new();
+    of_session(session, "sessionPersistence", &mut problems);
+    problems.into_iter().next().map(|(field, message)| format!("{field}: {message}"))
+}
+
 fn problems_of(rule: &HttpRule) -> Vec<(String, String)> {
     let mut problems = Vec::new();
     if rule.matches.is_empty() {

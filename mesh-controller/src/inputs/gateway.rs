@@ -1,6 +1,6 @@
 //! Gateways and what they are made of: classes, listeners, policies, certificates and bundles of roots.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
@@ -9,6 +9,7 @@ use weft_gateway_api::backendtlspolicies::BackendTlsPolicySpec;
 use weft_gateway_api::gatewayclasses::GatewayClassSpec;
 use weft_gateway_api::gateways::GatewaySpec;
 use weft_gateway_api::listenersets::ListenerSetSpec;
+use weft_gateway_api::xbackendtrafficpolicies::XBackendTrafficPolicySpec;
 use weft_model::gateway::Secret;
 use weft_model::{ObjectName, Text};
 
@@ -35,6 +36,8 @@ pub type Gateway = Configured<GatewaySpec>;
 pub type ListenerSet = Configured<ListenerSetSpec>;
 /// A BackendTLSPolicy.
 pub type BackendTlsPolicy = Configured<BackendTlsPolicySpec>;
+/// An XBackendTrafficPolicy.
+pub type BackendTrafficPolicy = Configured<XBackendTrafficPolicySpec>;
 
 impl<S: Spec> Configured<S> {
     pub(super) fn decode(kind: Kind, name: ObjectName, object: &Value) -> Result<Arc<Self>, String> {
@@ -77,6 +80,31 @@ impl BackendTlsPolicy {
                 let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
                 let read = |of: &Value| {
                     target(&text(of, "kind")?, &text(of, "name")?, text(of, "sectionName").as_deref())
+                };
+                list.into_iter().flatten().filter_map(read).collect()
+            }
+        }
+    }
+}
+
+impl BackendTrafficPolicy {
+    /// The Services that `spec.targetRefs` names; also of one that does not decode. Targets of other kinds are others'.
+    pub fn services(&self) -> BTreeSet<ObjectName> {
+        let namespace = &self.head.name().namespace;
+        let target = |group: &str, kind: &str, name: &str| {
+            let is_service = matches!(group, "" | "core") && kind == "Service";
+            is_service.then(|| ObjectName::new(namespace.clone(), name))
+        };
+        match &self.spec {
+            Ok(spec) => {
+                let named = spec.target_refs.iter();
+                named.filter_map(|of| target(&of.group, &of.kind, &of.name)).collect()
+            }
+            Err(_) => {
+                let list = self.raw.get("targetRefs").and_then(Value::as_array);
+                let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
+                let read = |of: &Value| {
+                    target(&text(of, "group").unwrap_or_default(), &text(of, "kind")?, &text(of, "name")?)
                 };
                 list.into_iter().flatten().filter_map(read).collect()
             }

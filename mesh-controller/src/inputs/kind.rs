@@ -31,6 +31,8 @@ pub enum Kind {
     Route(RouteKind),
     /// BackendTLSPolicy.
     BackendTlsPolicy,
+    /// XBackendTrafficPolicy.
+    BackendTrafficPolicy,
     /// ReferenceGrant.
     ReferenceGrant,
     /// NetworkPolicy.
@@ -41,7 +43,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
@@ -58,6 +60,7 @@ impl Kind {
         Self::Route(RouteKind::Tcp),
         Self::Route(RouteKind::Udp),
         Self::BackendTlsPolicy,
+        Self::BackendTrafficPolicy,
         Self::ReferenceGrant,
         Self::NetworkPolicy,
         Self::ClusterTrustBundle,
@@ -78,6 +81,7 @@ impl Kind {
             Self::ListenerSet => "ListenerSet",
             Self::Route(kind) => kind.as_str(),
             Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterTrustBundle => "ClusterTrustBundle",
@@ -88,7 +92,12 @@ impl Kind {
     pub const fn has_status(self) -> bool {
         matches!(
             self,
-            Self::GatewayClass | Self::Gateway | Self::ListenerSet | Self::Route(_) | Self::BackendTlsPolicy
+            Self::GatewayClass
+                | Self::Gateway
+                | Self::ListenerSet
+                | Self::Route(_)
+                | Self::BackendTlsPolicy
+                | Self::BackendTrafficPolicy
         )
     }
 

@@ -21,7 +21,8 @@ use weft_model::{ObjectName, Text};
 
 use super::Kind;
 use super::gateway::{
-    BackendTlsPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet, TlsSecret, TrustBundle,
+    BackendTlsPolicy, BackendTrafficPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet,
+    TlsSecret, TrustBundle,
 };
 use super::head::Head;
 
@@ -30,6 +31,12 @@ pub(crate) const VERSIONS: [&str; 4] = ["v1", "v1beta1", "v1alpha3", "v1alpha2"]
 
 /// The group of the Gateway API.
 pub const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+/// The group of the Gateway API's experiments.
+pub const EXPERIMENTAL: &str = "gateway.networking.x-k8s.io";
+
+/// The version of the kinds of that group.
+const EXPERIMENTAL_VERSION: &str = "v1alpha1";
 
 /// The group of ClusterTrustBundles.
 pub const TRUST_BUNDLES: &str = "certificates.k8s.io";
@@ -61,6 +68,8 @@ pub enum Object {
     Route(Arc<Route>),
     /// A BackendTLSPolicy, decoded or not.
     BackendTlsPolicy(Arc<BackendTlsPolicy>),
+    /// An XBackendTrafficPolicy, decoded or not.
+    BackendTrafficPolicy(Arc<BackendTrafficPolicy>),
     /// A ReferenceGrant.
     ReferenceGrant(ObjectName, Arc<ReferenceGrantSpec>),
     /// A NetworkPolicy.
@@ -239,6 +248,7 @@ impl Object {
             Self::ListenerSet(object) => Some(&object.head),
             Self::Route(object) => Some(&object.head),
             Self::BackendTlsPolicy(object) => Some(&object.head),
+            Self::BackendTrafficPolicy(object) => Some(&object.head),
             _ => None,
         }
     }
@@ -253,9 +263,10 @@ impl Object {
         let (version, kind) = (text("/apiVersion"), text("/kind"));
         let name = ObjectName::new(text("/metadata/namespace"), text("/metadata/name"));
         let fail = |message: String| Undecodable { kind: kind.to_owned(), name: name.to_string(), message };
-        let decoded = match version.strip_prefix("gateway.networking.k8s.io/") {
-            Some(_) => Self::of_gateway_api(kind, version, name.clone(), &object),
-            None => Self::built_in(kind, version, name.clone(), &object),
+        let decoded = match version.split_once('/') {
+            Some((GATEWAY_API, _)) => Self::of_gateway_api(kind, version, name.clone(), &object),
+            Some((EXPERIMENTAL, _)) => Self::experimental(kind, name.clone(), &object),
+            _ => Self::built_in(kind, version, name.clone(), &object),
         };
         decoded.map_err(fail)
     }
@@ -278,6 +289,15 @@ impl Object {
             ("networking.k8s.io/v1", "NetworkPolicy") => Self::NetworkPolicy(name, decode(object)?),
             (_, "ClusterTrustBundle") if version.starts_with(TRUST_BUNDLES) => {
                 Self::ClusterTrustBundle(name.name, Arc::new(TrustBundle::read(object)))
+            }
+            _ => Self::Other,
+        })
+    }
+
+    fn experimental(kind: &str, name: ObjectName, object: &Value) -> Result<Self, String> {
+        Ok(match kind {
+            "XBackendTrafficPolicy" => {
+                Self::BackendTrafficPolicy(Configured::decode(Kind::BackendTrafficPolicy, name, object)?)
             }
             _ => Self::Other,
         })
@@ -353,7 +373,10 @@ fn decode_route(kind: RouteKind, name: ObjectName, object: &Value) -> Result<Arc
 
 /// Whether objects of this `apiVersion` mean what this program takes them to mean.
 fn is_known(api_version: &str) -> bool {
-    api_version.rsplit('/').next().is_some_and(|version| VERSIONS.contains(&version))
+    match api_version.split_once('/') {
+        Some((EXPERIMENTAL, version)) => version == EXPERIMENTAL_VERSION,
+        _ => api_version.rsplit('/').next().is_some_and(|version| VERSIONS.contains(&version)),
+    }
 }
 
 /// A generated type of a spec.

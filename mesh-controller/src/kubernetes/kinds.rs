@@ -5,7 +5,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use super::definition::{Definition, Version};
 use super::follow::Selector;
 use crate::inputs::installed;
-use crate::inputs::{GATEWAY_API, Kind, RouteKind, TRUST_BUNDLES, VERSIONS};
+use crate::inputs::{EXPERIMENTAL, GATEWAY_API, Kind, RouteKind, TRUST_BUNDLES, VERSIONS};
 
 /// Group and plural of a kind.
 pub(crate) const fn place(kind: Kind) -> (&'static str, &'static str) {
@@ -28,6 +28,7 @@ pub(crate) const fn place(kind: Kind) -> (&'static str, &'static str) {
         Kind::Route(RouteKind::Tcp) => (GATEWAY_API, "tcproutes"),
         Kind::Route(RouteKind::Udp) => (GATEWAY_API, "udproutes"),
         Kind::BackendTlsPolicy => (GATEWAY_API, "backendtlspolicies"),
+        Kind::BackendTrafficPolicy => (EXPERIMENTAL, "xbackendtrafficpolicies"),
         Kind::ReferenceGrant => (GATEWAY_API, "referencegrants"),
     }
 }
@@ -54,7 +55,7 @@ pub(crate) fn selector(kind: Kind) -> Selector<'static> {
 /// The name of the CustomResourceDefinition that makes a kind; `None` for one that is built in.
 pub(crate) fn definition(kind: Kind) -> Option<String> {
     let (group, plural) = place(kind);
-    (group == GATEWAY_API).then(|| format!("{plural}.{group}"))
+    matches!(group, GATEWAY_API | EXPERIMENTAL).then(|| format!("{plural}.{group}"))
 }
 
 /// Whether a built-in kind is not served everywhere: then discovery tells in which version it is.

@@ -106,6 +106,7 @@ fn to_model(name: &ObjectName, service: &k8s::Service, facts: &ServiceFacts) -> 
             None => TrafficPolicy::Cluster,
         },
         client_ip_affinity: spec.and_then(client_ip_affinity),
+        traffic: None,
     }
 }
 

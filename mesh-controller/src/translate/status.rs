@@ -146,7 +146,7 @@ pub struct SupportedKind {
 /// Our entries of a policy's `status.ancestors`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PolicyStatus {
-    /// One entry for each Gateway that the policy holds for.
+    /// One entry for each Gateway, or Service, that the policy holds for.
     pub ancestors: Vec<AncestorStatus>,
 }
 
@@ -154,9 +154,9 @@ pub struct PolicyStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AncestorStatus {
-    /// The Gateway.
+    /// The Gateway or the Service.
     pub ancestor_ref: StatusParentRef,
-    /// [`GATEWAY_CONTROLLER_NAME`].
+    /// [`CONTROLLER_NAME`] or [`GATEWAY_CONTROLLER_NAME`].
     pub controller_name: &'static str,
     /// The conditions.
     pub conditions: Vec<Condition>,
@@ -184,7 +184,9 @@ impl Status {
     pub fn nothing(kind: Kind) -> Option<Self> {
         match kind {
             Kind::Route(_) => Some(Self::Route(RouteStatus::default())),
-            Kind::BackendTlsPolicy => Some(Self::Policy(PolicyStatus::default())),
+            Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
+                Some(Self::Policy(PolicyStatus::default()))
+            }
             _ => None,
         }
     }
@@ -219,6 +221,11 @@ impl Condition {
 }
 
 impl StatusParentRef {
+    /// A Service, whole.
+    pub(crate) fn service(name: &weft_model::ObjectName) -> Self {
+        Self { group: "", kind: "Service", ..Self::gateway(name) }
+    }
+
     /// A Gateway, whole.
     pub fn gateway(name: &weft_model::ObjectName) -> Self {
         Self {

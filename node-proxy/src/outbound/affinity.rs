@@ -103,6 +103,7 @@ mod tests {
                 port: (service, PortProtocol::Tcp, port),
                 timeout: Duration::from_secs(10),
             }),
+            traffic: None,
             policy: TrafficPolicy::Cluster,
         }
     }

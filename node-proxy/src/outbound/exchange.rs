@@ -14,7 +14,7 @@ use weft_model::route::Retry;
 use super::affinity::Kept;
 use super::balance::{Balancer, InFlight, Picked};
 use super::http::refusal::Refused;
-use super::resilience::budget::RetryBudget;
+use super::resilience::budget::Allowance;
 use super::resilience::replay::Replay;
 use super::resilience::retry::{Tries, Verdict};
 use super::resilience::timeout::{Deadline, Timeouts, until};
@@ -46,7 +46,7 @@ pub struct Exchange<'a, T> {
     /// Endpoints that the calling pod keeps, if it is one.
     pub kept: Option<&'a Kept>,
     /// Allows further tries.
-    pub budget: &'a RetryBudget,
+    pub budget: Allowance<'a>,
     /// The configuration that the request sees.
     pub snapshot: &'a Snapshot,
     /// The address that the caller dialled.
@@ -80,6 +80,7 @@ impl<T: Transmit> Exchange<'_, T> {
     /// # Errors
     /// No endpoint was ready, none could be reached, or a time limit ran out.
     pub async fn run(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<Answered, Refused> {
+        self.budget.count_request(Instant::now());
         let tries = pin!(self.tries(request, outcome));
         match until(self.timeouts.request, tries).await {
             Ok(ended) => ended,
@@ -109,9 +110,11 @@ impl<T: Transmit> Exchange<'_, T> {
             let deadline = self.timeouts.of_try(began);
             let mut ended = until(deadline, pin!(self.transmit.transmit(&selected, request))).await;
             let verdict = judge(&ended, &picked.in_flight, began);
-            let again = tries.wants_another(verdict)
-                && resend.take_back(&mut ended)
-                && self.budget.take(Instant::now());
+            let wanted = tries.wants_another(verdict) && resend.take_back(&mut ended);
+            let again = wanted && self.budget.take(Instant::now());
+            if wanted && !again && self.retry.is_some() && self.budget.is_stated() {
+                return Err(beyond_the_budget(ended, outcome));
+            }
             if !again {
                 if let (Some(session), Ok(Ok(_))) = (self.session, &ended) {
                     session.settle(self.target, picked.endpoint);
@@ -176,6 +179,17 @@ fn judge(ended: &Ended, in_flight: &InFlight, began: Instant) -> Verdict {
         }
         Ok(Err(_)) | Err(_) => Verdict::MayBeProcessed,
     }
+}
+
+/// A try that a policy's budget has no room for. The log says what the last one came to.
+fn beyond_the_budget(ended: Ended, outcome: &mut Outcome) -> Refused {
+    let last = match ended {
+        Ok(Ok(response)) => format!("the last try was answered {}", response.status().as_u16()),
+        Ok(Err(error)) => format!("the last try: {}", error.message),
+        Err(reason) => format!("the last try: {reason}"),
+    };
+    outcome.message = Some(last.into());
+    Refused::new(Reason::RetryBudget, "the backend's XBackendTrafficPolicy allows no further try now")
 }
 
 fn finish(

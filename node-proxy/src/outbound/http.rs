@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::{Backend, ExternalAuth, Filter};
 use weft_model::service::AppProtocol;
+use weft_model::session::SessionPersistence;
 use weft_routing::table::is_grpc;
 use weft_routing::{CompiledRule, ListenerEntry, Selection};
 
@@ -25,9 +26,10 @@ use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
 use super::filter::{self, Answer, Applied, Pending};
 use super::origin::Origin;
+use super::resilience::budget::Allowance;
 use super::resilience::timeout::{Deadline, Timeouts};
 use super::route::{Routed, Target, backend_of};
-use super::session::Session;
+use super::session::{Session, Sessions};
 use crate::body::Body;
 use crate::call::{Claimed, Selected};
 use crate::http_server::{self, Limits};
@@ -35,6 +37,7 @@ use crate::prefixed::Prefixed;
 use crate::scope::say_goodbye;
 use crate::send::{SendError, send_http};
 use crate::state::Snapshot;
+use crate::state::traffic::Traffic;
 use crate::telemetry::{HttpLine, Named, Outcome, Protocol, Recorder, RuleName};
 use crate::worker::WorkerRef;
 
@@ -80,7 +83,7 @@ struct Last<'a> {
     snapshot: &'a Snapshot,
     target: Target<'a>,
     rule: Option<&'a Arc<CompiledRule>>,
-    session: Option<&'a Session<'a>>,
+    sessions: &'a Sessions<'a>,
     grpc: bool,
 }
 
@@ -154,7 +157,7 @@ impl Connection {
         request: Request<Body>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
-        let Last { snapshot, mut target, rule, session, grpc } = last;
+        let Last { snapshot, mut target, rule, sessions, grpc } = last;
         if grpc && matches!(target.protocol, AppProtocol::Unspecified | AppProtocol::Http) {
             target.protocol = AppProtocol::H2c;
         }
@@ -162,8 +165,8 @@ impl Connection {
             transmit: Live { connection: self, claimed: self.claims.of(&recorder.outcome.labels, rule) },
             balancer: &self.worker.balancer,
             kept: self.origin.kept_endpoints(),
-            session,
-            budget: &self.worker.shared.retries,
+            session: sessions.at(&target),
+            budget: Allowance::of(&self.worker.shared.retries, target.traffic.and_then(Traffic::budget)),
             snapshot,
             dialled: self.origin.family(),
             target: &target,
@@ -173,6 +176,12 @@ impl Connection {
         let Answered { response, in_flight, deadline } = exchange.run(request, &mut recorder.outcome).await?;
         recorder.in_flight = Some(in_flight);
         Ok((response, deadline))
+    }
+
+    /// What a request says of a session.
+    fn session<'r>(&self, spec: &'r SessionPersistence, head: &http::request::Parts) -> Session<'r> {
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
+        Session::read(spec, &head.headers, self.origin.scheme() == "https", now)
     }
 
     /// A connection that did not end in order: what hyper refused before it was a request.
@@ -233,8 +242,12 @@ impl Arrived<'_> {
         let Self { connection, snapshot, at, grpc } = *self;
         match connection.origin.decide(snapshot, at, &head, &mut recorder.outcome.labels)? {
             Routed::Plain(target) => {
-                let last = Last { snapshot, target, rule: None, session: None, grpc };
-                connection.exchange(last, Request::from_parts(head, body), recorder).await
+                let sessions = Sessions::of_target(&target, |spec| connection.session(spec, &head));
+                let last = Last { snapshot, target, rule: None, sessions: &sessions, grpc };
+                let exchange = connection.exchange(last, Request::from_parts(head, body), recorder);
+                let (mut response, deadline) = exchange.await?;
+                sessions.tell(response.headers_mut());
+                Ok((response, deadline))
             }
             Routed::Rule(selection) => {
                 let phases = Phases { connection, snapshot, selection, grpc };
@@ -268,9 +281,10 @@ impl<'a> Phases<'a> {
         if let Some(refusal) = &rule.refusal {
             return Err(Refused::new(Reason::InvalidRoute, &*refusal.message));
         }
-        let session = self.session(&head);
+        let read = |spec| self.connection.session(spec, &head);
+        let sessions = Sessions::of_rule(&rule.spec, self.snapshot, read);
         let mut pending = Pending::default();
-        let through = self.through_rule(head, body, session.as_ref(), &mut pending, recorder);
+        let through = self.through_rule(head, body, &sessions, &mut pending, recorder);
         let (mut response, deadline) = match through.await {
             Ok(limited) => limited,
             Err(Answer::Filter(response)) => {
@@ -284,18 +298,8 @@ impl<'a> Phases<'a> {
             Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
         };
         filter::apply_to_response(&rule.spec.filters, &pending, response.headers_mut())?;
-        if let Some(session) = session {
-            session.tell(response.headers_mut());
-        }
+        sessions.tell(response.headers_mut());
         Ok((response, deadline))
-    }
-
-    /// What the client says of its session, before any filter has changed it.
-    fn session(&self, head: &http::request::Parts) -> Option<Session<'a>> {
-        let spec = self.selection.rule.spec.session.as_ref()?;
-        let secure = self.connection.origin.scheme() == "https";
-        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or_default();
-        Some(Session::read(spec, &head.headers, secure, now))
     }
 
     /// The rule's request filters, its backend, and the backend's filters around the exchange.
@@ -303,7 +307,7 @@ impl<'a> Phases<'a> {
         &self,
         mut head: http::request::Parts,
         mut body: Body,
-        session: Option<&Session<'_>>,
+        sessions: &Sessions<'_>,
         pending: &mut Pending<'a>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Answer> {
@@ -318,7 +322,7 @@ impl<'a> Phases<'a> {
         let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
         let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
         let request = Request::from_parts(head, body);
-        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), session, grpc: self.grpc };
+        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), sessions, grpc: self.grpc };
         let (mut response, deadline) = self.connection.exchange(last, request, recorder).await?;
         filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
         Ok((response, deadline))

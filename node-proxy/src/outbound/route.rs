@@ -15,6 +15,7 @@ use super::http::refusal::Refused;
 use crate::call::Destination;
 use crate::send::backend::BackendPolicy;
 use crate::state::Snapshot;
+use crate::state::traffic::Traffic;
 
 /// A request that knows what decides about it.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct Target<'s> {
     pub endpoints: Cow<'s, [Endpoint]>,
     /// The Service's `sessionAffinity`, if it has one.
     pub affinity: Option<Affinity>,
+    /// What an XBackendTrafficPolicy says of the Service.
+    pub traffic: Option<&'s Traffic>,
     /// The Service's `internalTrafficPolicy`, for saying why there is no endpoint: they are judged by it already.
     pub policy: TrafficPolicy,
 }
@@ -139,15 +142,16 @@ impl<'s> Target<'s> {
             PortProtocol::Tcp => snapshot.backend_policy(service, port).cloned(),
             PortProtocol::Udp => None,
         };
+        let traffic = snapshot.traffic(service);
         let (service, protocol) = (Some((service.clone(), port)), AppProtocol::Unspecified);
-        Self { service, protocol, tls, endpoints, affinity, policy }
+        Self { service, protocol, tls, endpoints, affinity, traffic, policy }
     }
 
     /// An address that was dialled and is no Service's.
     pub fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
         let endpoints = Cow::Owned(vec![Endpoint { workload, ..Endpoint::at(address) }]);
         let (protocol, policy) = (AppProtocol::Unspecified, TrafficPolicy::Cluster);
-        Self { service: None, protocol, tls: None, endpoints, affinity: None, policy }
+        Self { service: None, protocol, tls: None, endpoints, affinity: None, traffic: None, policy }
     }
 
     /// The pods that claim an endpoint's address, for the log.

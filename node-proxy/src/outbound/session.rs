@@ -13,12 +13,14 @@ use std::net::SocketAddr;
 use http::header::{COOKIE, SET_COOKIE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use weft_model::ObjectName;
+use weft_model::route::{BackendTarget, HttpRule};
 use weft_model::service::{Endpoint, TrafficPolicy};
 use weft_model::session::{SessionCarrier, SessionPersistence};
 
 use self::token::Token;
 use super::route::Target;
 use crate::state::Snapshot;
+use crate::state::traffic::Traffic;
 
 /// So many tokens a client may hold; the API allows so many backends in a rule.
 const MOST: usize = 16;
@@ -35,6 +37,53 @@ pub struct Session<'r> {
     secure: bool,
     /// The new value, once an endpoint that the client does not hold a token for has answered.
     new: OnceCell<String>,
+}
+
+/// The sessions that one request may be part of: that of its rule, or, where the rule has none, those of its backends'
+/// policies. Read before any filter has changed the request, and so before the backend is chosen.
+#[derive(Debug, Default)]
+pub struct Sessions<'r> {
+    /// With the Service that it is of; `None`: every one.
+    each: Vec<(Option<&'r ObjectName>, Session<'r>)>,
+}
+
+impl<'r> Sessions<'r> {
+    /// Those of a request that a rule decides about.
+    pub fn of_rule(
+        rule: &'r HttpRule,
+        snapshot: &'r Snapshot,
+        read: impl Fn(&'r SessionPersistence) -> Session<'r>,
+    ) -> Self {
+        if let Some(spec) = &rule.session {
+            return Self { each: vec![(None, read(spec))] };
+        }
+        let services = rule.backends.iter().filter_map(|backend| match &backend.target {
+            BackendTarget::Service { service, .. } if backend.weight > 0 => Some(service),
+            BackendTarget::Service { .. } | BackendTarget::Invalid { .. } => None,
+        });
+        let of = |service| Some((Some(service), read(snapshot.traffic(service)?.session()?)));
+        Self { each: services.filter_map(of).collect() }
+    }
+
+    /// That of a request that no rule decides about.
+    pub fn of_target(target: &Target<'r>, read: impl Fn(&'r SessionPersistence) -> Session<'r>) -> Self {
+        let spec = target.traffic.and_then(Traffic::session);
+        Self { each: spec.map(|spec| (None, read(spec))).into_iter().collect() }
+    }
+
+    /// The one at this target.
+    pub fn at(&self, target: &Target<'_>) -> Option<&Session<'r>> {
+        let (service, _) = target.service.as_ref()?;
+        let mut each = self.each.iter();
+        each.find(|(of, _)| of.is_none_or(|of| of == service)).map(|(_, session)| session)
+    }
+
+    /// As [`Session::tell`], of the one that was settled.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        for (_, session) in &self.each {
+            session.tell(headers);
+        }
+    }
 }
 
 impl<'r> Session<'r> {

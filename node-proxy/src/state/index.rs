@@ -100,6 +100,7 @@ impl Snapshot {
             self.forget_addresses_of_service(&old);
         }
         self.judge(&service.name);
+        self.put_traffic(&service);
         for ip in ips_of(&service) {
             self.services_by_ip.insert(ip, service.clone());
         }
@@ -160,6 +161,7 @@ impl Snapshot {
             "Service" => {
                 let service = key.parse().ok().and_then(|name: ObjectName| self.services.remove(&name));
                 if let Some(service) = service {
+                    self.forget_traffic(&service.name);
                     self.forget_addresses_of_service(&service);
                 }
             }

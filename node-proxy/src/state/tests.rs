@@ -7,6 +7,8 @@ use weft_api::delta::Change;
 use weft_api::node::Destinations;
 use weft_model::route::{Backend, BackendTarget, Parent, RouteKind, Rules, TcpRule};
 use weft_model::service::{NodePort, ServicePort};
+use weft_model::session::{SessionCarrier, SessionPersistence};
+use weft_model::traffic::{BackendTraffic, RetryConstraint};
 use weft_model::workload::MtlsMode;
 use weft_model::{Resource, ResourceName, TrustDomain};
 
@@ -338,4 +340,33 @@ fn more_destinations_than_there_is_room_for_are_counted() {
     let outside = service("many", "192.0.2.1", &ports);
     let (captured, more) = empty().apply(1, [mesh(), outside]).captured("shop");
     assert_eq!((captured.tcp.len(), more), (1_000, 100));
+}
+
+#[test]
+fn the_budget_of_a_policy_is_counted_on_until_its_limits_change() {
+    let (name, now) = (ObjectName::new("shop", "cart"), Instant::now());
+    let stated = |percent: u32, session: bool| {
+        let carrier = SessionCarrier::Header { name: "x-session".into() };
+        let traffic = BackendTraffic {
+            policy: ObjectName::new("shop", "cart"),
+            retry: Some(RetryConstraint { percent, min_count: 1, ..RetryConstraint::default() }),
+            session: session.then_some(SessionPersistence { carrier, absolute_timeout: None }),
+        };
+        let service = Service { traffic: Some(traffic), ..Service::new(name.clone()) };
+        set(Resource::Service(service))
+    };
+    let takes = |snapshot: &Snapshot| {
+        let budget = snapshot.traffic(&name).unwrap().budget().unwrap();
+        (0..5).filter(|_| budget.take(now, false)).count()
+    };
+    let first = empty().apply(1, [stated(20, false)]);
+    assert_eq!(takes(&first), 1);
+    let with_session = first.apply(2, [stated(20, true)]);
+    assert!(with_session.traffic(&name).unwrap().session().is_some());
+    assert_eq!(takes(&with_session), 0, "the same budget");
+    assert_eq!(takes(&with_session.apply(3, [stated(30, true)])), 1, "another one");
+    let without = with_session.apply(4, [set(Resource::Service(Service::new(name.clone())))]);
+    assert!(without.traffic(&name).is_none());
+    let gone = with_session.apply(4, [Change::Removed(ResourceName("Service/shop/cart".into()))]);
+    assert!(gone.traffic(&name).is_none());
 }

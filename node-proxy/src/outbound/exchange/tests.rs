@@ -12,9 +12,11 @@ use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, StreamBody};
 use weft_model::service::{AppProtocol, Endpoint, TrafficPolicy};
+use weft_model::traffic::RetryConstraint;
 
 use super::*;
 use crate::config::SameNode;
+use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::telemetry::{Labels, Protocol, Reporter, Security};
 
@@ -95,13 +97,14 @@ struct Rig {
     retry: Option<Retry>,
     timeouts: Timeouts,
     budget: RetryBudget,
+    stated: Option<RetryBudget>,
     balancer: Balancer,
 }
 
 impl Rig {
     fn new(endpoints: u8, retry: Option<Retry>) -> Self {
-        let (timeouts, budget) = (Timeouts::default(), RetryBudget::new(Instant::now()));
-        Self { endpoints, retry, timeouts, budget, balancer: Balancer::default() }
+        let (timeouts, budget) = (Timeouts::default(), RetryBudget::default());
+        Self { endpoints, retry, timeouts, budget, stated: None, balancer: Balancer::default() }
     }
 
     /// Status or reason, and the tries made.
@@ -116,7 +119,7 @@ impl Rig {
             balancer: &self.balancer,
             kept: None,
             session: None,
-            budget: &self.budget,
+            budget: Allowance::of(&self.budget, self.stated.as_ref()),
             snapshot: &snapshot,
             dialled: [10, 0, 0, 100].into(),
             target: &target,
@@ -137,6 +140,7 @@ fn target(endpoints: Vec<Endpoint>) -> Target<'static> {
         tls: None,
         endpoints: Cow::Owned(endpoints),
         affinity: None,
+        traffic: None,
         policy: TrafficPolicy::Cluster,
     }
 }
@@ -336,7 +340,7 @@ async fn a_retry_replays_what_was_read_and_streams_the_rest() {
 #[tokio::test(start_paused = true)]
 async fn beyond_the_budget_the_answer_is_passed_on_until_a_second_has_passed() {
     let rig = Rig::new(2, retry(1, &[500]));
-    while rig.budget.take(Instant::now()) {}
+    while rig.budget.take(Instant::now(), false) {}
     let script = Script::new([Step::Status(500)]);
     assert_eq!(rig.send(&script, Body::Empty).await, (Ok(500), 1));
     tokio::time::advance(Duration::from_millis(999)).await;
@@ -345,6 +349,33 @@ async fn beyond_the_budget_the_answer_is_passed_on_until_a_second_has_passed() {
     tokio::time::advance(Duration::from_millis(1)).await;
     let script = Script::new([Step::Status(500), Step::Status(200)]);
     assert_eq!(rig.send(&script, Body::Empty).await, (Ok(200), 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn beyond_the_budget_of_a_policy_the_answer_is_503_until_its_floor_allows_more() {
+    let (interval, min_interval) = (Duration::from_secs(10), Duration::from_secs(30));
+    let limits = RetryConstraint { percent: 20, interval, min_count: 1, min_interval };
+    let rig = Rig { stated: Some(RetryBudget::new(limits)), ..Rig::new(2, retry(1, &[500])) };
+    let fails = async || rig.send(&Script::new([Step::Status(500)]), Body::Empty).await;
+    let retried = Script::new([Step::Status(500), Step::Status(200)]);
+    assert_eq!(rig.send(&retried, Body::Empty).await, (Ok(200), 2), "the floor");
+    assert_eq!(fails().await, (Err(Reason::RetryBudget), 1));
+    // Of the requests so far a fifth may be retried, and one was.
+    for _ in 0..3 {
+        assert_eq!(rig.send(&Script::new([Step::Status(200)]), Body::Empty).await, (Ok(200), 1));
+    }
+    let retried = Script::new([Step::Status(500), Step::Status(200)]);
+    assert_eq!(rig.send(&retried, Body::Empty).await, (Ok(200), 2), "two of six");
+    assert_eq!(fails().await, (Err(Reason::RetryBudget), 1));
+    tokio::time::advance(Duration::from_secs(31)).await;
+    let retried = Script::new([Step::Status(500), Step::Status(200)]);
+    assert_eq!(rig.send(&retried, Body::Empty).await, (Ok(200), 2), "the next floor");
+    // Where no further try is asked for there is nothing to refuse.
+    let nothing = RetryBudget::new(RetryConstraint { percent: 0, min_count: 0, ..limits });
+    let plain = Rig { stated: Some(nothing), ..Rig::new(2, None) };
+    let refused = Script::new([Step::Refused]);
+    assert_eq!(plain.send(&refused, Body::Empty).await, (Err(Reason::ConnectFailed), 1));
+    assert_eq!(plain.send(&Script::new([Step::Status(500)]), Body::Empty).await, (Ok(500), 1));
 }
 
 #[tokio::test(start_paused = true)]

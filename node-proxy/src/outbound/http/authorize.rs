@@ -27,9 +27,11 @@ use crate::outbound::exchange::{Answered, Exchange};
 use crate::outbound::filter::Answer;
 use crate::outbound::filter::auth::{self, Edit};
 use crate::outbound::filter::mirror::Piece;
+use crate::outbound::resilience::budget::Allowance;
 use crate::outbound::resilience::timeout::{Deadline, Timeouts, until};
 use crate::outbound::route::Target;
 use crate::state::Snapshot;
+use crate::state::traffic::Traffic;
 use crate::telemetry::{Labels, Outcome, Recorder, Security};
 
 /// How long a server may take to answer.
@@ -147,7 +149,10 @@ impl Asking<'_> {
             transmit: Live { connection, claimed },
             balancer: &connection.worker.balancer,
             kept: connection.origin.kept_endpoints(),
-            budget: &connection.worker.shared.retries,
+            budget: Allowance::of(
+                &connection.worker.shared.retries,
+                target.traffic.and_then(Traffic::budget),
+            ),
             snapshot: self.snapshot,
             dialled: connection.origin.family(),
             target: &target,

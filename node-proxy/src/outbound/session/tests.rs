@@ -7,7 +7,9 @@ use arc_swap::ArcSwap;
 use proptest::prelude::*;
 use weft_api::delta::Change;
 use weft_model::Resource;
-use weft_model::service::{AppProtocol, Endpoints};
+use weft_model::route::Backend;
+use weft_model::service::{AppProtocol, Endpoints, Service};
+use weft_model::traffic::BackendTraffic;
 
 use super::*;
 use crate::config::SameNode;
@@ -204,6 +206,37 @@ fn what_the_application_says_under_the_same_name_stands() {
         assert_eq!(headers.get(name).unwrap(), own);
         assert_eq!(headers.len(), 1 + added, "{headers:?}");
     }
+}
+
+#[test]
+fn a_rules_own_session_comes_before_those_of_policies() {
+    let (a, b) = (pod("uid-a", 1), pod("uid-b", 2));
+    let policy = |name: &str, session: SessionPersistence| {
+        let traffic = BackendTraffic { policy: service(name), retry: None, session: Some(session) };
+        let resource = Resource::Service(Service { traffic: Some(traffic), ..Service::new(service(name)) });
+        Change::Set(resource.name(), resource.into())
+    };
+    let known = proxy(&[("v1", std::slice::from_ref(&a)), ("v2", std::slice::from_ref(&b))]);
+    let known = known.apply(2, [policy("v1", header()), policy("v2", cookie(false, None))]);
+    let backend = |name: &str| {
+        let target = BackendTarget::Service { service: service(name), port: 80, protocol: AppProtocol::Http };
+        Backend { weight: 1, target, filters: Vec::new() }
+    };
+    let names = |rule: &HttpRule, name: &str, endpoint: &Endpoint| {
+        let read = |spec| Session::read(spec, &HeaderMap::new(), false, START);
+        let (sessions, target) = (Sessions::of_rule(rule, &known, read), target(&known, name));
+        if let Some(session) = sessions.at(&target) {
+            session.settle(&target, endpoint);
+        }
+        let mut headers = HeaderMap::new();
+        sessions.tell(&mut headers);
+        headers.keys().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let plain = HttpRule { backends: vec![backend("v1"), backend("v2")], ..HttpRule::default() };
+    assert_eq!(names(&plain, "v1", &a), ["x-session"]);
+    assert_eq!(names(&plain, "v2", &b), ["set-cookie"]);
+    let own = HttpRule { session: Some(cookie(false, None)), ..plain };
+    assert_eq!(names(&own, "v1", &a), ["set-cookie"]);
 }
 
 #[test]

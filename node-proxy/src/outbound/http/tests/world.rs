@@ -74,7 +74,7 @@ impl World {
             proofs: Default::default(),
             agent: Default::default(),
             served: crate::served::Served::default(),
-            retries: RetryBudget::new(tokio::time::Instant::now()),
+            retries: RetryBudget::default(),
             ends: Ends::default(),
         };
         let worker = Rc::new(Worker::new(0, Arc::new(shared)));
