@@ -184,9 +184,8 @@ kind, it claims less. *Tests* are those of the suite v1.7.0 that need the featur
 TLSRoutes, TCPRoutes and UDPRoutes work on Services as well ([routes.md](routes.md)); the suite has no test of that, and the XMesh
 claims none.
 
-A feature that is not claimed is refused where it is used, with a reason in the object's status; it is never ignored. Two
-work, our own cases ask for them, and they are not claimed yet: `routability` of addresses and ClusterTrustBundles
-([gateways.md](gateways.md#what-is-refused), [limits.md](limits.md)). What no feature of the suite names is in
+A feature that is not claimed is refused where it is used, with a reason in the object's status; it is never ignored. For some
+the suite has no test: of those that are claimed our own cases ask on a cluster (`cargo xtask conformance --weft`). What no feature of the suite names is in
 [routes.md](routes.md), [gateways.md](gateways.md) and [listeners.md](listeners.md).
 ";
 

@@ -110,7 +110,10 @@ mod tests {
             let release = object["metadata"]["annotations"][BUNDLE_VERSION].as_str().map(Into::into);
             (kind(&object), Definition { release, fields: installed::fields(schema) })
         };
-        vendored().into_iter().map(read).collect()
+        let mut all: Definitions = vendored().into_iter().map(read).collect();
+        // Of Kubernetes itself, where the API server has it.
+        all.insert(Kind::ClusterTrustBundle, Definition::default());
+        all
     }
 
     #[test]
