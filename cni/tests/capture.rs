@@ -325,7 +325,7 @@ fn tampering_is_noticed_and_repaired() {
         capture.verify().unwrap();
     }
     let listener = TcpStream::from(capture.listeners.as_ref().unwrap().0[0].try_clone().unwrap());
-    listener.shutdown(std::net::Shutdown::Both).unwrap();
+    listener.shutdown(Shutdown::Both).unwrap();
     assert!(capture.verify().is_err());
     assert!(capture.repair().unwrap(), "the sockets were replaced");
     capture.verify().unwrap();

@@ -185,7 +185,7 @@ TLSRoutes, TCPRoutes and UDPRoutes work on Services as well ([routes.md](routes.
 claims none.
 
 A feature that is not claimed is refused where it is used, with a reason in the object's status; it is never ignored. For some
-the suite has no test: of those that are claimed our own cases ask on a cluster (`cargo xtask conformance --weft`). What no feature of the suite names is in
+the suite has no test: what is claimed of those, our own tests ask for, with real traffic. What no feature of the suite names is in
 [routes.md](routes.md), [gateways.md](gateways.md) and [listeners.md](listeners.md).
 ";
 

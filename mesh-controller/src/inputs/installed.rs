@@ -45,6 +45,7 @@ pub(crate) const FIELDS: &[(&str, &str)] = &[
     ("GatewayFrontendClientCertificateValidation", "spec.tls.frontend"),
     ("GatewayFrontendClientCertificateValidationInsecureFallback", "spec.tls.frontend"),
     ("GatewayInfrastructure", "spec.infrastructure"),
+    ("GatewayListenerFilters", "spec.listeners[].filters"),
     ("HTTPRoute303RedirectStatusCode", "spec.rules[].filters[].requestRedirect.statusCode=303"),
     ("HTTPRoute307RedirectStatusCode", "spec.rules[].filters[].requestRedirect.statusCode=307"),
     ("HTTPRoute308RedirectStatusCode", "spec.rules[].filters[].requestRedirect.statusCode=308"),
