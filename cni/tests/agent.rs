@@ -169,7 +169,7 @@ impl Proxy {
     }
 
     async fn greet(folder: &Path, held: HashMap<String, (EnrolledPod, Vec<OwnedFd>)>) -> Self {
-        let packets = SeqPacket::connect(&folder.join("run/agent.sock")).unwrap();
+        let packets = connect_to_agent(folder);
         let mut proxy = Self { packets, pods: held, missing: None, unserved: BTreeMap::new() };
         proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }).await;
         for (pod, descriptors) in proxy.pods.values() {
@@ -189,6 +189,12 @@ impl Proxy {
 
     async fn stands(&self, standing: Standing) {
         self.say(&ToAgent::Standing { standing }).await;
+    }
+
+    /// Waits until the agent has heard all that was said: it answers what comes after.
+    async fn is_heard(&mut self) {
+        self.say(&ToAgent::WhoCalls { id: 0, from: service(), to: service() }).await;
+        while !matches!(self.next().await, ToProxy::Caller { id: 0, .. }) {}
     }
 
     async fn say(&self, message: &ToAgent) {
@@ -399,6 +405,7 @@ async fn successor_is_given_the_pods_when_it_is_ready_and_keeps_them_although_th
     let mut old = Proxy::connect(node.folder.path(), HashMap::new()).await;
     added(&node, &mut old).await;
     old.stands(Standing::Ready).await;
+    old.is_heard().await;
     let mut new = Proxy::greet(node.folder.path(), HashMap::new()).await;
     assert!(matches!(new.next().await, ToProxy::NodeAddresses { .. }));
     let silent = tokio::time::timeout(Duration::from_millis(500), new.packets.receive()).await;
@@ -565,7 +572,7 @@ async fn pod_whose_namespace_has_vanished_is_refused_and_its_end_is_no_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn proxy_of_another_version_hears_the_agents_and_is_let_go() {
     let node = Node::new("enabled");
-    let proxy = SeqPacket::connect(&node.folder.path().join("run/agent.sock")).unwrap();
+    let proxy = connect_to_agent(node.folder.path());
     let hello = serde_json::to_vec(&ToAgent::Hello { version: PROTOCOL_VERSION + 1, may_be_succeeded: true })
         .unwrap();
     proxy.send(&hello, &[]).await.unwrap();

@@ -91,7 +91,7 @@ impl Node {
 
     /// A proxy that holds the pod already.
     async fn connect(&self) -> Proxy {
-        let packets = SeqPacket::connect(&self.folder.path().join("run/agent.sock")).unwrap();
+        let packets = connect_to_agent(self.folder.path());
         let mut proxy = Proxy { packets, addresses: BTreeSet::new(), ports_said: 0 };
         proxy.say(&ToAgent::Hello { version: PROTOCOL_VERSION, may_be_succeeded: true }).await;
         let borrowed: Vec<_> = self.descriptors.iter().map(AsFd::as_fd).collect();

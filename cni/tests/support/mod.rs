@@ -2,16 +2,18 @@
 //! the pod's gateway. They end with the test, whatever happens. Needs root, or a user namespace of one's own.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
 use weft_cni::kernel::capture::Capture;
 use weft_cni::ruleset::TcpProbes;
+use weft_runtime::fd::SeqPacket;
 use weft_runtime::netns::NetNamespace;
 
 pub const POD: [&str; 2] = ["10.1.0.2", "fd01::2"];
@@ -111,6 +113,19 @@ pub fn dial(namespace: &NetNamespace, to: SocketAddr) -> std::io::Result<TcpStre
     Ok(stream)
 }
 
+/// Connects to an agent whose socket is there: between that and its listening there is a moment.
+pub fn connect_to_agent(folder: &Path) -> SeqPacket {
+    let start = Instant::now();
+    loop {
+        match SeqPacket::connect(&folder.join("run/agent.sock")) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && start.elapsed() < LIMIT => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            connected => return connected.unwrap(),
+        }
+    }
+}
+
 /// Accepts within the limit, also from a non-blocking listener.
 pub fn accept(listener: impl AsFd) -> (TcpStream, SocketAddr) {
     let listener = TcpListener::from(listener.as_fd().try_clone_to_owned().unwrap());
@@ -143,8 +158,8 @@ impl PodCgroup {
         let name = format!("kubepods-weft-test-{}-{count}", std::process::id());
         let roots =
             ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/pids", "/sys/fs/cgroup/systemd"];
-        let usable = |root: &&&str| std::path::Path::new(root).join("cgroup.procs").exists();
-        let mut made = roots.iter().filter(usable).map(|root| std::path::Path::new(root).join(&name));
+        let usable = |root: &&&str| Path::new(root).join("cgroup.procs").exists();
+        let mut made = roots.iter().filter(usable).map(|root| Path::new(root).join(&name));
         let made = made.find(|path| std::fs::create_dir(path).is_ok());
         Self(made.expect("these tests need root and a cgroup file system at /sys/fs/cgroup"))
     }
