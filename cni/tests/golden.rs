@@ -1,4 +1,4 @@
-//! The capture rules as nft text, compared with `golden/*.nft`. `WEFT_UPDATE_GOLDEN=1` writes them anew.
+//! The capture rules as nft text, compared with `golden/*.nft`. `UPDATE_GOLDEN=1` writes them anew.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs)]
 
 use weft_api::node::Destinations;
@@ -36,11 +36,11 @@ fn probed() -> Ruleset {
 
 fn compare(name: &str, ruleset: &Ruleset) {
     let path = format!("{}/tests/golden/{name}.nft", env!("CARGO_MANIFEST_DIR"));
-    if std::env::var_os("WEFT_UPDATE_GOLDEN").is_some() {
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, ruleset.script()).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(ruleset.script(), expected, "{path} differs; look at it, then WEFT_UPDATE_GOLDEN=1");
+    assert_eq!(ruleset.script(), expected, "{path} differs; look at it, then UPDATE_GOLDEN=1");
 }
 
 #[test]

@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn page_is_what_is_claimed_and_what_tests_are_expected_to_do() {
+    fn golden_page_is_what_is_claimed_and_what_tests_are_expected_to_do() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let read = |file: &str| std::fs::read_to_string(root.join(file)).expect(file);
         let needed = parse(&read("conformance/features")).expect("features");

@@ -43,7 +43,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// `cargo xtask golden`.
 pub(crate) fn golden() -> Result<()> {
-    let packages = ["weft-controller", "weft-cni", "weft-cluster"].map(|package| ["--package", package]);
+    let packages = ["weft-controller", "weft-cni", "weft-cluster", "weft-conformance-runner"]
+        .map(|package| ["--package", package]);
     let mut command = run::cargo(&[&["test"][..], packages.as_flattened(), &["golden"]].concat());
     command.env("UPDATE_GOLDEN", "1").env("UPDATE_EXPECT", "1");
     run::step("writing the golden files anew", &mut command)
