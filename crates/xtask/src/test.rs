@@ -43,9 +43,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// `cargo xtask golden`.
 pub(crate) fn golden() -> Result<()> {
-    let packages = ["weft-controller", "weft-cni", "weft-cluster", "weft-conformance-runner"]
-        .map(|package| ["--package", package]);
-    let mut command = run::cargo(&[&["test"][..], packages.as_flattened(), &["golden"]].concat());
-    command.env("UPDATE_GOLDEN", "1").env("UPDATE_EXPECT", "1");
-    run::step("writing the golden files anew", &mut command)
+    // Whole test programs of that name, and tests that have it in theirs.
+    for which in [&["--test", "golden"][..], &["golden"]] {
+        let mut command = run::cargo(&[&["test", "--workspace"][..], which].concat());
+        command.env("UPDATE_GOLDEN", "1").env("UPDATE_EXPECT", "1");
+        run::step("writing the golden files anew", &mut command)?;
+    }
+    Ok(())
 }
