@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pod that answers each connection with its name. It goes on serving while it ends.
 fn server(name: &str, node: &str, labels: &str, probe: &str) -> String {
-    let serve = "socat TCP6-LISTEN:80,ipv6only=0,fork,reuseaddr SYSTEM:\"hostname; sleep 0.3\"";
+    let serve = "socat TCP6-LISTEN:80,ipv6only=0,backlog=128,fork,reuseaddr SYSTEM:\"hostname; sleep 0.3\"";
     format!(
         "apiVersion: v1
 kind: Pod

@@ -1,5 +1,7 @@
 //! A running lab, driven through the `weft` binary as a user would drive it.
 
+mod in_force;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -105,7 +107,7 @@ impl Lab {
                 format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
             bail!("weft lab up failed: {told}\n{}", self.all_logs());
         }
-        Ok(())
+        in_force::wait(self)
     }
 
     /// `weft lab ARGS --name NAME`.
@@ -214,6 +216,13 @@ impl Lab {
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let file = self.state().join(format!("cluster/{kind}/{namespace}/{name}.json"));
         serde_json::from_slice(&fs::read(file).ok()?).ok()
+    }
+
+    /// All objects of a kind as they stand in the cluster.
+    pub fn objects(&self, kind: &str) -> Vec<Value> {
+        let folders = fs::read_dir(self.state().join("cluster").join(kind)).into_iter().flatten().flatten();
+        let files = folders.filter_map(|folder| fs::read_dir(folder.path()).ok()).flatten().flatten();
+        files.filter_map(|file| serde_json::from_slice(&fs::read(file.path()).ok()?).ok()).collect()
     }
 
     /// What a daemon (`node1/proxy`) or a pod has written.
