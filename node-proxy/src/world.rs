@@ -216,6 +216,16 @@ impl World {
     }
 }
 
+/// A connection from `from` to the callee's proxy: both its ends, and its caller's address.
+pub(crate) async fn connected(from: &str) -> (TcpStream, TcpStream, SocketAddr) {
+    let proxy = TcpListener::bind((CALLEE, 0)).await.unwrap();
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    let client = socket.connect(proxy.local_addr().unwrap()).await.unwrap();
+    let (stream, peer) = proxy.accept().await.unwrap();
+    (client, stream, peer)
+}
+
 /// What the pods declare: each kind of probe on a port of its own, and two kinds on one.
 fn probes() -> Vec<Probe> {
     let http = |target: &str| ProbeAction::Http { target: target.into(), headers: vec![] };

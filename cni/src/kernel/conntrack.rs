@@ -68,22 +68,24 @@ fn message(family: NetfilterProtoFamily, message: ConntrackMessage) -> Netfilter
 
 /// The addresses before the translation of a connection that was redirected to one of `ports`.
 fn before(connection: Vec<ConntrackAttribute>, ports: &[u16]) -> Option<ConntrackAttribute> {
-    let redirected = connection
+    let (mut before, mut redirected, mut answers_from) = (None, false, None);
+    for attribute in connection {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(_) => before = Some(attribute),
+            ConntrackAttribute::CtaTupleReply(reply) => answers_from = tcp_source(&reply),
+            ConntrackAttribute::CtaStatus(status) => redirected = status.contains(Status::DstNat),
+            _ => {}
+        }
+    }
+    before.filter(|_| redirected && answers_from.is_some_and(|port| ports.contains(&port)))
+}
+
+/// The source port, if it is one of TCP.
+fn tcp_source(addresses: &[Tuple]) -> Option<u16> {
+    let parts =
+        addresses.iter().find_map(|part| if let Tuple::Proto(parts) = part { Some(parts) } else { None })?;
+    let port = parts
         .iter()
-        .any(|one| matches!(one, ConntrackAttribute::CtaStatus(status) if status.contains(Status::DstNat)));
-    let answers_from = |port: u16| {
-        let from = ProtoTuple::SourcePort(port);
-        connection.iter().any(|one| match one {
-            ConntrackAttribute::CtaTupleReply(reply) => reply.iter().any(|part| match part {
-                Tuple::Proto(proto) => {
-                    proto.contains(&ProtoTuple::Protocol(Protocol::Tcp)) && proto.contains(&from)
-                }
-                _ => false,
-            }),
-            _ => false,
-        })
-    };
-    let ours = redirected && ports.iter().any(|port| answers_from(*port));
-    let is_before = |one: &ConntrackAttribute| matches!(one, ConntrackAttribute::CtaTupleOrig(_));
-    connection.into_iter().find(is_before).filter(|_| ours)
+        .find_map(|part| if let ProtoTuple::SourcePort(port) = part { Some(*port) } else { None });
+    port.filter(|_| parts.contains(&ProtoTuple::Protocol(Protocol::Tcp)))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::config::Config;
+use crate::config::{Channel, Config};
 use crate::report::{Phase, Report};
 use crate::{addons, control_plane, network, node, pki};
 
@@ -67,6 +67,10 @@ fn bring_up(config: &Config, report: &mut Report) -> Result<()> {
         addons::apply_dns(config)?;
         addons::wait_until_ready(config, &mut step)?;
         crds.join().map_err(|_| anyhow!("applying CRDs panicked"))??;
-        step("the Gateway API is served".to_owned())
+        let api = match config.crds {
+            Channel::None => "there is no Gateway API, as asked",
+            Channel::Standard | Channel::Experimental => "the Gateway API is served",
+        };
+        step(api.to_owned())
     })
 }

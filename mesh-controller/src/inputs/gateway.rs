@@ -62,6 +62,15 @@ impl Gateway {
     }
 }
 
+/// Group, kind, name and sectionName of each of `spec.targetRefs` that has a name, of a policy that does not decode; what is
+/// not written is empty.
+fn written_targets(spec: &Value) -> impl Iterator<Item = [&str; 4]> {
+    let list = spec.get("targetRefs").and_then(Value::as_array);
+    let text = |of, key| Value::get(of, key).and_then(Value::as_str).unwrap_or_default();
+    let read = move |of| ["group", "kind", "name", "sectionName"].map(|key| text(of, key));
+    list.into_iter().flatten().map(read).filter(|[_, _, name, _]| !name.is_empty())
+}
+
 impl BackendTlsPolicy {
     /// The Services that `spec.targetRefs` names, and the port's name if it does; also of one that does not decode.
     pub fn targets(&self) -> Vec<(ObjectName, Option<Text>)> {
@@ -76,12 +85,8 @@ impl BackendTlsPolicy {
                 named.filter_map(|of| target(&of.kind, &of.name, of.section_name.as_deref())).collect()
             }
             Err(_) => {
-                let list = self.raw.get("targetRefs").and_then(Value::as_array);
-                let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
-                let read = |of: &Value| {
-                    target(&text(of, "kind")?, &text(of, "name")?, text(of, "sectionName").as_deref())
-                };
-                list.into_iter().flatten().filter_map(read).collect()
+                let written = written_targets(&self.raw);
+                written.filter_map(|[_, kind, name, section]| target(kind, name, Some(section))).collect()
             }
         }
     }
@@ -101,12 +106,8 @@ impl BackendTrafficPolicy {
                 named.filter_map(|of| target(&of.group, &of.kind, &of.name)).collect()
             }
             Err(_) => {
-                let list = self.raw.get("targetRefs").and_then(Value::as_array);
-                let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_owned);
-                let read = |of: &Value| {
-                    target(&text(of, "group").unwrap_or_default(), &text(of, "kind")?, &text(of, "name")?)
-                };
-                list.into_iter().flatten().filter_map(read).collect()
+                let written = written_targets(&self.raw);
+                written.filter_map(|[group, kind, name, _]| target(group, kind, name)).collect()
             }
         }
     }

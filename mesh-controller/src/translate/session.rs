@@ -10,13 +10,14 @@ use weft_gateway_api::httproutes::{
     HttpRouteRulesSessionPersistenceCookieLifetimeType as Lifetime,
     HttpRouteRulesSessionPersistenceType as Type,
 };
-use weft_model::Text;
 use weft_model::route::{BackendTarget, HttpRule};
 use weft_model::session::{SessionCarrier, SessionPersistence};
+use weft_model::{ObjectName, Text};
 
 use super::backend::Backends;
 use super::duration;
 use super::fault::Fault;
+use super::service::ServiceFacts;
 
 /// Hexadecimal digits that make a cookie's name unique.
 const HASH: usize = 10;
@@ -72,16 +73,24 @@ fn unique(place: &str) -> Text {
     name.into()
 }
 
-/// A Service that keeps endpoints for addresses cannot have sessions too: GEP-1619 has such a route rejected.
+/// GEP-1619 has such a route, or policy, rejected: a Service that keeps endpoints for addresses cannot have sessions too.
+pub(crate) fn excluded(service: &ObjectName, facts: &ServiceFacts) -> Option<String> {
+    facts.client_ip_affinity.then(|| {
+        format!(
+            "Service {service} has sessionAffinity ClientIP, which excludes sessionPersistence; remove the one or the \
+             other"
+        )
+    })
+}
+
+/// Whether a rule's backends may have its session.
 pub(crate) fn check_backends(rule: &HttpRule, backends: &Backends<'_>) -> Result<(), Fault> {
     let with_session = rule.session.is_some();
     for backend in rule.backends.iter().filter(|_| with_session) {
         let BackendTarget::Service { service, .. } = &backend.target else { continue };
-        if backends.services.get(service).is_some_and(|facts| facts.client_ip_affinity) {
-            return Err(Fault::unsupported(format!(
-                "backend Service {service} has sessionAffinity ClientIP, which excludes sessionPersistence; remove the \
-                 one or the other"
-            )));
+        let facts = backends.services.get(service);
+        if let Some(problem) = facts.and_then(|facts| excluded(service, facts)) {
+            return Err(Fault::unsupported(format!("backend {problem}")));
         }
     }
     Ok(())

@@ -77,12 +77,8 @@ fn judge(
         let message = format!("Service {service} is of type ExternalName, which has no endpoints");
         return Err(Problem::new("Invalid", message));
     }
-    if facts.client_ip_affinity && traffic.session.is_some() {
-        let message = format!(
-            "Service {service} has sessionAffinity ClientIP, which excludes sessionPersistence; remove the one or the \
-             other"
-        );
-        return Err(Problem::new("Invalid", message));
+    if let Some(problem) = traffic.session.as_ref().and_then(|_| session::excluded(service, facts)) {
+        return Err(Problem::new("Invalid", problem));
     }
     if let Some(holder) = holder {
         let message = format!("the older XBackendTrafficPolicy {holder} holds for Service {service}");

@@ -86,14 +86,6 @@ impl Destination<'_> {
         }
     }
 
-    /// Whether the caller is known, or would be if it connected now.
-    fn has_a_proxy(&self) -> bool {
-        let snapshot = self.worker.shared.snapshot.load();
-        let caller = || snapshot.workload_at(self.caller.address.ip());
-        self.caller.identity.is_some()
-            || caller().is_some_and(|caller| caller.protocol == WorkloadProtocol::Tunnel)
-    }
-
     async fn relay(&self, client: impl Duplex, application: TcpStream) -> RelayEnd {
         // A closing pod lets its byte streams end by themselves; `ended` cuts them off.
         relay(client, application, None, self.pod.scope.ended.cancelled()).await
@@ -101,7 +93,7 @@ impl Destination<'_> {
 
     async fn serve_http<C: Duplex + Send + 'static>(&self, client: Prefixed<C>, version: HttpVersion) {
         let (worker, pod, caller, to) = (self.worker.clone(), self.pod.clone(), self.caller.clone(), self.to);
-        let came_from_outside = !self.has_a_proxy();
+        let came_from_outside = !has_a_proxy(&worker, &caller);
         let closing = self.pod.scope.closing.child_token();
         let to_be_closed = closing.clone();
         let handler = move |request: Request<Body>| {
@@ -111,10 +103,9 @@ impl Destination<'_> {
                 let version = HttpVersion::of(request.version());
                 let response = handle_http(&worker, &pod, to, &caller, version, request).await;
                 let mut response = response.unwrap_or_else(|error| refusal(&error));
-                let destination = Destination { worker: &worker, pod: &pod, to, caller: &caller };
                 // Its pod has entered the mesh meanwhile: by a new connection it has an identity, which it needs as soon
                 // as plaintext is refused.
-                if came_from_outside && destination.has_a_proxy() {
+                if came_from_outside && has_a_proxy(&worker, &caller) {
                     closing.cancel();
                 }
                 say_goodbye(&closing, version, &mut response);
@@ -126,6 +117,13 @@ impl Destination<'_> {
             self.record().refuse(ended.reason, &ended.message);
         }
     }
+}
+
+/// Whether the caller is known, or would be if it connected now.
+fn has_a_proxy(worker: &WorkerRef, caller: &Caller) -> bool {
+    let snapshot = worker.shared.snapshot.load();
+    let pod = || snapshot.workload_at(caller.address.ip());
+    caller.identity.is_some() || pod().is_some_and(|pod| pod.protocol == WorkloadProtocol::Tunnel)
 }
 
 fn conclude(mut recorder: Box<Recorder>, ended: &RelayEnd) {
@@ -262,11 +260,7 @@ mod tests {
 
     /// Serves a connection from the stranger to port 7009 of the callee, as one that was redirected.
     async fn called_by_a_stranger(world: &std::rc::Rc<World>) -> TcpStream {
-        let proxy = tokio::net::TcpListener::bind((CALLEE, 0)).await.unwrap();
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::new(STRANGER.parse().unwrap(), 0)).unwrap();
-        let client = socket.connect(proxy.local_addr().unwrap()).await.unwrap();
-        let (stream, peer) = proxy.accept().await.unwrap();
+        let (client, stream, peer) = world::connected(STRANGER).await;
         let world = world.clone();
         tokio::task::spawn_local(async move {
             let caller =

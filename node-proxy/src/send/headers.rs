@@ -16,7 +16,7 @@ use crate::tunnel::meta::WEFT_META;
 pub(crate) const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Whether a field ends at each hop: those besides `Connection` and what that names.
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "te" | "transfer-encoding"

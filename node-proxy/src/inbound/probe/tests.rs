@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
 use weft_api::node::ToAgent;
 use weft_model::workload::MtlsMode;
 
@@ -13,11 +12,7 @@ use crate::world::{self, CALLEE, STRANGER, World};
 
 /// A connection from `from` to `port` of the callee, served as one that was redirected.
 async fn call(world: &Rc<World>, from: &str, port: u16) -> TcpStream {
-    let proxy = TcpListener::bind((CALLEE, 0)).await.unwrap();
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
-    let client = socket.connect(proxy.local_addr().unwrap()).await.unwrap();
-    let (stream, peer) = proxy.accept().await.unwrap();
+    let (client, stream, peer) = world::connected(from).await;
     let world = world.clone();
     tokio::task::spawn_local(async move {
         let caller = Caller { address: peer, identity: None, claimed: None, security: Security::Plaintext };

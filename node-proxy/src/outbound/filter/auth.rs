@@ -2,7 +2,7 @@
 //! `outbound/http/authorize.rs`.
 
 use http::header::{
-    self, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER,
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER,
 };
 use http::uri::PathAndQuery;
 use http::{Request, Uri, Version};
@@ -11,20 +11,12 @@ use weft_model::{Reason, Text};
 use crate::body::Body;
 use crate::outbound::http::authority_of;
 use crate::outbound::http::refusal::Refused;
+use crate::send::headers::is_hop_by_hop;
 
-/// Fields that frame a message, choose its listener or end at a hop: of an answer none goes into another message.
-static FRAMING: [HeaderName; 10] = [
-    HOST,
-    CONTENT_LENGTH,
-    EXPECT,
-    TRAILER,
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-    header::UPGRADE,
-    header::TE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-];
+/// Whether a field frames a message, chooses its listener or ends at a hop: of an answer none goes into another message.
+fn is_of_this_message(name: &HeaderName) -> bool {
+    [HOST, CONTENT_LENGTH, EXPECT, TRAILER, CONNECTION].contains(name) || is_hop_by_hop(name)
+}
 
 /// A change of one field that an authorization server wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +43,12 @@ impl Edit {
     /// A change of `name`; `None` for a field that no server may change, which is left as it is. Pseudo-header fields
     /// are none.
     pub fn new(name: HeaderName, value: HeaderValue, how: How) -> Option<Self> {
-        (!FRAMING.contains(&name)).then_some(Self { name, value: Some(value), how })
+        (!is_of_this_message(&name)).then_some(Self { name, value: Some(value), how })
     }
 
     /// Takes all lines of `name` away.
     pub fn remove(name: HeaderName) -> Option<Self> {
-        (!FRAMING.contains(&name)).then_some(Self { name, value: None, how: How::Set })
+        (!is_of_this_message(&name)).then_some(Self { name, value: None, how: How::Set })
     }
 
     /// Makes it.
@@ -96,7 +88,7 @@ pub(crate) fn question(
     let mut headers = HeaderMap::new();
     for (name, value) in &head.headers {
         let shown = *name == AUTHORIZATION || allowed.iter().any(|allowed| **allowed == *name.as_str());
-        if shown && !FRAMING.contains(name) {
+        if shown && !is_of_this_message(name) {
             headers.append(name, value.clone());
         }
     }
@@ -118,7 +110,7 @@ pub(crate) fn tell(allowed: &[Text], answer: &HeaderMap, request: &mut HeaderMap
         [] => !name.as_str().starts_with("content-"),
         _ => listed(name),
     };
-    let told = |name: &HeaderName| told(name) && !FRAMING.contains(name);
+    let told = |name: &HeaderName| told(name) && !is_of_this_message(name);
     let replaced: Vec<HeaderName> = request
         .keys()
         .filter(|name| told(name) && (listed(name) || answer.contains_key(*name)))
