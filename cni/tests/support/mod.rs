@@ -99,8 +99,18 @@ impl Wire {
     }
 }
 
+/// Listens, be it after a while: a program that another test starts just now holds copies of this process's sockets until it
+/// runs, closed ones among them.
 pub fn listen(namespace: &NetNamespace, address: &str) -> TcpListener {
-    namespace.run_in(|| TcpListener::bind(address)).unwrap().unwrap()
+    let start = Instant::now();
+    loop {
+        match namespace.run_in(|| TcpListener::bind(address)).unwrap() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < LIMIT => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            bound => return bound.unwrap(),
+        }
+    }
 }
 
 pub fn at(address: &str, port: u16) -> SocketAddr {
