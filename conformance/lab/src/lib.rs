@@ -13,6 +13,7 @@ pub mod objects;
 pub mod place;
 
 use serde_json::Value;
+pub use weft_conformance_cases::mesh::log_lines;
 pub use weft_conformance_cases::{Claims as Checks, cases, mesh};
 pub use weft_testkit::{Lab, Options, Output};
 
@@ -44,12 +45,6 @@ pub fn admin(lab: &Lab, node: &str, path: &str) -> String {
 pub fn access_log(lab: &Lab, node: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(lab.state().join(format!("logs/{node}/proxy.log"))).unwrap();
     log_lines(&text)
-}
-
-/// The access log in what a proxy has logged, a JSON object a line.
-#[must_use]
-pub fn log_lines(text: &str) -> Vec<Value> {
-    text.lines().filter_map(|line| serde_json::from_str(line.get(line.find('{')?..)?).ok()).collect()
 }
 
 /// A pod's address in one family.

@@ -1,4 +1,4 @@
-//! GRPCRoute with the stock Python implementation of gRPC on both sides.
+//! GRPCRoute with the stock Python implementation of gRPC on both sides, on Services and at a Gateway.
 
 use weft_conformance::cases::grpcroute;
 

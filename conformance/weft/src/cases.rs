@@ -3,6 +3,7 @@
 
 pub mod bad_input;
 pub mod callers;
+pub mod external_auth;
 pub mod gamma;
 pub mod gateways;
 pub mod grpcroute;
@@ -13,6 +14,7 @@ pub mod services;
 pub mod shared;
 pub mod status;
 pub mod streams;
+pub mod traffic;
 pub mod wire;
 
 use crate::mesh::Checks;
@@ -67,6 +69,18 @@ pub const ALL: &[Case] = &[
         about: "TLSRoutes, TCPRoutes and byte streams",
         topology: streams::topology,
         run: streams::run,
+    },
+    Case {
+        name: "external_auth",
+        about: "authorization servers, asked by HTTP and gRPC, on Services, at Gateways and at their listeners",
+        topology: external_auth::topology,
+        run: external_auth::run,
+    },
+    Case {
+        name: "traffic",
+        about: "sessions, budgets of retries, and policies for backends",
+        topology: traffic::topology,
+        run: traffic::run,
     },
     Case {
         name: "services",

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         .filter(|case| cli.only.is_empty() || cli.only.iter().any(|n| n == case.name))
         .collect();
     if cli.list {
-        chosen.iter().for_each(|case| println!("{:<12} {}", case.name, case.about));
+        chosen.iter().for_each(|case| println!("{:<13} {}", case.name, case.about));
         return ExitCode::SUCCESS;
     }
     if let Some(unknown) = cli.only.iter().find(|name| cases::ALL.iter().all(|case| case.name != **name)) {
@@ -55,16 +55,16 @@ fn main() -> ExitCode {
         table.push((case.name, run(case, &cli.options)));
     }
     let mut failed = false;
-    println!("\n{:<12} {:>6} {:>6}", "case", "checks", "failed");
+    println!("\n{:<13} {:>6} {:>6}", "case", "checks", "failed");
     for (name, outcome) in table {
         match outcome {
             Ok((count, failures)) => {
-                println!("{name:<12} {count:>6} {:>6}", failures.len());
+                println!("{name:<13} {count:>6} {:>6}", failures.len());
                 failures.iter().for_each(|claim| println!("   FAILS {claim}"));
                 failed |= !failures.is_empty();
             }
             Err(error) => {
-                println!("{name:<12} did not come about: {error:#}");
+                println!("{name:<13} did not come about: {error:#}");
                 failed = true;
             }
         }

@@ -13,7 +13,8 @@ use serde_json::Value;
 
 pub use checks::{Checks, patiently, soon};
 pub use objects::{
-    ECHO, HTTP_PORTS, IMAGE, LABEL, Port, echo, http_route, namespace, pod, route, rule, service, sleeper,
+    ECHO, GATEWAYS, HTTP_PORTS, IMAGE, LABEL, Port, echo, http_route, namespace, pod, route, rule, service,
+    sleeper,
 };
 
 /// Where the pods are: a lab or a cluster. What it applies, it may first change as [`ECHO`], [`IMAGE`] and [`LABEL`] say.
@@ -103,6 +104,40 @@ pub fn pod_address(mesh: &Mesh, namespace: &str, name: &str, v6: bool) -> Result
     let all = all.into_iter().flatten().filter_map(|ip| ip.get("ip")?.as_str());
     let ip = all.into_iter().find(|ip| ip.contains(':') == v6);
     ip.map(str::to_owned).with_context(|| format!("{namespace}/{name} has no address of this family"))
+}
+
+/// A Gateway's addresses, IPv4 first.
+///
+/// # Errors
+/// When it has none.
+pub fn gateway_addresses(mesh: &Mesh, namespace: &str, name: &str) -> Result<Vec<String>> {
+    let gateway = mesh.object("Gateway", namespace, name)?;
+    let all = gateway.pointer("/status/addresses").and_then(Value::as_array);
+    let all = all.into_iter().flatten().filter_map(|address| address.get("value")?.as_str());
+    let mut all: Vec<String> = all.map(str::to_owned).collect();
+    all.sort_by_key(|address| address.contains(':'));
+    ensure!(!all.is_empty(), "Gateway {namespace}/{name} has no address");
+    Ok(all)
+}
+
+/// The access log in what a proxy has logged, a JSON object a line.
+#[must_use]
+pub fn log_lines(text: &str) -> Vec<Value> {
+    text.lines().filter_map(|line| serde_json::from_str(line.get(line.find('{')?..)?).ok()).collect()
+}
+
+/// A condition in an entry of an object's status: status and reason (`True Accepted`).
+///
+/// # Errors
+/// When there is none, or it is not of the object's present generation.
+pub fn standing(entry: &Value, object: &Value, condition: &str) -> Result<String> {
+    let conditions = entry.get("conditions").and_then(Value::as_array);
+    let found = conditions.into_iter().flatten().find(|one| one.get("type").is_some_and(|t| t == condition));
+    let found = found.with_context(|| format!("no {condition} in {entry}"))?;
+    let generation = object.pointer("/metadata/generation");
+    ensure!(found.get("observedGeneration") == generation, "not of generation {generation:?}: {found}");
+    let text = |field: &str| found.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Ok(format!("{} {}", text("status"), text("reason")))
 }
 
 /// An HTTP answer as curl printed it.
@@ -342,15 +377,20 @@ impl Mesh {
     /// # Errors
     /// When there is none.
     pub fn condition(&self, kind: &str, namespace: &str, name: &str, condition: &str) -> Result<String> {
+        self.condition_by(self.place.controller_name(), [kind, namespace, name], condition)
+    }
+
+    /// The same in the first entry of a controller, of a route (given by kind, namespace and name) or of a policy.
+    ///
+    /// # Errors
+    /// When there is none, or it is not of the object's present generation.
+    pub fn condition_by(&self, controller: &str, object: [&str; 3], condition: &str) -> Result<String> {
+        let [kind, namespace, name] = object;
         let object = self.object(kind, namespace, name)?;
-        let at = |v: &Value, p: &str| v.pointer(p).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let parents = object.pointer("/status/parents").and_then(Value::as_array).context("no status")?;
-        let own = parents.iter().find(|p| at(p, "/controllerName") == self.place.controller_name());
-        let conditions = own
-            .and_then(|p| p.get("conditions")?.as_array())
-            .with_context(|| format!("no conditions in {parents:?}"))?;
-        let found = conditions.iter().find(|c| at(c, "/type") == condition);
-        let found = found.with_context(|| format!("no {condition} in {parents:?}"))?;
-        Ok(format!("{} {}", at(found, "/status"), at(found, "/reason")))
+        let entries = ["/status/parents", "/status/ancestors"].iter().find_map(|at| object.pointer(at));
+        let mut entries = entries.and_then(Value::as_array).context("no status")?.iter();
+        let entry = entries.find(|entry| entry.get("controllerName").is_some_and(|name| name == controller));
+        let entry = entry.with_context(|| format!("no entry of {controller}: {object}"))?;
+        standing(entry, &object, condition)
     }
 }

@@ -10,14 +10,13 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::mesh::{
-    Checks, HTTP_PORTS as HTTP, Mesh, echo, host, namespace, patiently, route, service, sleeper,
+    Checks, HTTP_PORTS as HTTP, Mesh, echo, gateway_addresses, host, namespace, patiently, route, service,
+    sleeper,
 };
 
 const NAMESPACE: &str = "gw";
 /// Where requests come from: outside the mesh, on both nodes.
 const CLIENTS: [&str; 2] = ["out/client1", "out/client2"];
-/// The `controllerName` of Weft's GatewayClass.
-const CONTROLLER: &str = "weft-mesh.dev/gateway";
 const PLAIN: &str = "{name: http, port: 80, protocol: HTTP}";
 const ENCRYPTED: &str =
     "{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: certificate}]}}";
@@ -91,9 +90,7 @@ fn object(mesh: &Mesh, name: &str) -> Result<Value> {
 
 /// A Gateway's first address.
 fn address(mesh: &Mesh, name: &str) -> Result<String> {
-    let gateway = object(mesh, name)?;
-    let address = gateway["status"]["addresses"][0]["value"].as_str();
-    address.map(str::to_owned).with_context(|| format!("Gateway {name} has no address"))
+    gateway_addresses(mesh, NAMESPACE, name)?.into_iter().next().context("no address")
 }
 
 /// Waits until a Gateway and all of its listeners are Programmed as they are now.

@@ -1,14 +1,25 @@
-//! GRPCRoute with the stock Python implementation of gRPC on both sides.
+//! GRPCRoute with the stock Python implementation of gRPC on both sides, on Services and at a Gateway.
 #![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
 use std::collections::BTreeMap;
 
-use crate::mesh::{Checks, Mesh, Port, namespace, pod, route, service, sleeper, tally};
-use anyhow::{Result, ensure};
+use crate::mesh::{
+    Checks, GATEWAYS, Mesh, Port, gateway_addresses, host, namespace, patiently, pod, route, service,
+    sleeper, tally,
+};
+use anyhow::{Context, Result, ensure};
 
 const FROM: &str = "a/near";
 const PYTHON: &str = "/usr/bin/python3";
 const GRPC: &[Port] = &[Port("grpc", 7070, 7070, "kubernetes.io/h2c")];
+/// A client outside the mesh.
+const OUTSIDE: &str = "out/client";
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: front, namespace: a}
+spec: {gatewayClassName: weft, listeners: [{name: grpc, port: 80, protocol: HTTP}]}
+---
+";
 
 fn grpc_route(name: &str, rules: &str) -> String {
     let parents = format!("[{{group: \"\", kind: Service, name: {name}}}]");
@@ -49,13 +60,46 @@ pub fn topology() -> String {
     yaml += &grpc_route("invalid", &format!("{{{}}},", to("missing")));
     yaml += &grpc_route("nobody", &format!("{{{}}},", to("empty")));
     let mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 7070}}}]";
-    yaml + &grpc_route("copied", &format!("{{{mirror}, {}}},", to("v2")))
+    yaml += &grpc_route("copied", &format!("{{{mirror}, {}}},", to("v2")));
+    yaml += &(namespace("out", false) + &sleeper("out", "client", "node1") + GATEWAY);
+    let at_gateway = [
+        rule("{method: {service: shop.Orders, method: Get}}", &format!("{filters}, {}", to("v1"))),
+        rule(
+            "{method: {service: shop.Orders}}",
+            "backendRefs: [{name: v1, port: 7070, weight: 3}, {name: v2, port: 7070, weight: 1}]",
+        ),
+        rule("{method: {service: shop.Stock, method: Get}}", &to("empty")),
+        rule("{method: {service: shop.Stock, method: Fail}}", &to("v2")),
+    ];
+    yaml + &route("GRPCRoute", "a", "front", "[{name: front}]", &format!("rules: [{}]", at_gateway.concat()))
 }
 
 fn call(mesh: &Mesh, host: &str, how: &str, method: &str, count: u32, metadata: &[&str]) -> Result<String> {
-    let (target, count) = (format!("{host}:7070"), count.to_string());
-    let program = [PYTHON, "-c", include_str!("programs/grpc_client.py"), &target, how, method, &count];
-    mesh.run(FROM, &[&program[..], metadata].concat())
+    call_at(mesh, [FROM, &format!("{host}:7070")], how, method, count, metadata)
+}
+
+/// Calls from a pod to a target.
+fn call_at(
+    mesh: &Mesh,
+    [pod, target]: [&str; 2],
+    how: &str,
+    method: &str,
+    count: u32,
+    metadata: &[&str],
+) -> Result<String> {
+    let count = count.to_string();
+    let program = [PYTHON, "-c", include_str!("programs/grpc_client.py"), target, how, method, &count];
+    mesh.run(pod, &[&program[..], metadata].concat())
+}
+
+/// Calls a method of no arguments that does not answer in time; prints the status.
+fn slow(mesh: &Mesh, pod: &str, target: &str) -> Result<()> {
+    let program = format!(
+        "import grpc\nwith grpc.insecure_channel('{target}') as c:\n  try: c.unary_unary('/shop.Orders/Slow')(b'', timeout=0.5)\n  except grpc.RpcError as e: print(e.code().name)"
+    );
+    let told = mesh.run(pod, &[PYTHON, "-c", &program])?;
+    ensure!(told == "DEADLINE_EXCEEDED\n", "{told}");
+    Ok(())
 }
 
 /// The sentences.
@@ -63,6 +107,9 @@ pub fn run(checks: &mut Checks<'_>) {
     check_matches(checks);
     check_calls(checks);
     check_refusals(checks);
+    if checks.mesh().is_weft() {
+        check_gateway(checks);
+    }
 }
 
 fn check_matches(checks: &mut Checks<'_>) {
@@ -133,10 +180,7 @@ fn check_calls(checks: &mut Checks<'_>) {
             Ok(())
         });
         checks.check(&format!("{host}: a caller's deadline is DEADLINE_EXCEEDED"), |m| {
-            let program = format!("import grpc\nwith grpc.insecure_channel('{host}:7070') as c:\n  try: c.unary_unary('/shop.Orders/Slow')(b'', timeout=0.5)\n  except grpc.RpcError as e: print(e.code().name)");
-            let told = m.run(FROM, &[PYTHON, "-c", &program])?;
-            ensure!(told == "DEADLINE_EXCEEDED\n", "{told}");
-            Ok(())
+            slow(m, FROM, &format!("{host}:7070"))
         });
     }
     checks.check("a stream through a route goes to one backend as a whole", |m| {
@@ -163,6 +207,66 @@ fn check_refusals(checks: &mut Checks<'_>) {
             let told = call(m, host, "unary", method, 3, &[])?;
             let begin = if m.is_weft() { format!("{code} weft: ") } else { code.to_owned() };
             ensure!(told.lines().count() == 3 && told.lines().all(|l| l.starts_with(&begin)), "{told}");
+            Ok(())
+        });
+    }
+}
+
+/// Where the Gateway is reached, in each family.
+fn targets(mesh: &Mesh) -> Result<Vec<String>> {
+    let all = gateway_addresses(mesh, "a", "front")?;
+    ensure!(all.len() == 2, "{all:?}");
+    Ok(all.iter().map(|address| format!("{}:80", host(address))).collect())
+}
+
+fn check_gateway(checks: &mut Checks<'_>) {
+    checks.check(
+        "at a Gateway the route is accepted, and a client outside reaches it in both families",
+        |m| {
+            patiently(|| {
+                for (condition, wanted) in
+                    [("Accepted", "True Accepted"), ("ResolvedRefs", "True ResolvedRefs")]
+                {
+                    let told = m.condition_by(GATEWAYS, ["GRPCRoute", "a", "front"], condition)?;
+                    ensure!(told == wanted, "{told}");
+                }
+                for target in targets(m)? {
+                    let sent = ["x-remove=me", "x-set=mine", "x-keep=k"];
+                    let told = call_at(m, [OUTSIDE, &target], "unary", "/shop.Orders/Get", 1, &sent)?;
+                    let fields = told.strip_prefix("v1 v1 ").context(told.clone())?;
+                    let fields: serde_json::Value = serde_json::from_str(fields)?;
+                    let of = |name: &str| fields[name].as_str().unwrap_or("-").to_owned();
+                    let told = ["x-add", "x-keep", "x-set", "x-remove"].map(of);
+                    ensure!(told == ["more", "k", "by-route", "-"], "{target}: {fields}");
+                }
+                Ok(())
+            })
+        },
+    );
+    checks.check("at a Gateway weights hold for calls on one connection, exactly", |m| {
+        let told = tally(&call_at(m, [OUTSIDE, &targets(m)?[0]], "unary", "/shop.Orders/Put", 40, &[])?);
+        let wanted: BTreeMap<String, usize> = [("v1 v1 ".to_owned(), 30), ("v2 v2 ".to_owned(), 10)].into();
+        ensure!(told == wanted, "{told:?}");
+        Ok(())
+    });
+    checks.check("at a Gateway streams arrive whole, from one backend, and deadlines hold", |m| {
+        let target = &targets(m)?[0];
+        let told = call_at(m, [OUTSIDE, target], "count", "/shop.Orders/Count", 500, &[])?;
+        let wanted: Vec<String> = (0..500).map(|n| n.to_string()).collect();
+        ensure!(told.trim() == wanted.join(","), "{told}");
+        let told = call_at(m, [OUTSIDE, target], "both", "/shop.Orders/Both", 20, &[])?;
+        let from = |name: &str| (0..20).map(|n| format!("{n} from {name}\n")).collect::<String>();
+        ensure!(told == from("v1") || told == from("v2"), "{told}");
+        slow(m, OUTSIDE, target)
+    });
+    for (claim, method, begin) in [
+        ("an application's own status", "/shop.Stock/Fail", "FAILED_PRECONDITION told by the application"),
+        ("what no rule matches", "/shop.Other/Get", "UNIMPLEMENTED weft: "),
+        ("a backend without endpoints", "/shop.Stock/Get", "UNAVAILABLE weft: "),
+    ] {
+        checks.check(&format!("at a Gateway {claim} is told by gRPC's status: {begin}"), |m| {
+            let told = call_at(m, [OUTSIDE, &targets(m)?[0]], "unary", method, 3, &[])?;
+            ensure!(told.lines().count() == 3 && told.lines().all(|line| line.starts_with(begin)), "{told}");
             Ok(())
         });
     }

@@ -25,13 +25,13 @@ spec: {{ipFamilyPolicy: PreferDualStack, selector: {{{selector}}}, ports: [{{nam
 }
 
 /// Answers each datagram with its name and the sender's address.
-fn datagrams(name: &str, node: &str) -> String {
+pub(super) fn datagrams(name: &str, node: &str) -> String {
     let answer = format!("read asked; echo {name} $SOCAT_PEERADDR");
     let serve = ["socat", "UDP6-RECVFROM:5300,ipv6only=0,fork", &format!("SYSTEM:{answer}")];
     pod("a", name, node, name, None, &serve) + &udp_service(name, name, "")
 }
 
-fn udp_service(name: &str, app: &str, more: &str) -> String {
+pub(super) fn udp_service(name: &str, app: &str, more: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Service
@@ -178,7 +178,7 @@ fn addresses(checks: &mut Checks<'_>) {
 }
 
 /// What comes back for one datagram of each of so many flows: the names that answered, and the last sender's address seen.
-fn ask(mesh: &Mesh, pod: &str, at: &str, flows: u32) -> Result<(BTreeMap<String, usize>, String)> {
+pub(super) fn ask(mesh: &Mesh, pod: &str, at: &str, flows: u32) -> Result<(BTreeMap<String, usize>, String)> {
     let family = if at.starts_with('[') { "UDP6" } else { "UDP4" };
     let script = format!(
         "for i in $(seq {flows}); do echo hello | socat -T 3 -t 3 - {family}:{at},readbytes=45; done 2>/dev/null"
@@ -190,7 +190,7 @@ fn ask(mesh: &Mesh, pod: &str, at: &str, flows: u32) -> Result<(BTreeMap<String,
 }
 
 /// Fails unless the servers answered so often.
-fn shares(mesh: &Mesh, pod: &str, at: &str, wanted: [usize; 2]) -> Result<()> {
+pub(super) fn shares(mesh: &Mesh, pod: &str, at: &str, wanted: [usize; 2]) -> Result<()> {
     let flows = u32::try_from(wanted[0] + wanted[1])?;
     let (counts, _) = ask(mesh, pod, at, flows)?;
     let of = |name: &str| counts.get(name).copied().unwrap_or(0);

@@ -1,13 +1,26 @@
-//! Byte streams: TLSRoute by server name, TCPRoute by weight, servers that speak first, half-close and reset.
+//! Byte streams: TLSRoute by server name, TCPRoute by weight, servers that speak first, half-close and reset. And streams and
+//! datagrams at a Gateway.
 #![allow(clippy::indexing_slicing, clippy::too_many_lines, reason = "tables of checks")]
 
-use crate::mesh::{Checks, Mesh, Port, namespace, pod, route, service, sleeper, soon, tally};
+use super::services::{datagrams, shares};
+use crate::mesh::{
+    Checks, GATEWAYS, Mesh, Port, gateway_addresses, host, namespace, patiently, pod, route, service,
+    sleeper, soon, tally,
+};
 use anyhow::{Context, Result, ensure};
 
 const FROM: &str = "a/near";
 const PYTHON: &str = "/usr/bin/python3";
 const TLS: &[Port] = &[Port("tls", 443, 8443, "")];
 const TCP: &[Port] = &[Port("tcp", 90, 9000, "")];
+const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: front, namespace: a}
+spec:
+  gatewayClassName: weft
+  listeners: [{name: tcp, port: 90, protocol: TCP}, {name: udp, port: 53, protocol: UDP}]
+---
+";
 
 /// A server that speaks first: its name; then everything comes back.
 pub(super) fn greeter(name: &str, node: &str) -> String {
@@ -113,6 +126,19 @@ pub fn topology() -> String {
         yaml +=
             &route("TCPRoute", "a", name, &parent(name), &format!("rules: [{{backendRefs: [{backends}]}}]"));
     }
+    yaml + &at_gateway()
+}
+
+/// A Gateway for connections and datagrams, two servers of datagrams, and a client outside the mesh.
+fn at_gateway() -> String {
+    let mut yaml = namespace("out", false) + &sleeper("out", "client", "node1") + GATEWAY;
+    yaml += &(datagrams("u1", "node1") + &datagrams("u2", "node2"));
+    for (kind, one, other, port) in [("TCPRoute", "g1", "g2", 90), ("UDPRoute", "u1", "u2", 53)] {
+        let parent = format!("[{{name: front, port: {port}}}]");
+        let backends =
+            format!("{{name: {one}, port: {port}, weight: 1}}, {{name: {other}, port: {port}, weight: 3}}");
+        yaml += &route(kind, "a", "front", &parent, &format!("rules: [{{backendRefs: [{backends}]}}]"));
+    }
     yaml
 }
 
@@ -121,6 +147,9 @@ pub fn run(checks: &mut Checks<'_>) {
     check_tls(checks);
     check_tcp(checks);
     check_ends(checks);
+    if checks.mesh().is_weft() {
+        check_gateway(checks);
+    }
 }
 
 /// The subject of the certificate that a TLS caller with this server name is shown, or what went wrong.
@@ -280,5 +309,49 @@ fn check_ends(checks: &mut Checks<'_>) {
             ensure!(told == "reset\n" || told.contains("ConnectionResetError"), "{told}");
             Ok(())
         });
+    }
+}
+
+fn check_gateway(checks: &mut Checks<'_>) {
+    for kind in ["TCPRoute", "UDPRoute"] {
+        checks.check(&format!("a {kind} at a Gateway is accepted"), |m| {
+            patiently(|| {
+                for (condition, wanted) in
+                    [("Accepted", "True Accepted"), ("ResolvedRefs", "True ResolvedRefs")]
+                {
+                    let told = m.condition_by(GATEWAYS, [kind, "a", "front"], condition)?;
+                    ensure!(told == wanted, "{told}");
+                }
+                let all = gateway_addresses(m, "a", "front")?;
+                ensure!(all.len() == 2, "{all:?}");
+                Ok(())
+            })
+        });
+    }
+    for (number, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
+        for pod in ["out/client", FROM] {
+            checks.check(
+                &format!("a Gateway shares out {pod}'s connections by weight, exactly ({family})"),
+                |m| {
+                    let address = host(&gateway_addresses(m, "a", "front")?[number]);
+                    let connect = format!("timeout 30 socat -t10 - TCP:{address}:90 </dev/null");
+                    patiently(|| {
+                        ensure!(m.shell(pod, &connect)?.starts_with('g'), "not yet");
+                        Ok(())
+                    })?;
+                    let told = m.shell(pod, &format!("for i in $(seq 8); do {connect}; done"))?;
+                    let counts = tally(&told);
+                    ensure!(counts.get("g1") == Some(&2) && counts.get("g2") == Some(&6), "{told}");
+                    Ok(())
+                },
+            );
+            checks.check(
+                &format!("a Gateway shares out {pod}'s flows of datagrams by weight, exactly ({family})"),
+                |m| {
+                    let at = format!("{}:53", host(&gateway_addresses(m, "a", "front")?[number]));
+                    patiently(|| shares(m, pod, &at, [2, 6]))
+                },
+            );
+        }
     }
 }

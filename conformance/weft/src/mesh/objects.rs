@@ -4,6 +4,8 @@
 pub const ECHO: &str = "/usr/local/bin/weft-echo";
 /// What pods name as their image; a cluster puts a real one in place of it.
 pub const IMAGE: &str = "image: local";
+/// The `controllerName` of Weft's GatewayClass, which is called `weft`.
+pub const GATEWAYS: &str = "weft-mesh.dev/gateway";
 /// The label that enrols a namespace; for another mesh its own goes in place of it.
 pub const LABEL: &str = "weft-mesh.dev/mesh: enabled";
 

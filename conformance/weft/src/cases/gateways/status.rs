@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use super::{CONTROLLER, NAMESPACE, PLAIN, gateway, http, is_programmed, object, rule};
-use crate::mesh::{Checks, Mesh, patiently};
+use super::{NAMESPACE, PLAIN, gateway, http, is_programmed, object, rule};
+use crate::mesh::{Checks, GATEWAYS, Mesh, patiently};
 
 const OTHER: &str = "other.example/gateway";
 /// How often the two controllers write.
@@ -91,7 +91,7 @@ fn fight(mesh: &Mesh) -> Result<()> {
     patiently(|| {
         let route = route()?;
         let all = parents(&route);
-        let own: Vec<&Value> = all.iter().filter(|one| one["controllerName"] == CONTROLLER).collect();
+        let own: Vec<&Value> = all.iter().filter(|one| one["controllerName"] == GATEWAYS).collect();
         ensure!(own.len() == 1 && own[0]["parentRef"]["name"] == "one", "{all:?}");
         let conditions = own[0]["conditions"].as_array().context("no conditions")?;
         let of_now = |one: &Value| one["observedGeneration"] == route["metadata"]["generation"];
