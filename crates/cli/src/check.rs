@@ -10,6 +10,7 @@ mod policies;
 mod report;
 mod rights;
 mod routes;
+mod statuses;
 #[cfg(test)]
 mod tests;
 mod verdict;

@@ -21,6 +21,15 @@ pub(crate) const ROUTE_KINDS: [(&str, &str); 5] = [
     ("TCPRoute", "tcproutes"),
     ("UDPRoute", "udproutes"),
 ];
+/// The definitions of what describes Gateways.
+const GATEWAYS: [&str; 3] = [
+    "gatewayclasses.gateway.networking.k8s.io",
+    "gateways.gateway.networking.k8s.io",
+    "listenersets.gateway.networking.k8s.io",
+];
+/// The definitions of the policies that Weft judges.
+const POLICIES: [&str; 2] =
+    ["backendtlspolicies.gateway.networking.k8s.io", "xbackendtrafficpolicies.gateway.networking.x-k8s.io"];
 /// Group of the routes.
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// Group of what is experimental.
@@ -43,6 +52,10 @@ pub(crate) struct Facts {
     pub(crate) definitions: Fact<Vec<CustomResourceDefinition>>,
     pub(crate) routes: Fact<Vec<DynamicObject>>,
     pub(crate) meshes: Fact<Vec<DynamicObject>>,
+    /// GatewayClasses, Gateways and ListenerSets.
+    pub(crate) gateways: Fact<Vec<DynamicObject>>,
+    /// BackendTLSPolicies and XBackendTrafficPolicies.
+    pub(crate) policies: Fact<Vec<DynamicObject>>,
     /// In `weft-system`.
     pub(crate) deployments: Fact<Vec<Deployment>>,
     /// In `weft-system`.
@@ -74,14 +87,17 @@ impl Facts {
             let definitions = definitions(cluster).await;
             let (routes, meshes) = match &definitions {
                 Ok(definitions) => tokio::join!(
-                    objects(cluster, definitions, GATEWAY_GROUP),
-                    objects(cluster, definitions, EXPERIMENTAL_GROUP)
+                    objects(cluster, definitions, |kind| ROUTE_KINDS.iter().any(|(route, _)| *route == kind)),
+                    objects(cluster, definitions, |kind| kind == "XMesh")
                 ),
                 Err(error) => (Err(error.clone()), Err(error.clone())),
             };
             (definitions, routes, meshes)
         };
-        let (parts, core, network, home, gateway) = tokio::join!(parts, core, network, home, gateway);
+        let judged =
+            async { tokio::join!(of_definitions(cluster, &GATEWAYS), of_definitions(cluster, &POLICIES)) };
+        let (parts, core, network, home, gateway, judged) =
+            tokio::join!(parts, core, network, home, gateway, judged);
         Ok(Self {
             version,
             nodes: core.0,
@@ -94,6 +110,8 @@ impl Facts {
             definitions: gateway.0,
             routes: gateway.1,
             meshes: gateway.2,
+            gateways: judged.0,
+            policies: judged.1,
             deployments: parts.0,
             daemon_sets: parts.1,
             trust: home.0,
@@ -102,13 +120,19 @@ impl Facts {
     }
 }
 
-/// The definitions that Weft reads objects of. One by one: a cluster may have hundreds of others.
+/// The definitions of routes, grants and meshes.
 pub(crate) async fn definitions(cluster: &Cluster) -> Fact<Vec<CustomResourceDefinition>> {
     let mut names: Vec<String> =
         ROUTE_KINDS.iter().map(|(_, plural)| format!("{plural}.{GATEWAY_GROUP}")).collect();
     names.push(format!("referencegrants.{GATEWAY_GROUP}"));
     names.push(format!("xmeshes.{EXPERIMENTAL_GROUP}"));
-    let answers = futures_util::future::join_all(names.iter().map(|name| cluster.global(name))).await;
+    defined(cluster, &names).await
+}
+
+/// The definitions of these names that are there. One by one: a cluster may have hundreds of others.
+async fn defined(cluster: &Cluster, names: &[impl AsRef<str>]) -> Fact<Vec<CustomResourceDefinition>> {
+    let answers =
+        futures_util::future::join_all(names.iter().map(|name| cluster.global(name.as_ref()))).await;
     let mut found = Vec::new();
     for answer in answers {
         match answer {
@@ -120,15 +144,18 @@ pub(crate) async fn definitions(cluster: &Cluster) -> Fact<Vec<CustomResourceDef
     Ok(found)
 }
 
-/// All routes, or all meshes, in the version that each is stored in.
+/// All objects of the definitions of these names.
+async fn of_definitions(cluster: &Cluster, names: &[&str]) -> Fact<Vec<DynamicObject>> {
+    objects(cluster, &defined(cluster, names).await?, |_| true).await
+}
+
+/// All objects of some kinds, in the version that each is stored in.
 async fn objects(
     cluster: &Cluster,
     definitions: &[CustomResourceDefinition],
-    group: &str,
+    is_wanted: impl Fn(&str) -> bool,
 ) -> Fact<Vec<DynamicObject>> {
-    let wanted = |definition: &&CustomResourceDefinition| {
-        definition.spec.group == group && definition.spec.names.kind != "ReferenceGrant"
-    };
+    let wanted = |definition: &&CustomResourceDefinition| is_wanted(&definition.spec.names.kind);
     let kinds: Vec<ApiResource> = definitions.iter().filter(wanted).filter_map(resource).collect();
     let answers = futures_util::future::join_all(kinds.iter().map(|kind| cluster.dynamic(kind))).await;
     let mut found = Vec::new();

@@ -33,6 +33,8 @@ pub(crate) fn facts(texts: &[&str]) -> Facts {
         definitions: all::<CustomResourceDefinition>(&documents, &["CustomResourceDefinition"]),
         routes: all(&documents, &routes),
         meshes: all(&documents, &["XMesh"]),
+        gateways: all(&documents, &["GatewayClass", "Gateway", "ListenerSet"]),
+        policies: all(&documents, &["BackendTLSPolicy", "XBackendTrafficPolicy"]),
         deployments: all(&documents, &["Deployment"]),
         daemon_sets: all(&documents, &["DaemonSet"]),
         trust: one(&documents, "ConfigMap", "weft-trust"),

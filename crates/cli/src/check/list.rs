@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::rights::Right;
 use super::verdict::Verdict;
-use super::{cluster, parts, pods, policies, routes};
+use super::{cluster, parts, pods, policies, routes, statuses};
 use crate::cluster::Fact;
 use crate::facts::Facts;
 
@@ -72,4 +72,7 @@ pub(crate) const CHECKS: &[Check] = &[
     check("WEFT030", When::Installed, "NetworkPolicies admit TCP 15008", policies::tunnel_port),
     check("WEFT031", When::Installed, "routes on Services are accepted", routes::accepted),
     check("WEFT032", When::Installed, "routes on Services are judged", routes::judged),
+    check("WEFT033", When::Installed, "routes at Gateways are accepted", routes::accepted_at_gateways),
+    check("WEFT034", When::Installed, "Gateways and their listeners are in force", statuses::gateways),
+    check("WEFT035", When::Installed, "policies for backends are in force", statuses::policies),
 ];

@@ -1,10 +1,11 @@
-//! Checks of routes that are attached to Services.
+//! Checks of routes that are attached to Services, and to Gateways.
 
 use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use serde_json::Value;
 
 use super::list::View;
+use super::statuses::{GATEWAY_CONTROLLER_NAME, against, in_namespace, name, observed, shown};
 use super::verdict::{Finding, Verdict, warning};
 
 /// Weft's name in routes' statuses.
@@ -12,7 +13,12 @@ pub(crate) const CONTROLLER_NAME: &str = "weft-mesh.dev/mesh";
 
 /// WEFT031.
 pub(super) fn accepted(view: &View<'_>) -> Verdict {
-    Ok(asked(view)?.iter().flat_map(|route| refusals(route)).collect())
+    Ok(asked(view)?.iter().flat_map(|route| refusals(route, CONTROLLER_NAME)).collect())
+}
+
+/// WEFT033.
+pub(super) fn accepted_at_gateways(view: &View<'_>) -> Verdict {
+    Ok(asked(view)?.iter().flat_map(|route| refusals(route, GATEWAY_CONTROLLER_NAME)).collect())
 }
 
 /// WEFT032.
@@ -20,13 +26,9 @@ pub(super) fn judged(view: &View<'_>) -> Verdict {
     let mut findings = Vec::new();
     for route in asked(view)? {
         let unjudged = service_parents(route).filter(|parent| {
-            let current = |entry: &&Value| {
-                let conditions = entry["conditions"].as_array();
-                let seen =
-                    conditions.into_iter().flatten().filter_map(|one| one["observedGeneration"].as_i64());
-                seen.max() == route.metadata.generation
-            };
-            !entries(route).any(|entry| same_parent(&entry["parentRef"], parent, route) && current(&entry))
+            let current = |entry: &Value| observed(&entry["conditions"]) == route.metadata.generation;
+            let mut entries = entries(route, CONTROLLER_NAME);
+            !entries.any(|entry| same_parent(&entry["parentRef"], parent, route) && current(entry))
         });
         for parent in unjudged {
             let message = format!(
@@ -41,16 +43,7 @@ pub(super) fn judged(view: &View<'_>) -> Verdict {
 
 fn asked<'a>(view: &View<'a>) -> Result<Vec<&'a DynamicObject>, crate::cluster::Unknown> {
     let routes = view.facts.routes.as_ref().map_err(Clone::clone)?;
-    let wanted = |route: &&DynamicObject| {
-        view.namespace.is_none_or(|only| route.namespace().is_some_and(|namespace| namespace == only))
-    };
-    Ok(routes.iter().filter(wanted).collect())
-}
-
-/// `HTTPRoute shop/web`.
-fn name(route: &DynamicObject) -> String {
-    let kind = route.types.as_ref().map_or("route", |types| types.kind.as_str());
-    format!("{kind} {}/{}", route.namespace().unwrap_or_default(), route.name_any())
+    Ok(routes.iter().filter(|route| in_namespace(route, view)).collect())
 }
 
 /// Parents that are Services.
@@ -64,10 +57,10 @@ fn is_service(parent: &Value) -> bool {
         && parent["group"].as_str().is_some_and(|group| group.is_empty() || group == "core")
 }
 
-/// Weft's entries in the route's status.
-fn entries(route: &DynamicObject) -> impl Iterator<Item = &Value> {
+/// A controller's entries in the route's status.
+fn entries<'r>(route: &'r DynamicObject, controller: &'r str) -> impl Iterator<Item = &'r Value> {
     let entries = route.data.pointer("/status/parents").and_then(Value::as_array);
-    entries.into_iter().flatten().filter(|entry| entry["controllerName"] == CONTROLLER_NAME)
+    entries.into_iter().flatten().filter(move |entry| entry["controllerName"] == controller)
 }
 
 fn same_parent(one: &Value, other: &Value, route: &DynamicObject) -> bool {
@@ -78,38 +71,15 @@ fn same_parent(one: &Value, other: &Value, route: &DynamicObject) -> bool {
         && namespace(one) == namespace(other)
 }
 
-/// `Service shop/web`, with its port where one is named.
-fn shown(parent: &Value, route: &DynamicObject) -> String {
-    let own = route.namespace().unwrap_or_default();
-    let namespace = parent["namespace"].as_str().unwrap_or(&own);
-    let port = parent["port"].as_i64().map(|port| format!(" port {port}"));
-    let section = parent["sectionName"].as_str().map(|section| format!(" port {section}"));
-    let name = parent["name"].as_str().unwrap_or_default();
-    format!("Service {namespace}/{name}{}", port.or(section).unwrap_or_default())
-}
-
-/// What Weft's conditions say against the route.
-fn refusals(route: &DynamicObject) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for entry in entries(route).filter(|entry| is_service(&entry["parentRef"])) {
-        let conditions = entry["conditions"].as_array().into_iter().flatten();
-        let against = conditions.filter(|condition| match condition["type"].as_str() {
-            Some("Accepted" | "ResolvedRefs") => condition["status"] != "True",
-            Some("PartiallyInvalid") => condition["status"] == "True",
-            _ => false,
-        });
-        for condition in against {
-            let field = |key: &str| condition[key].as_str().unwrap_or_default();
-            let message = format!(
-                "{}: {} {}, {}: {}",
-                shown(&entry["parentRef"], route),
-                field("type"),
-                field("status"),
-                field("reason"),
-                field("message")
-            );
-            findings.push(warning(name(route), message));
-        }
-    }
-    findings
+/// What a controller of Weft's says against the route.
+fn refusals(route: &DynamicObject, controller: &str) -> Vec<Finding> {
+    let finding = |entry: &Value, words: &str| {
+        warning(name(route), format!("{}: {words}", shown(&entry["parentRef"], route)))
+    };
+    entries(route, controller)
+        .flat_map(|entry| {
+            let words = against(&entry["conditions"], &["Accepted", "ResolvedRefs"], &["PartiallyInvalid"]);
+            words.map(move |words| finding(entry, &words))
+        })
+        .collect()
 }

@@ -335,6 +335,118 @@ fn refused_routes_repeat_what_their_status_says() {
     assert_eq!(found("WEFT032", &[&gateway]), vec![], "Gateways are not the mesh's");
 }
 
+/// The object of the healthy cluster that has these words, with some of its words replaced.
+#[track_caller]
+fn changed(words: &str, changes: &[(&str, &str)]) -> String {
+    let mut text = HEALTHY.split("\n---\n").find(|text| text.contains(words)).unwrap().to_owned();
+    for (old, new) in changes {
+        assert!(text.contains(old), "{old}: {text}");
+        text = text.replacen(old, new, 1);
+    }
+    text
+}
+
+#[test]
+fn routes_that_are_refused_at_gateways_are_named() {
+    let change = [
+        ("{group: \"\", kind: Service, name: web}", "{name: front, sectionName: http}"),
+        ("parentRef: {group: \"\", kind: Service, name: web}", "parentRef: {name: front, sectionName: http}"),
+        ("controllerName: weft-mesh.dev/mesh", "controllerName: weft-mesh.dev/gateway"),
+        (
+            "{type: ResolvedRefs, status: \"True\", reason: ResolvedRefs",
+            "{type: ResolvedRefs, status: \"False\", reason: RefNotPermitted",
+        ),
+    ];
+    let refused = changed("kind: HTTPRoute\nmetadata", &change);
+    let words = "Gateway shop/front listener http: ResolvedRefs False, RefNotPermitted";
+    says(&only("WEFT033", &refused), Severity::Warning, "HTTPRoute shop/web", words);
+    assert_eq!(found("WEFT031", &[&refused]), vec![], "Gateways are not the mesh's");
+    let foreign =
+        refused.replace("controllerName: weft-mesh.dev/gateway", "controllerName: example.com/other");
+    assert_eq!(found("WEFT033", &[&foreign]), vec![], "another controller's word");
+}
+
+#[test]
+fn gateways_and_listeners_that_are_not_in_force_are_named() {
+    let not_programmed = (
+        "{type: Programmed, status: \"True\", reason: Programmed, message: \"\", observedGeneration: 2}\n  listeners",
+        "{type: Programmed, status: \"False\", reason: AddressNotAssigned, message: no address, observedGeneration: 2}\n  listeners",
+    );
+    let gateway = "kind: Gateway\n";
+    let finding = only("WEFT034", &changed(gateway, &[not_programmed]));
+    says(
+        &finding,
+        Severity::Warning,
+        "Gateway shop/front",
+        "Programmed False, AddressNotAssigned: no address",
+    );
+    let conflicted = [(
+        "{type: Conflicted, status: \"False\", reason: NoConflicts",
+        "{type: Conflicted, status: \"True\", reason: HostnameConflict",
+    )];
+    let finding = only("WEFT034", &changed(gateway, &conflicted));
+    says(
+        &finding,
+        Severity::Warning,
+        "Gateway shop/front",
+        "listener http: Conflicted True, HostnameConflict",
+    );
+    let edited = changed(gateway, &[("generation: 2}", "generation: 3}")]);
+    says(&only("WEFT034", &edited), Severity::Warning, "Gateway shop/front", "as it is now");
+    let refused = [(
+        "{type: Accepted, status: \"True\", reason: Accepted",
+        "{type: Accepted, status: \"False\", reason: NotAllowed",
+    )];
+    let finding = only("WEFT034", &changed("kind: ListenerSet\n", &refused));
+    says(&finding, Severity::Warning, "ListenerSet shop/more", "Accepted False, NotAllowed");
+
+    let foreign = changed(gateway, &[not_programmed, ("gatewayClassName: weft", "gatewayClassName: other")]);
+    assert_eq!(found("WEFT034", &[&foreign]), vec![], "a Gateway of another class");
+    let set = changed(
+        "kind: ListenerSet\n",
+        &[refused[0], ("{parentRef: {name: front}", "{parentRef: {name: other}")],
+    );
+    assert_eq!(found("WEFT034", &[&set]), vec![], "listeners of another's Gateway");
+}
+
+#[test]
+fn policies_that_are_not_in_force_are_named() {
+    let conflicted = [(
+        "status: \"True\", reason: Accepted, message: \"\"",
+        "status: \"False\", reason: Conflicted, message: an older one",
+    )];
+    let traffic = "kind: XBackendTrafficPolicy\n";
+    let words = "Service shop/web: Accepted False, Conflicted: an older one";
+    says(
+        &only("WEFT035", &changed(traffic, &conflicted)),
+        Severity::Warning,
+        "XBackendTrafficPolicy shop/web",
+        words,
+    );
+    let edited = changed(traffic, &[("generation: 1}", "generation: 2}")]);
+    says(
+        &only("WEFT035", &edited),
+        Severity::Warning,
+        "XBackendTrafficPolicy shop/web",
+        "as it is now for Service",
+    );
+    let foreign = changed(traffic, &[conflicted[0], ("weft-mesh.dev/mesh", "example.com/other")]);
+    says(&only("WEFT035", &foreign), Severity::Warning, "XBackendTrafficPolicy shop/web", "for its Services");
+
+    let unresolved =
+        [("status: \"True\", reason: ResolvedRefs", "status: \"False\", reason: InvalidCACertificateRef")];
+    let tls = "kind: BackendTLSPolicy\n";
+    let words = "Gateway shop/front: ResolvedRefs False, InvalidCACertificateRef";
+    says(
+        &only("WEFT035", &changed(tls, &unresolved)),
+        Severity::Warning,
+        "BackendTLSPolicy shop/secure",
+        words,
+    );
+    let unused = changed(tls, &[("weft-mesh.dev/gateway", "example.com/other")]);
+    assert_eq!(found("WEFT035", &[&unused]), vec![], "no Gateway of Weft's leads to its target");
+}
+
 #[test]
 fn one_namespace_alone_can_be_asked_about() {
     let pod = |namespace: &str| {
