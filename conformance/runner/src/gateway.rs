@@ -79,8 +79,7 @@ pub fn run(common: &Common, options: &Options) -> Result<()> {
     let profiles = options.profiles()?;
     let (program, listing) = programs::suite()?;
     let expected = expectations(common, &listing)?.only(|test| options.all || !is_of_mesh(test));
-    let cluster = common.cluster();
-    cluster.up(&["--crds", options.channel.name()])?;
+    let cluster = common.cluster_up(&["--crds", options.channel.name()])?;
     cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
     cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;
     Chart::new(&common.workspace, &common.images)?.install(&cluster, "direct")?;

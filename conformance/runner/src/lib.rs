@@ -20,6 +20,7 @@ pub mod ways;
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use weft_cluster::Cluster;
 
 /// What every task needs.
@@ -37,6 +38,9 @@ pub struct Common {
     /// The archive with Weft's images.
     #[arg(long)]
     pub images: PathBuf,
+    /// The cluster has IPv6 beside IPv4.
+    #[arg(long)]
+    pub dual_stack: bool,
     /// Where logs and reports go.
     #[arg(long)]
     pub out: PathBuf,
@@ -47,5 +51,16 @@ impl Common {
     #[must_use]
     pub fn cluster(&self) -> Cluster {
         Cluster::new(&self.name, &self.cluster_program)
+    }
+
+    /// The cluster, brought up with these options unless it is up.
+    ///
+    /// # Errors
+    /// If it does not come up, or is up with other options.
+    pub fn cluster_up(&self, options: &[&str]) -> Result<Cluster> {
+        let cluster = self.cluster();
+        let families: &[&str] = if self.dual_stack { &["--dual-stack"] } else { &[] };
+        cluster.up(&[families, options].concat())?;
+        Ok(cluster)
     }
 }

@@ -76,8 +76,7 @@ struct Judged {
 pub fn run(common: &Common, runs: &[Run]) -> Result<()> {
     let (program, listing) = programs::suite()?;
     let expectations = expectations(common, &listing)?.only(is_of_mesh);
-    let cluster = common.cluster();
-    cluster.up(&[])?;
+    let cluster = common.cluster_up(&[])?;
     cluster.load_images(&[&programs::echo_images(&common.workspace, &listing)?, &common.images])?;
     // A run that was killed has left them cordoned.
     cluster.kubectl(&[&["uncordon"], &NODES[..]].concat())?;

@@ -51,8 +51,7 @@ const GRPC: &str = "/usr/lib/python3/dist-packages/grpc";
 /// # Errors
 /// If they cannot be run, or a check does not hold; that has then been printed.
 pub fn run(common: &Common, bin_dir: &Path, install: bool, arguments: &[String]) -> Result<()> {
-    let cluster = common.cluster();
-    cluster.up(&["--dual-stack"])?;
+    let cluster = common.cluster_up(&[])?;
     let tools = tools(common, bin_dir)?;
     cluster.load_images(&[&tools])?;
     if install {

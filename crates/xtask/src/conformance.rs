@@ -45,7 +45,10 @@ pub(crate) struct Options {
     /// With --all: write the report that is committed.
     #[arg(long)]
     update: bool,
-    /// The cluster's name [default: conformance, and conformance-dual with --weft].
+    /// With --mesh, --gateway and --all: a cluster with IPv6 beside IPv4, as --weft always has one.
+    #[arg(long)]
+    dual_stack: bool,
+    /// The cluster's name [default: conformance, and conformance-dual with --weft or --dual-stack].
     #[arg(long)]
     name: Option<String>,
     /// Leave the cluster up.
@@ -124,11 +127,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let profile = if options.release { "release" } else { "dev" };
     let images = cluster::images(profile)?;
-    let task = |task: &str, name: &str, more: &[String]| -> Result<()> {
-        let name = options.name.as_deref().unwrap_or(name);
+    let task = |task: &str, more: &[String]| -> Result<()> {
+        let dual_stack = options.dual_stack || task == "weft";
+        let default = if dual_stack { "conformance-dual" } else { "conformance" };
+        let name = options.name.as_deref().unwrap_or(default);
         let mut command = std::process::Command::new(&runner);
         command.arg(task).arg("--workspace").arg(run::root()).arg("--cluster-program").arg(&cluster_program);
         command.args(["--name", name]).arg("--images").arg(&images);
+        command.args(dual_stack.then_some("--dual-stack"));
         command.arg("--out").arg(run::target_dir().join("conformance").join(task)).args(more);
         let outcome = run::step(&format!("conformance: {task}"), &mut command);
         if !options.keep {
@@ -137,14 +143,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         outcome
     };
     if options.mesh {
-        task("mesh", "conformance", &pairs("--run", &options.runs))?;
+        task("mesh", &pairs("--run", &options.runs))?;
     }
     if options.gateways() {
-        task("gateway", "conformance", &options.of_gateways())?;
+        task("gateway", &options.of_gateways())?;
     }
     if options.weft {
         setup::for_tests()?;
-        task("weft", "conformance-dual", &options.of_cases())?;
+        task("weft", &options.of_cases())?;
     }
     Ok(())
 }
