@@ -22,7 +22,7 @@ use crate::infrastructure::refused::Refused;
 
 use gateway::{
     BackendTlsPolicy, BackendTrafficPolicy, CaBundle, Gateway, GatewayClass, ListenerSet, TlsSecret,
-    TrustBundle,
+    TrustBundle, XBackend,
 };
 pub use head::{Head, Heads, ObjectId};
 pub use kind::Kind;
@@ -72,6 +72,8 @@ pub struct Inputs {
     pub backend_tls_policies: BTreeMap<ObjectName, Arc<BackendTlsPolicy>>,
     /// XBackendTrafficPolicies.
     pub backend_traffic_policies: BTreeMap<ObjectName, Arc<BackendTrafficPolicy>>,
+    /// XBackends.
+    pub xbackends: BTreeMap<ObjectName, Arc<XBackend>>,
     /// Routes of all five kinds.
     pub routes: BTreeMap<RouteName, Arc<Route>>,
     /// ReferenceGrants. Mesh routes need none; they count at Gateways.
@@ -112,6 +114,7 @@ impl Inputs {
             listener_sets: BTreeMap::new(),
             backend_tls_policies: BTreeMap::new(),
             backend_traffic_policies: BTreeMap::new(),
+            xbackends: BTreeMap::new(),
             routes: BTreeMap::new(),
             reference_grants: BTreeMap::new(),
             definitions: None,
@@ -147,6 +150,7 @@ impl Inputs {
             Object::BackendTrafficPolicy(value) => {
                 self.backend_traffic_policies.insert(name, value.clone()).is_none()
             }
+            Object::XBackend(value) => self.xbackends.insert(name, value.clone()).is_none(),
             Object::ReferenceGrant(_, value) => self.reference_grants.insert(name, value.clone()).is_none(),
             Object::NetworkPolicy(_, value) => self.network_policies.insert(name, value.clone()).is_none(),
             Object::ClusterTrustBundle(name, value) => {
@@ -160,6 +164,11 @@ impl Inputs {
     pub fn has_cluster_trust_bundles(&self) -> bool {
         let definitions = self.definitions.as_ref();
         definitions.is_none_or(|definitions| definitions.contains_key(&Kind::ClusterTrustBundle))
+    }
+
+    /// Whether the API server serves XBackends.
+    pub(crate) fn has_xbackends(&self) -> bool {
+        self.definitions.as_ref().is_none_or(|definitions| definitions.contains_key(&Kind::XBackend))
     }
 
     /// The object of a kind with a name. The name of one that lives in no namespace stands beside an empty one.
@@ -181,6 +190,7 @@ impl Inputs {
             Kind::BackendTrafficPolicy => {
                 Object::BackendTrafficPolicy(self.backend_traffic_policies.get(name)?.clone())
             }
+            Kind::XBackend => Object::XBackend(self.xbackends.get(name)?.clone()),
             Kind::ReferenceGrant => Object::ReferenceGrant(named(), self.reference_grants.get(name)?.clone()),
             Kind::NetworkPolicy => Object::NetworkPolicy(named(), self.network_policies.get(name)?.clone()),
             Kind::ClusterTrustBundle => {
@@ -206,6 +216,7 @@ impl Inputs {
             Kind::Route(kind) => self.routes.remove(&RouteName { kind, name: name.clone() }).is_some(),
             Kind::BackendTlsPolicy => self.backend_tls_policies.remove(name).is_some(),
             Kind::BackendTrafficPolicy => self.backend_traffic_policies.remove(name).is_some(),
+            Kind::XBackend => self.xbackends.remove(name).is_some(),
             Kind::ReferenceGrant => self.reference_grants.remove(name).is_some(),
             Kind::NetworkPolicy => self.network_policies.remove(name).is_some(),
             Kind::ClusterTrustBundle => self.cluster_trust_bundles.remove(&name.name).is_some(),
@@ -232,6 +243,7 @@ impl Inputs {
             }
             Kind::BackendTlsPolicy => self.backend_tls_policies.keys().cloned().collect(),
             Kind::BackendTrafficPolicy => self.backend_traffic_policies.keys().cloned().collect(),
+            Kind::XBackend => self.xbackends.keys().cloned().collect(),
             Kind::ReferenceGrant => self.reference_grants.keys().cloned().collect(),
             Kind::NetworkPolicy => self.network_policies.keys().cloned().collect(),
             Kind::ClusterTrustBundle => self.cluster_trust_bundles.keys().map(bare).collect(),
@@ -246,7 +258,9 @@ impl Inputs {
         let routes = self.routes.values().map(|object| &object.head);
         let policies = self.backend_tls_policies.values().map(|object| &object.head);
         let traffic = self.backend_traffic_policies.values().map(|object| &object.head);
-        let heads = classes.chain(gateways).chain(sets).chain(routes).chain(policies).chain(traffic);
+        let backends = self.xbackends.values().map(|object| &object.head);
+        let policies = policies.chain(traffic).chain(backends);
+        let heads = classes.chain(gateways).chain(sets).chain(routes).chain(policies);
         heads.map(|head| (head.id.clone(), Arc::clone(head))).collect()
     }
 

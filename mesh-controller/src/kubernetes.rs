@@ -17,8 +17,8 @@
 //! | `gatewayclasses`, `gateways`, `listenersets`, `grpcroutes`, `httproutes`, `tlsroutes`, `tcproutes`, `udproutes`, `backendtlspolicies`, `referencegrants` of `gateway.networking.k8s.io` | list, watch |
 //! | the same but `referencegrants`, for a status that somebody else has written meanwhile | get |
 //! | `gatewayclasses/status`, `gateways/status`, `listenersets/status`, `grpcroutes/status`, `httproutes/status`, `tlsroutes/status`, `tcproutes/status`, `udproutes/status`, `backendtlspolicies/status` | patch |
-//! | `xbackendtrafficpolicies` of `gateway.networking.x-k8s.io` | get, list, watch |
-//! | `xbackendtrafficpolicies/status` | patch |
+//! | `xbackends`, `xbackendtrafficpolicies` of `gateway.networking.x-k8s.io` | get, list, watch |
+//! | `xbackends/status`, `xbackendtrafficpolicies/status` | patch |
 //! | `xmeshes` of `gateway.networking.x-k8s.io` | list, watch, create |
 //! | `xmeshes/status` | patch |
 //! | `customresourcedefinitions` with the names of these kinds and of other policy engines' (lists and watches select by name) | list, watch |

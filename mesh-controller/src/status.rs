@@ -26,9 +26,13 @@ pub const OWNED: [&str; 9] = [
     "SupportedVersion",
 ];
 
-/// Lists that are shared with other controllers: the field, what an entry is known by beside its controllerName, and
-/// the most entries that the API admits.
-const SHARED: [(&str, &str, usize); 2] = [("parents", "parentRef", 32), ("ancestors", "ancestorRef", 16)];
+/// Lists that are shared with other controllers: the field, and what an entry is known by beside its controllerName.
+const SHARED: [(&str, &str); 2] = [("parents", "parentRef"), ("ancestors", "ancestorRef")];
+
+/// The most entries of such a list that the API admits.
+const fn most(of: &Status) -> usize {
+    if matches!(of, Status::Policy(_)) { 16 } else { 32 }
+}
 
 /// The statuses that a translation gave.
 pub type Statuses = Arc<BTreeMap<ObjectId, Status>>;
@@ -50,8 +54,8 @@ pub trait StatusSink: Send + 'static {
 pub fn merge(current: &Value, before: Option<&Value>, ours: &Status, now: &str) -> Value {
     let mut status = current.as_object().cloned().unwrap_or_else(Map::new);
     for (field, value) in fields(ours) {
-        let merged = match SHARED.iter().find(|(list, ..)| *list == field) {
-            Some(shared) => merge_entries(shared, current, before, &value, now),
+        let merged = match SHARED.iter().find(|(list, _)| *list == field) {
+            Some(shared) => merge_entries(shared, most(ours), (current, before), &value, now),
             None => merge_own(&field, value, before.unwrap_or(current), current, now),
         };
         status.insert(field, merged);
@@ -70,7 +74,7 @@ pub fn part(merged: &Value, ours: &Status) -> Value {
 
 /// What there is to write where nothing of ours should be; `None` if there is nothing of ours.
 pub fn removal(kind: Kind, current: &Value) -> Option<Status> {
-    let lists = SHARED.iter().flat_map(|(field, ..)| list(Some(current), field));
+    let lists = SHARED.iter().flat_map(|(field, _)| list(Some(current), field));
     Status::nothing(kind).filter(|_| lists.into_iter().any(is_ours))
 }
 
@@ -106,9 +110,9 @@ fn merge_own(field: &str, mut value: Value, before: &Value, current: &Value, now
 }
 
 fn merge_entries(
-    (field, key, most): &(&str, &str, usize),
-    current: &Value,
-    before: Option<&Value>,
+    (field, key): &(&str, &str),
+    most: usize,
+    (current, before): (&Value, Option<&Value>),
     ours: &Value,
     now: &str,
 ) -> Value {

@@ -25,6 +25,7 @@ mod tls;
 mod traffic;
 mod verdict;
 mod workload;
+mod xbackend;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -68,17 +69,20 @@ pub fn translate(inputs: &Inputs) -> Translated {
     let mut workloads = workload::convert(inputs, &mut out);
     port_labels::convert(inputs, &mut workloads, &mut out.notices);
     let services = service::convert(inputs, &workloads, &mut out);
+    let xbackends = xbackend::convert(inputs, &workloads, &mut out);
     for workload in workloads.into_workloads() {
         out.insert(Resource::Workload(workload));
     }
     let traffic = traffic::convert(inputs, &services, &mut out);
     let mut gateways = gateway::resolve(inputs);
     let policies = gateway::policy::resolve(inputs, &services);
-    gateway::filters::resolve(inputs, &services, &policies, &mut gateways);
-    let context = route::Context { inputs, services: &services, policies: &policies };
-    route::convert(&context, &mut gateways, &mut out);
+    let context = route::Context { inputs, services: &services, xbackends: &xbackends, policies: &policies };
+    let mut referrers = xbackend::Referrers::default();
+    gateway::filters::resolve(&context, &mut gateways, &mut referrers);
+    route::convert(&context, &mut gateways, &mut referrers, &mut out);
     gateway::convert(inputs, &gateways, &policies, &mut out);
     traffic.judge(&mut out);
+    xbackends.judge(&referrers, &mut out);
     out
 }
 

@@ -20,7 +20,7 @@ const OPTIONS: [&str; 7] =
     ["--hide-kube", "--docs", "--smart-derive-elision", "--derive", "Default", "--derive", "PartialEq"];
 
 /// The kinds that Weft decodes. The other vendored CRDs are only validated against.
-const MODULES: [&str; 11] = [
+const MODULES: [&str; 12] = [
     "backendtlspolicies",
     "gatewayclasses",
     "gateways",
@@ -31,6 +31,7 @@ const MODULES: [&str; 11] = [
     "tcproutes",
     "tlsroutes",
     "udproutes",
+    "xbackends",
     "xbackendtrafficpolicies",
 ];
 

@@ -24,6 +24,8 @@ pub mod tcproutes;
 pub mod tlsroutes;
 #[path = "generated/udproutes.rs"]
 pub mod udproutes;
+#[path = "generated/xbackends.rs"]
+pub mod xbackends;
 #[path = "generated/xbackendtrafficpolicies.rs"]
 pub mod xbackendtrafficpolicies;
 
@@ -39,6 +41,7 @@ pub const CRDS: &[(&str, &str)] = &[
     crd!("gateway.networking.k8s.io_tcproutes.yaml"),
     crd!("gateway.networking.k8s.io_tlsroutes.yaml"),
     crd!("gateway.networking.k8s.io_udproutes.yaml"),
+    crd!("gateway.networking.x-k8s.io_xbackends.yaml"),
     crd!("gateway.networking.x-k8s.io_xbackendtrafficpolicies.yaml"),
     crd!("gateway.networking.x-k8s.io_xmeshes.yaml"),
 ];

@@ -13,7 +13,7 @@ use crate::report::ObjectReport;
 /// Whose Gateways Weft serves.
 const CONTROLLER: &str = "weft-mesh.dev/gateway";
 /// The kinds whose statuses are shown, in this order.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "Gateway",
     "ListenerSet",
     "HTTPRoute",
@@ -22,6 +22,7 @@ const KINDS: [&str; 9] = [
     "TCPRoute",
     "UDPRoute",
     "BackendTLSPolicy",
+    "XBackend",
     "XBackendTrafficPolicy",
 ];
 /// Conditions that are bad news when they are true, and none otherwise.

@@ -12,7 +12,7 @@ use cel::{Context, Env, ExecutionError, Program};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::names::is_dns_subdomain;
+use crate::names::{is_dns_subdomain, is_qualified_name};
 use crate::object::FieldError;
 use crate::schema::{Kind, ListType, Schema, child, element, same_key};
 
@@ -153,6 +153,7 @@ fn context() -> Result<Context<'static, 'static>, String> {
     let added = context
         .add_function("isIP", |text: Arc<String>| text.parse::<IpAddr>().is_ok())
         .and_then(|()| context.add_function("format.dns1123Subdomain", || "dns1123Subdomain".to_owned()))
+        .and_then(|()| context.add_function("format.qualifiedName", || "qualifiedName".to_owned()))
         .and_then(|()| context.add_function("validate", named_format));
     added.map(|()| context).map_err(|error| error.to_string())
 }
@@ -162,6 +163,8 @@ fn named_format(This(format): This<Arc<String>>, text: Arc<String>) -> Result<ce
     let problem = match format.as_str() {
         "dns1123Subdomain" if is_dns_subdomain(&text) => None,
         "dns1123Subdomain" => Some("must be a lower-case RFC 1123 subdomain"),
+        "qualifiedName" if is_qualified_name(&text) => None,
+        "qualifiedName" => Some("must be a qualified name: an optional DNS subdomain and /, then a name"),
         other => {
             return Err(ExecutionError::function_error(
                 "validate",

@@ -50,6 +50,22 @@ impl Service {
     }
 }
 
+/// What stands before the name of an XBackend among those of Services: no Service's name has a colon.
+const XBACKEND: &str = "xbackend:";
+
+/// The name that an XBackend is published under as if it were a Service.
+pub fn name_of_xbackend(backend: &ObjectName) -> ObjectName {
+    ObjectName::new(backend.namespace.clone(), format!("{XBACKEND}{}", backend.name))
+}
+
+/// Kind and name of what is published under the name of a Service, in words.
+pub fn title(published: &ObjectName) -> String {
+    match published.name.strip_prefix(XBACKEND) {
+        Some(name) => format!("XBackend {}/{name}", published.namespace),
+        None => format!("Service {published}"),
+    }
+}
+
 /// Which endpoints callers inside the cluster may be sent to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -218,6 +234,16 @@ fn by_port<'de, D: serde::Deserializer<'de>>(input: D) -> Result<BTreeMap<u16, V
 mod tests {
     use super::*;
     use crate::Resource;
+
+    #[test]
+    fn an_xbackend_has_a_name_that_no_service_can_have_and_is_called_what_it_is() {
+        let name = ObjectName::new("shop", "cart");
+        let published = name_of_xbackend(&name);
+        assert_eq!(published.to_string(), "shop/xbackend:cart");
+        assert_eq!(published.to_string().parse::<ObjectName>().unwrap(), published);
+        assert_eq!(title(&published), "XBackend shop/cart");
+        assert_eq!(title(&name), "Service shop/cart");
+    }
 
     #[test]
     fn endpoints_are_read_back_from_the_resource_they_travel_in() {

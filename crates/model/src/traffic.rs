@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::name::ObjectName;
 use crate::session::SessionPersistence;
 
-/// The XBackendTrafficPolicy in force on a Service.
+/// What an XBackendTrafficPolicy in force on a Service says, or an XBackend itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackendTraffic {
-    /// The policy, for explanations.
+    /// The policy or the XBackend, for explanations.
     pub policy: ObjectName,
     /// `retryConstraint`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use weft_gateway_api::backendtlspolicies::BackendTlsPolicySpec;
 use weft_gateway_api::gatewayclasses::GatewayClassSpec;
 use weft_gateway_api::gateways::GatewaySpec;
 use weft_gateway_api::listenersets::ListenerSetSpec;
+use weft_gateway_api::xbackends::XBackendSpec;
 use weft_gateway_api::xbackendtrafficpolicies::XBackendTrafficPolicySpec;
 use weft_model::gateway::Secret;
 use weft_model::{ObjectName, Text};
@@ -38,6 +39,8 @@ pub type ListenerSet = Configured<ListenerSetSpec>;
 pub type BackendTlsPolicy = Configured<BackendTlsPolicySpec>;
 /// An XBackendTrafficPolicy.
 pub type BackendTrafficPolicy = Configured<XBackendTrafficPolicySpec>;
+/// An XBackend.
+pub type XBackend = Configured<XBackendSpec>;
 
 impl<S: Spec> Configured<S> {
     pub(super) fn decode(kind: Kind, name: ObjectName, object: &Value) -> Result<Arc<Self>, String> {

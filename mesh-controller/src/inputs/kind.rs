@@ -33,6 +33,8 @@ pub enum Kind {
     BackendTlsPolicy,
     /// XBackendTrafficPolicy.
     BackendTrafficPolicy,
+    /// XBackend.
+    XBackend,
     /// ReferenceGrant.
     ReferenceGrant,
     /// NetworkPolicy.
@@ -43,7 +45,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Namespace,
         Self::Node,
         Self::Service,
@@ -61,6 +63,7 @@ impl Kind {
         Self::Route(RouteKind::Udp),
         Self::BackendTlsPolicy,
         Self::BackendTrafficPolicy,
+        Self::XBackend,
         Self::ReferenceGrant,
         Self::NetworkPolicy,
         Self::ClusterTrustBundle,
@@ -82,6 +85,7 @@ impl Kind {
             Self::Route(kind) => kind.as_str(),
             Self::BackendTlsPolicy => "BackendTLSPolicy",
             Self::BackendTrafficPolicy => "XBackendTrafficPolicy",
+            Self::XBackend => "XBackend",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterTrustBundle => "ClusterTrustBundle",
@@ -98,6 +102,7 @@ impl Kind {
                 | Self::Route(_)
                 | Self::BackendTlsPolicy
                 | Self::BackendTrafficPolicy
+                | Self::XBackend
         )
     }
 

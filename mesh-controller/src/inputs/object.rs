@@ -22,7 +22,7 @@ use weft_model::{ObjectName, Text};
 use super::Kind;
 use super::gateway::{
     BackendTlsPolicy, BackendTrafficPolicy, CaBundle, Configured, Gateway, GatewayClass, ListenerSet,
-    TlsSecret, TrustBundle,
+    TlsSecret, TrustBundle, XBackend,
 };
 use super::head::Head;
 
@@ -70,6 +70,8 @@ pub enum Object {
     BackendTlsPolicy(Arc<BackendTlsPolicy>),
     /// An XBackendTrafficPolicy, decoded or not.
     BackendTrafficPolicy(Arc<BackendTrafficPolicy>),
+    /// An XBackend, decoded or not.
+    XBackend(Arc<XBackend>),
     /// A ReferenceGrant.
     ReferenceGrant(ObjectName, Arc<ReferenceGrantSpec>),
     /// A NetworkPolicy.
@@ -249,6 +251,7 @@ impl Object {
             Self::Route(object) => Some(&object.head),
             Self::BackendTlsPolicy(object) => Some(&object.head),
             Self::BackendTrafficPolicy(object) => Some(&object.head),
+            Self::XBackend(object) => Some(&object.head),
             _ => None,
         }
     }
@@ -299,6 +302,7 @@ impl Object {
             "XBackendTrafficPolicy" => {
                 Self::BackendTrafficPolicy(Configured::decode(Kind::BackendTrafficPolicy, name, object)?)
             }
+            "XBackend" => Self::XBackend(Configured::decode(Kind::XBackend, name, object)?),
             _ => Self::Other,
         })
     }

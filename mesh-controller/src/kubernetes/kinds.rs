@@ -29,6 +29,7 @@ pub(crate) const fn place(kind: Kind) -> (&'static str, &'static str) {
         Kind::Route(RouteKind::Udp) => (GATEWAY_API, "udproutes"),
         Kind::BackendTlsPolicy => (GATEWAY_API, "backendtlspolicies"),
         Kind::BackendTrafficPolicy => (EXPERIMENTAL, "xbackendtrafficpolicies"),
+        Kind::XBackend => (EXPERIMENTAL, "xbackends"),
         Kind::ReferenceGrant => (GATEWAY_API, "referencegrants"),
     }
 }

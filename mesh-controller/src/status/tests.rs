@@ -7,7 +7,8 @@ use serde_json::json;
 use super::*;
 use crate::inputs::{Head, Object};
 use crate::translate::status::{
-    Condition, GatewayStatus, ListenerStatus, ParentStatus, RouteStatus, StatusParentRef,
+    AncestorStatus, Condition, GatewayStatus, ListenerStatus, ParentStatus, PolicyStatus, RouteStatus,
+    StatusParentRef,
 };
 
 fn ours(service: &str, accepted: &'static str, generation: i64) -> ParentStatus {
@@ -125,6 +126,18 @@ fn list_never_grows_beyond_what_the_api_admits() {
     let current = json!({"parents": vec![foreign(); 31]});
     let merged = merge(&current, None, &status(vec![ours("a", "True", 1), ours("b", "True", 1)]), "now");
     assert_eq!(merged["parents"].as_array().unwrap().len(), 32);
+    let ancestors = |count: usize| {
+        let ancestor = |number| AncestorStatus {
+            ancestor_ref: ours(&format!("s{number}"), "True", 1).parent_ref,
+            controller_name: CONTROLLER_NAME,
+            conditions: Vec::new(),
+        };
+        PolicyStatus { ancestors: (0..count).map(ancestor).collect() }
+    };
+    for (status, most) in [(Status::Policy(ancestors(40)), 16), (Status::XBackend(ancestors(40)), 32)] {
+        let merged = merge(&Value::Null, None, &status, "now");
+        assert_eq!(merged["ancestors"].as_array().unwrap().len(), most);
+    }
 }
 
 fn route(name: &str) -> Arc<Head> {

@@ -7,7 +7,7 @@ use weft_model::Text;
 use weft_model::route::{AuthProtocol, ExternalAuth};
 
 use super::backend::{Backends, reference};
-use super::fault::{Fault, Unresolved};
+use super::fault::{Fault, References};
 use crate::inputs::RouteKind;
 
 /// Bytes of a body that a proxy keeps at most while an authorization server is asked.
@@ -17,13 +17,13 @@ const LARGEST_BODY: u32 = 1 << 20;
 pub(crate) fn convert(
     auth: &RouteAuth,
     backends: &Backends<'_>,
-    unresolved: &mut Vec<Unresolved>,
+    references: &mut References,
 ) -> Result<ExternalAuth, Fault> {
     let (spoken, protocol) = match auth.protocol {
         Protocol::Http => (RouteKind::Http, convert_http(auth)),
         Protocol::Grpc => (RouteKind::Grpc, convert_grpc(auth)),
     };
-    let server = backends.target_speaking(spoken, reference!(auth.backend_ref), unresolved);
+    let server = backends.target_speaking(spoken, reference!(auth.backend_ref), references);
     Ok(ExternalAuth { server, protocol, max_body: convert_body(auth)? })
 }
 

@@ -1,14 +1,15 @@
-//! References from routes to Services: what they lead to, or why they cannot be used.
+//! References from routes to Services and XBackends: what they lead to, or why they cannot be used.
 
 use weft_model::route::{Backend, BackendTarget, Filter};
-use weft_model::service::AppProtocol;
+use weft_model::service::{self, AppProtocol};
 use weft_model::{ObjectName, Text};
 
-use super::fault::{Unresolved, UnresolvedReason};
+use super::fault::{References, Unresolved, UnresolvedReason};
 use super::gateway::policy::Policies;
 use super::grant::Grants;
 use super::service::{Form, Port, Services};
-use crate::inputs::{Kind, RouteKind};
+use super::xbackend::XBackends;
+use crate::inputs::{EXPERIMENTAL, Kind, RouteKind};
 
 /// The fields that every generated backend reference has, whatever its position.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,7 @@ pub(crate) use reference;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backends<'a> {
     pub(crate) services: &'a Services,
+    pub(crate) xbackends: &'a XBackends<'a>,
     /// What backends are spoken to as.
     pub(crate) kind: RouteKind,
     /// The kind of the object that refers.
@@ -65,15 +67,15 @@ impl Backends<'_> {
         reference: Reference<'_>,
         weight: Option<i32>,
         filters: Vec<Filter>,
-        unresolved: &mut Vec<Unresolved>,
+        references: &mut References,
     ) -> Backend {
         let weight = u32::try_from(weight.unwrap_or(1)).unwrap_or(0);
-        Backend { weight, target: self.target(reference, unresolved), filters }
+        Backend { weight, target: self.target(reference, references), filters }
     }
 
     /// Where a reference leads. What cannot be used is noted and becomes a target that is answered with an error.
-    pub(crate) fn target(&self, reference: Reference<'_>, unresolved: &mut Vec<Unresolved>) -> BackendTarget {
-        self.target_speaking(self.kind, reference, unresolved)
+    pub(crate) fn target(&self, reference: Reference<'_>, references: &mut References) -> BackendTarget {
+        self.target_speaking(self.kind, reference, references)
     }
 
     /// As [`Self::target`], where it is spoken to as backends of `spoken` are, whatever the route's own kind.
@@ -81,27 +83,82 @@ impl Backends<'_> {
         &self,
         spoken: RouteKind,
         reference: Reference<'_>,
-        unresolved: &mut Vec<Unresolved>,
+        references: &mut References,
     ) -> BackendTarget {
-        self.resolve(spoken, reference).unwrap_or_else(|fault| {
+        self.resolve(spoken, reference, references).unwrap_or_else(|fault| {
             let message = Text::from(fault.message.as_str());
-            unresolved.push(fault);
+            references.unresolved.push(fault);
             BackendTarget::Invalid { message }
         })
     }
 
+    fn resolve(
+        &self,
+        spoken: RouteKind,
+        reference: Reference<'_>,
+        references: &mut References,
+    ) -> Result<BackendTarget, Unresolved> {
+        let name = ObjectName::new(reference.namespace.unwrap_or(self.namespace).to_owned(), reference.name);
+        match (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service")) {
+            ("" | "core", "Service") => self.service(spoken, name, reference.port),
+            (EXPERIMENTAL, "XBackend") if self.xbackends.installed => {
+                self.xbackend(spoken, &name, reference.port, references)
+            }
+            (group, kind) => {
+                let message = format!(
+                    "backend {kind}.{group} {name} is of a kind that is not supported; name a Service"
+                );
+                Err(Unresolved { reason: UnresolvedReason::InvalidKind, message })
+            }
+        }
+    }
+
+    /// It has to be in the same namespace, and no grant changes that (GEP-4894).
+    fn xbackend(
+        &self,
+        spoken: RouteKind,
+        name: &ObjectName,
+        port: Option<i32>,
+        references: &mut References,
+    ) -> Result<BackendTarget, Unresolved> {
+        let unresolved = |reason, message| Unresolved { reason, message };
+        if *name.namespace != *self.namespace {
+            let message = format!(
+                "backend XBackend {name} is in another namespace; name one in namespace {}",
+                self.namespace
+            );
+            return Err(unresolved(UnresolvedReason::RefNotPermitted, message));
+        }
+        let Some(known) = self.xbackends.port(name, spoken.port_protocol()) else {
+            let message = format!("backend XBackend {name} does not exist");
+            return Err(unresolved(UnresolvedReason::BackendNotFound, message));
+        };
+        references.xbackends.insert(name.clone());
+        if let Some(port) = port {
+            let message =
+                format!("backend XBackend {name} is named with port {port}, but has its own; leave it out");
+            return Err(unresolved(UnresolvedReason::BackendNotFound, message));
+        }
+        let port = known.map_err(|(reason, message)| unresolved(reason, message))?;
+        let protocol = protocol(spoken, port, false).ok_or_else(|| {
+            let message = format!(
+                "backend XBackend {name} says protocol {}, to which a {} cannot send; correct the one or the other",
+                port.declared.as_deref().unwrap_or_default(),
+                self.from
+            );
+            unresolved(UnresolvedReason::UnsupportedProtocol, message)
+        })?;
+        Ok(BackendTarget::Service { service: service::name_of_xbackend(name), port: port.number, protocol })
+    }
+
     /// Across namespaces a mesh route needs no ReferenceGrant: its clients could call that Service anyway (GEP-1294).
     /// Whoever can reach a Gateway could not.
-    fn resolve(&self, spoken: RouteKind, reference: Reference<'_>) -> Result<BackendTarget, Unresolved> {
-        let (group, kind) = (reference.group.unwrap_or_default(), reference.kind.unwrap_or("Service"));
-        let service =
-            ObjectName::new(reference.namespace.unwrap_or(self.namespace).to_owned(), reference.name);
-        if !matches!(group, "" | "core") || kind != "Service" {
-            let message = format!(
-                "backend {kind}.{group} {service} is of a kind that is not supported; name a Service"
-            );
-            return Err(Unresolved { reason: UnresolvedReason::InvalidKind, message });
-        }
+    fn service(
+        &self,
+        spoken: RouteKind,
+        service: ObjectName,
+        port: Option<i32>,
+    ) -> Result<BackendTarget, Unresolved> {
         if let Some(at) = &self.gateways
             && !at.grants.permit(self.from, self.namespace, Kind::Service, &service)
         {
@@ -122,9 +179,8 @@ impl Backends<'_> {
                 "backend Service {service} is of type ExternalName, which has no endpoints; name a Service with endpoints"
             )));
         }
-        let number = reference
-            .port
-            .ok_or_else(|| not_found(format!("backend Service {service} is named without a port")))?;
+        let number =
+            port.ok_or_else(|| not_found(format!("backend Service {service} is named without a port")))?;
         let transport = spoken.port_protocol();
         let port = facts.port(i64::from(number), transport).ok_or_else(|| {
             not_found(format!("backend Service {service} has no {} port {number}", transport.as_str()))

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use k8s_openapi::api::discovery::v1::{Endpoint as SliceEndpoint, EndpointSlice};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint as SliceEndpoint, EndpointConditions, EndpointPort, EndpointSlice,
+};
 use weft_model::Text;
 use weft_model::service::{Endpoint, Hints};
 
@@ -112,6 +115,50 @@ fn candidate(
         (None, None) => None,
     };
     Some((at, Candidate { endpoint: Endpoint { workload, ..known }, state }))
+}
+
+/// What Kubernetes would write for a Service that selects these pods and has these ports, which are the pods' own.
+pub(crate) fn slice_of<'a>(pods: impl Iterator<Item = &'a Pod>, ports: &[Port]) -> EndpointSlice {
+    let port = |port: &Port| EndpointPort {
+        port: Some(i32::from(port.number)),
+        protocol: Some(port.transport.as_str().to_owned()),
+        ..EndpointPort::default()
+    };
+    EndpointSlice {
+        endpoints: Some(pods.flat_map(of_pod).collect()),
+        ports: Some(ports.iter().map(port).collect()),
+        ..EndpointSlice::default()
+    }
+}
+
+/// One for each of its addresses, as long as it has not ended.
+fn of_pod(pod: &Pod) -> Vec<SliceEndpoint> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return Vec::new();
+    }
+    let listed = status.pod_ips.iter().flatten().map(|of| of.ip.as_str());
+    let addresses: BTreeSet<&str> =
+        listed.chain(status.pod_ip.as_deref()).filter(|ip| !ip.is_empty()).collect();
+    let mut conditions = status.conditions.iter().flatten();
+    let serving = conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    let terminating = pod.metadata.deletion_timestamp.is_some();
+    let of = |address: &str| SliceEndpoint {
+        addresses: vec![address.to_owned()],
+        conditions: Some(EndpointConditions {
+            ready: Some(serving && !terminating),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            uid: pod.metadata.uid.clone(),
+            ..ObjectReference::default()
+        }),
+        ..SliceEndpoint::default()
+    };
+    addresses.into_iter().map(of).collect()
 }
 
 fn hints(endpoint: &SliceEndpoint) -> Hints {

@@ -1,7 +1,9 @@
 //! What is wrong with a route, in the API's own reasons and in words for the user.
 
-use weft_model::Text;
+use std::collections::BTreeSet;
+
 use weft_model::route::Refusal;
+use weft_model::{ObjectName, Text};
 
 /// Why a rule cannot be carried out: reasons of the condition `Accepted` (RouteConditionReason of the Gateway API).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,14 @@ pub(crate) struct Unresolved {
     pub(crate) message: String,
 }
 
+/// What references were found to be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct References {
+    pub(crate) unresolved: Vec<Unresolved>,
+    /// The XBackends that are named and may be, whether they can be used or not.
+    pub(crate) xbackends: BTreeSet<ObjectName>,
+}
+
 /// A rule that refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RefusingRule {
@@ -84,7 +94,7 @@ pub(crate) struct Findings {
     /// How many rules the route has.
     pub(crate) rules: usize,
     pub(crate) refusing: Vec<RefusingRule>,
-    pub(crate) unresolved: Vec<Unresolved>,
+    pub(crate) references: References,
 }
 
 impl Findings {

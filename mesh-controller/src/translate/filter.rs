@@ -17,7 +17,7 @@ use weft_model::route::{
 
 use super::auth;
 use super::backend::{Backends, reference};
-use super::fault::{Fault, FaultReason, Unresolved};
+use super::fault::{Fault, FaultReason, References};
 
 /// Request and response modifier are two generated types of one shape.
 macro_rules! header_modifier {
@@ -62,7 +62,7 @@ pub(crate) fn convert(
     filters: &[RouteFilter],
     level: Level,
     backends: &Backends<'_>,
-    unresolved: &mut Vec<Unresolved>,
+    references: &mut References,
 ) -> Result<Vec<Filter>, Fault> {
     let has = |wanted: &FilterType| filters.iter().any(|filter| filter.r#type == *wanted);
     if has(&FilterType::RequestRedirect) && has(&FilterType::UrlRewrite) {
@@ -71,14 +71,14 @@ pub(crate) fn convert(
             message: "RequestRedirect and URLRewrite cannot be in one rule; remove one of them".to_owned(),
         });
     }
-    filters.iter().map(|filter| convert_filter(filter, level, backends, unresolved)).collect()
+    filters.iter().map(|filter| convert_filter(filter, level, backends, references)).collect()
 }
 
 fn convert_filter(
     filter: &RouteFilter,
     level: Level,
     backends: &Backends<'_>,
-    unresolved: &mut Vec<Unresolved>,
+    references: &mut References,
 ) -> Result<Filter, Fault> {
     let missing =
         |field: &str| Fault::unsupported(format!("a filter's field {field} is missing; fill it in"));
@@ -95,7 +95,7 @@ fn convert_filter(
         }
         (FilterType::RequestMirror, _) => {
             let of = filter.request_mirror.as_ref().ok_or_else(|| missing("requestMirror"))?;
-            Filter::Mirror(convert_mirror(of, backends.target(reference!(of.backend_ref), unresolved))?)
+            Filter::Mirror(convert_mirror(of, backends.target(reference!(of.backend_ref), references))?)
         }
         (FilterType::UrlRewrite, _) => {
             let of = filter.url_rewrite.as_ref().ok_or_else(|| missing("urlRewrite"))?;
@@ -118,7 +118,7 @@ fn convert_filter(
         (FilterType::ExtensionRef, _) => return Err(extension(filter)),
         (FilterType::ExternalAuth, _) => {
             let of = filter.external_auth.as_ref().ok_or_else(|| missing("externalAuth"))?;
-            Filter::ExternalAuth(auth::convert(of, backends, unresolved)?)
+            Filter::ExternalAuth(auth::convert(of, backends, references)?)
         }
     })
 }

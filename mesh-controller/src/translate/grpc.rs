@@ -37,7 +37,7 @@ fn convert_actions(
     let (converted, fault) = convert_backends(&refs, backends, findings);
     to.backends = converted;
     let filters = filter::read(rule.filters.as_deref().unwrap_or_default())?;
-    to.filters = filter::convert(&filters, Level::Rule, backends, &mut findings.unresolved)?;
+    to.filters = filter::convert(&filters, Level::Rule, backends, &mut findings.references)?;
     fault.map_or(Ok(()), Err)?;
     to.session =
         convert_session(rule.session_persistence.as_ref(), rule.name.as_deref(), backends, findings)?;

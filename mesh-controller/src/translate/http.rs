@@ -58,7 +58,7 @@ fn convert_actions(
         convert_backends(rule.backend_refs.as_deref().unwrap_or_default(), backends, findings);
     to.backends = converted;
     let filters = rule.filters.as_deref().unwrap_or_default();
-    to.filters = filter::convert(filters, Level::Rule, backends, &mut findings.unresolved)?;
+    to.filters = filter::convert(filters, Level::Rule, backends, &mut findings.references)?;
     fault.map_or(Ok(()), Err)?;
     (to.request_timeout, to.backend_request_timeout) = convert_timeouts(rule.timeouts.as_ref())?;
     to.retry = rule.retry.as_ref().map(convert_retry).transpose()?;
@@ -92,14 +92,14 @@ pub(crate) fn convert_backends(
     for of in refs {
         let filters = of.filters.as_deref().unwrap_or_default();
         let filters = filter::read(filters).and_then(|filters: Vec<RouteFilter>| {
-            filter::convert(&filters, Level::Backend, backends, &mut findings.unresolved)
+            filter::convert(&filters, Level::Backend, backends, &mut findings.references)
         });
         let filters = filters.unwrap_or_else(|error| {
             fault.get_or_insert(error);
             Vec::new()
         });
-        let unresolved = &mut findings.unresolved;
-        converted.push(backends.backend(reference!(of), of.weight, filters, unresolved));
+        let references = &mut findings.references;
+        converted.push(backends.backend(reference!(of), of.weight, filters, references));
     }
     (converted, fault)
 }

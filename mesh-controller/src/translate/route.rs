@@ -15,6 +15,7 @@ use super::parent::{self, Holders};
 use super::service::Services;
 use super::status::{ParentStatus, RouteStatus, Status};
 use super::verdict::{Judged, OnServices};
+use super::xbackend::{Ancestor, Referrers, XBackends};
 use super::{Translated, grpc, http, tcp, tls};
 use crate::inputs::{self, Inputs, Kind, RouteKind, RouteSpec};
 
@@ -22,11 +23,17 @@ use crate::inputs::{self, Inputs, Kind, RouteKind, RouteSpec};
 pub(crate) struct Context<'a> {
     pub(crate) inputs: &'a Inputs,
     pub(crate) services: &'a Services,
+    pub(crate) xbackends: &'a XBackends<'a>,
     pub(crate) policies: &'a Policies<'a>,
 }
 
 /// Converts every route that has a Service parent or is at a Gateway of ours.
-pub(crate) fn convert(context: &Context<'_>, gateways: &mut Gateways<'_>, out: &mut Translated) {
+pub(crate) fn convert(
+    context: &Context<'_>,
+    gateways: &mut Gateways<'_>,
+    referrers: &mut Referrers,
+    out: &mut Translated,
+) {
     let mut holders = Holders::default();
     let mut attached = Vec::new();
     for route in context.inputs.routes.values() {
@@ -39,8 +46,8 @@ pub(crate) fn convert(context: &Context<'_>, gateways: &mut Gateways<'_>, out: &
     }
     for (route, attachments, at) in attached {
         let on = OnServices { attachments: &attachments, holders: &holders };
-        let mut parents = on_services(context, route, &on, out);
-        parents.extend(at_gateways(context, route, &at, out));
+        let mut parents = on_services(context, route, &on, referrers, out);
+        parents.extend(at_gateways(context, route, &at, referrers, out));
         parents.sort_by_key(|(place, _)| *place);
         let parents = parents.into_iter().map(|(_, parent)| parent).collect();
         out.statuses.insert(route.head.id.clone(), Status::Route(RouteStatus { parents }));
@@ -52,6 +59,7 @@ fn on_services(
     context: &Context<'_>,
     route: &inputs::Route,
     on: &OnServices<'_>,
+    referrers: &mut Referrers,
     out: &mut Translated,
 ) -> Vec<(usize, ParentStatus)> {
     if on.attachments.is_empty() {
@@ -59,6 +67,9 @@ fn on_services(
     }
     let parents = on.holders.won(route, on.attachments);
     let (published, findings) = publishable(context, route, None);
+    for parent in &parents {
+        referrers.note(&findings.references.xbackends, &Ancestor::Service(parent.service.clone()));
+    }
     let entries = Judged { route, findings: &findings }.on_services(on, out);
     if let Some(published) = published.filter(|_| !parents.is_empty()) {
         out.insert(Resource::Route(Route { parents, ..published }));
@@ -72,6 +83,7 @@ fn at_gateways(
     context: &Context<'_>,
     route: &inputs::Route,
     parents: &[GatewayParent<'_>],
+    referrers: &mut Referrers,
     out: &mut Translated,
 ) -> Vec<(usize, ParentStatus)> {
     if parents.is_empty() {
@@ -83,7 +95,8 @@ fn at_gateways(
     for attachment in parents.iter().filter_map(|parent| parent.attached.as_ref().ok()).flatten() {
         listeners.entry(&attachment.gateway).or_default().insert(attachment);
     }
-    for listeners in listeners.into_values() {
+    for (gateway, listeners) in listeners {
+        referrers.note(&findings.references.xbackends, &Ancestor::Gateway(gateway.clone()));
         if let Some(published) = &published {
             let listeners = listeners.into_iter().cloned().collect();
             out.insert(Resource::Route(Route { listeners, ..published.clone() }));
@@ -98,7 +111,7 @@ fn publishable(
     route: &inputs::Route,
     at: Option<AtGateways<'_>>,
 ) -> (Option<Route>, Findings) {
-    let (rules, mut findings) = convert_rules(route, context.services, at);
+    let (rules, mut findings) = convert_rules(context, route, at);
     let published = rules.map(|rules| {
         let mut published = Route {
             id: RouteId { kind: route.name.kind, name: route.name.name.clone() },
@@ -133,14 +146,15 @@ fn refuse_what_proxies_would(route: &mut Route, findings: &mut Findings) {
 
 /// The rules, and what is to be said about them.
 fn convert_rules(
+    context: &Context<'_>,
     route: &inputs::Route,
-    services: &Services,
     gateways: Option<AtGateways<'_>>,
 ) -> (Option<Rules>, Findings) {
     let mut findings = Findings::default();
     let (kind, ObjectName { namespace, name }) = (route.name.kind, &route.name.name);
     let from = Kind::Route(kind);
-    let backends = Backends { services, kind, from, namespace, route: name, gateways };
+    let Context { services, xbackends, .. } = *context;
+    let backends = Backends { services, xbackends, kind, from, namespace, route: name, gateways };
     let rules = match &route.spec {
         Ok(RouteSpec::Grpc(spec)) => Some(grpc::convert(spec, &backends, &mut findings)),
         Ok(RouteSpec::Http(spec)) => Some(http::convert(spec, &backends, &mut findings)),

@@ -122,7 +122,7 @@ impl Port {
         self.node_port.map(|node_port| NodePort { node_port, port: self.number, protocol: self.transport })
     }
 
-    fn to_model(&self) -> ServicePort {
+    pub(crate) fn to_model(&self) -> ServicePort {
         ServicePort { port: self.number, name: self.name.clone(), protocol: self.protocol }
     }
 }

@@ -25,6 +25,8 @@ pub enum Status {
     ListenerSet(ListenerSetStatus),
     /// Of a policy.
     Policy(PolicyStatus),
+    /// Of an XBackend.
+    XBackend(PolicyStatus),
 }
 
 /// Our entries of a route's `status.parents`.
@@ -143,10 +145,10 @@ pub struct SupportedKind {
     pub kind: &'static str,
 }
 
-/// Our entries of a policy's `status.ancestors`.
+/// Our entries of the `status.ancestors` of a policy or an XBackend.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PolicyStatus {
-    /// One entry for each Gateway, or Service, that the policy holds for.
+    /// One entry for each Gateway, or Service, that the object holds for.
     pub ancestors: Vec<AncestorStatus>,
 }
 
@@ -187,6 +189,7 @@ impl Status {
             Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy => {
                 Some(Self::Policy(PolicyStatus::default()))
             }
+            Kind::XBackend => Some(Self::XBackend(PolicyStatus::default())),
             _ => None,
         }
     }
@@ -198,7 +201,7 @@ impl Status {
             Self::GatewayClass(status) => (&status.conditions, &[], &[], &[]),
             Self::Gateway(status) => (&status.conditions, &[], &status.listeners, &[]),
             Self::ListenerSet(status) => (&status.conditions, &[], &status.listeners, &[]),
-            Self::Policy(status) => (&[], &[], &[], &status.ancestors),
+            Self::Policy(status) | Self::XBackend(status) => (&[], &[], &[], &status.ancestors),
         };
         let parents = parents.iter().flat_map(|parent: &ParentStatus| &parent.conditions);
         let listeners = listeners.iter().flat_map(|listener: &ListenerStatus| &listener.conditions);

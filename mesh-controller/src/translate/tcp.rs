@@ -13,7 +13,7 @@ macro_rules! rules {
     ($spec:expr, $backends:expr, $findings:expr) => {{
         let convert = $spec.rules.iter().map(|rule| {
             let backends = rule.backend_refs.iter().map(|of| {
-                $backends.backend(reference!(of), of.weight, Vec::new(), &mut $findings.unresolved)
+                $backends.backend(reference!(of), of.weight, Vec::new(), &mut $findings.references)
             });
             TcpRule {
                 name: rule.name.as_deref().map(Text::from),

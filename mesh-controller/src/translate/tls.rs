@@ -11,9 +11,9 @@ use super::fault::Findings;
 pub(crate) fn convert(spec: &TlsRouteSpec, backends: &Backends<'_>, findings: &mut Findings) -> Rules {
     let hostnames: Vec<Text> = spec.hostnames.iter().map(|name| name.to_ascii_lowercase().into()).collect();
     let rules = spec.rules.iter().map(|rule| {
-        let unresolved = &mut findings.unresolved;
+        let references = &mut findings.references;
         let refs = rule.backend_refs.iter();
-        let converted = refs.map(|of| backends.backend(reference!(of), of.weight, Vec::new(), unresolved));
+        let converted = refs.map(|of| backends.backend(reference!(of), of.weight, Vec::new(), references));
         let converted = converted.collect();
         TlsRule {
             name: rule.name.as_deref().map(Text::from),

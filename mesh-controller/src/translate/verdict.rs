@@ -191,7 +191,7 @@ impl Judged<'_> {
     }
 
     fn resolved_refs(&self) -> Condition {
-        let unresolved = &self.findings.unresolved;
+        let unresolved = &self.findings.references.unresolved;
         let (status, reason, message) = match (&self.route.spec, unresolved.first()) {
             (Err(_), _) => {
                 ("Unknown", "Pending", "The route does not decode, so what it refers to is unknown.".into())

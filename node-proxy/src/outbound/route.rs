@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weft_model::route::{Backend, BackendTarget};
-use weft_model::service::{AppProtocol, Endpoint, PortProtocol, TrafficPolicy};
+use weft_model::service::{AppProtocol, Endpoint, PortProtocol, TrafficPolicy, title};
 use weft_model::{ObjectName, Reason};
 use weft_routing::{Selection, Table};
 
@@ -171,7 +171,7 @@ impl<'s> Target<'s> {
                     TrafficPolicy::Cluster => "",
                     TrafficPolicy::Local => " on the caller's node (internalTrafficPolicy: Local)",
                 };
-                format!("port {port} of Service {service} has no ready endpoint{here}")
+                format!("port {port} of {} has no ready endpoint{here}", title(service))
             }
             None => "the endpoint is not ready".to_owned(),
         };

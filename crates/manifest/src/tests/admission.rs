@@ -129,6 +129,18 @@ fn rules_of_other_crds_hold() {
     for bad in ["Example.com/x", "k8s.io/x", "gateway.k8s.io/x"] {
         assert!(!refused(&address(bad)).is_empty(), "{bad}");
     }
+    let selecting = |label: &str| {
+        format!(
+            "{{apiVersion: gateway.networking.x-k8s.io/v1alpha1, kind: XBackend, metadata: {{name: b, namespace: a}}, \
+             spec: {{type: EndpointSelector, endpointSelector: {{matchLabels: {{{label}: x}}}}, port: {{number: 80}}}}}}"
+        )
+    };
+    for good in ["app", "app.kubernetes.io/name"] {
+        accepted(&selecting(good));
+    }
+    for bad in ["-app", "Example.com/app"] {
+        assert!(!refused(&selecting(bad)).is_empty(), "{bad}");
+    }
 }
 
 #[test]

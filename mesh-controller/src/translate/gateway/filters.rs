@@ -1,53 +1,56 @@
 //! Filters of listeners (GEP-5224): whom a Gateway's proxies ask about every request, before its route is chosen.
 
+use std::collections::BTreeSet;
+
 use weft_gateway_api::gateways::{
     GatewayListenersFiltersRequests as Written, GatewayListenersFiltersRequestsType as FilterType,
 };
+use weft_model::ObjectName;
 use weft_model::route::ExternalAuth;
 
 use super::listener::Listener;
-use super::policy::Policies;
 use super::{Gateways, Problem};
-use crate::inputs::{Inputs, Kind, RouteKind};
+use crate::inputs::{Kind, RouteKind};
 use crate::translate::backend::{AtGateways, Backends};
-use crate::translate::fault::{Unresolved, UnresolvedReason};
+use crate::translate::fault::{References, Unresolved, UnresolvedReason};
 use crate::translate::grant::Grants;
-use crate::translate::service::Services;
+use crate::translate::route::Context;
+use crate::translate::xbackend::{Ancestor, Referrers};
 use crate::translate::{auth, filter};
 
 /// Resolves those of all listeners. A listener with one that cannot be carried out refuses all of its requests; where a
 /// server cannot be used, its filter does.
-pub(crate) fn resolve(
-    inputs: &Inputs,
-    services: &Services,
-    policies: &Policies<'_>,
-    gateways: &mut Gateways<'_>,
-) {
-    let gateways = gateways.by_name.values_mut();
-    for listener in
-        gateways.flat_map(|facts| &mut facts.listeners).filter(|it| !it.written_filters.is_empty())
-    {
-        let namespace = listener.namespace.clone();
-        let backends = Backends {
-            services,
-            kind: RouteKind::Http,
-            from: if listener.id.listener_set.is_some() { Kind::ListenerSet } else { Kind::Gateway },
-            namespace: &namespace,
-            route: "",
-            gateways: Some(AtGateways { grants: Grants(inputs), policies }),
-        };
-        resolve_at(listener, &backends);
+pub(crate) fn resolve(context: &Context<'_>, gateways: &mut Gateways<'_>, referrers: &mut Referrers) {
+    let Context { inputs, services, xbackends, policies } = *context;
+    for (name, facts) in &mut gateways.by_name {
+        for listener in facts.listeners.iter_mut().filter(|it| !it.written_filters.is_empty()) {
+            let namespace = listener.namespace.clone();
+            let backends = Backends {
+                services,
+                xbackends,
+                kind: RouteKind::Http,
+                from: if listener.id.listener_set.is_some() { Kind::ListenerSet } else { Kind::Gateway },
+                namespace: &namespace,
+                route: "",
+                gateways: Some(AtGateways { grants: Grants(inputs), policies }),
+            };
+            let named = resolve_at(listener, &backends);
+            referrers.note(&named, &Ancestor::Gateway(name.clone()));
+        }
     }
 }
 
-fn resolve_at(listener: &mut Listener, backends: &Backends<'_>) {
+/// Returns the XBackends that are named.
+fn resolve_at(listener: &mut Listener, backends: &Backends<'_>) -> BTreeSet<ObjectName> {
+    let mut named = BTreeSet::new();
     for (place, written) in std::mem::take(&mut listener.written_filters).iter().enumerate() {
-        let mut unresolved = Vec::new();
-        match convert(written, backends, &mut unresolved) {
+        let mut references = References::default();
+        match convert(written, backends, &mut references) {
             Ok(auth) => listener.filters.push(auth),
             Err(problem) => drop(listener.unaccepted.get_or_insert_with(|| problem.at(place))),
         }
-        for Unresolved { reason, message } in unresolved {
+        named.append(&mut references.xbackends);
+        for Unresolved { reason, message } in references.unresolved {
             let reason = match reason {
                 UnresolvedReason::RefNotPermitted => "RefNotPermitted",
                 _ => "InvalidListenerFilterRef",
@@ -56,6 +59,7 @@ fn resolve_at(listener: &mut Listener, backends: &Backends<'_>) {
             listener.unresolved.get_or_insert_with(|| problem.at(place));
         }
     }
+    named
 }
 
 impl Problem {
@@ -67,7 +71,7 @@ impl Problem {
 fn convert(
     written: &Written,
     backends: &Backends<'_>,
-    unresolved: &mut Vec<Unresolved>,
+    references: &mut References,
 ) -> Result<ExternalAuth, Problem> {
     let unsupported = |message: String| Problem::new("UnsupportedValue", message);
     if written.r#type == FilterType::ExtensionRef {
@@ -79,7 +83,7 @@ fn convert(
     let read = filter::read(of).map_err(|fault| unsupported(fault.message))?;
     let missing = || Problem::new("InvalidListenerFilter", "the field externalAuth is missing; fill it in");
     let auth = read.first().ok_or_else(missing)?;
-    let auth = auth::convert(auth, backends, unresolved).map_err(|fault| unsupported(fault.message))?;
+    let auth = auth::convert(auth, backends, references).map_err(|fault| unsupported(fault.message))?;
     match weft_routing::validate::auth_problem(&auth) {
         Some((field, message)) => Err(Problem::new("InvalidListenerFilter", format!("{field}: {message}"))),
         None => Ok(auth),
