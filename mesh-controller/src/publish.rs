@@ -46,7 +46,7 @@ impl Audience {
         match resource {
             Resource::MeshConfig(_) => Self::All,
             Resource::Gateway(_) | Resource::Certificate(_) | Resource::BackendTls(_) => Self::Gateways,
-            Resource::Route(route) if route.parents.is_empty() => Self::Gateways,
+            Resource::Route(route) if route.parents.is_empty() || route.for_gateways => Self::Gateways,
             Resource::Route(route) if route.parents.iter().all(|p| route.is_consumer_of(&p.service)) => {
                 Self::Namespace(route.id.name.namespace.clone())
             }

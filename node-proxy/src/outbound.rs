@@ -11,6 +11,7 @@ pub mod exchange;
 pub mod filter;
 pub mod http;
 pub mod near;
+pub mod obey;
 pub mod origin;
 pub mod resilience;
 pub mod route;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 use weft_model::node::Node;
-use weft_model::route::{Route, RouteId};
+use weft_model::route::Route;
 use weft_model::service::{AppProtocol, Endpoint, Endpoints, PortProtocol, Service};
 use weft_model::workload::{Workload, WorkloadProtocol};
 use weft_model::{MeshConfig, ObjectName, ResourceName, Text};
@@ -111,7 +111,8 @@ pub struct Snapshot {
     node: Text,
     workloads: Sharded<Text, Arc<Workload>>,
     workloads_by_address: Sharded<IpAddr, Arc<Workload>>,
-    routes: Sharded<RouteId, Arc<Route>>,
+    /// Of one route there may be two in a Gateway's proxy: at listeners, and on Services.
+    routes: Sharded<ResourceName, Arc<Route>>,
     routes_by_port: Sharded<index::PortKey, index::PortRoutes>,
     /// Empty but in a Gateway's proxy.
     listeners: Arc<gateway::Listeners>,
@@ -198,6 +199,11 @@ impl Snapshot {
     /// The Service of this name.
     pub fn service(&self, name: &ObjectName) -> Option<&Arc<Service>> {
         self.services.get(name)
+    }
+
+    /// What a TCP port of a Service says it speaks.
+    pub fn declared(&self, service: &ObjectName, port: u16) -> AppProtocol {
+        self.service(service).map_or(AppProtocol::Unspecified, |service| protocol_of(service, port))
     }
 
     /// The endpoints of a TCP port of a Service, ready to be chosen from this node or not; none for a Service that is not known.

@@ -40,9 +40,55 @@ pub struct Listener {
     /// `filters.requests` (GEP-5224): asked in this order about every request, before its route is chosen.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<ExternalAuth>,
+    /// What a rule here sends to a Service's port is then routed by that Service's own routes, once.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub service_routes: bool,
     /// Set when the listener cannot be served although its port is its own: whoever connects to it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
+    /// The refusal is meant only for proxies that do not know all of these, the names of fields above.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_without: Vec<Text>,
+}
+
+/// The fields by which a listener lets fewer pass than it would without, or others. Those that this program knows.
+const DEMANDS: [&str; 2] = ["filters", "service_routes"];
+
+impl Listener {
+    /// For proxies of any version: one that does not know such a field would serve the listener as if it were not there.
+    /// It knows refusals.
+    #[must_use]
+    pub fn demanding(mut self) -> Self {
+        let demands = [!self.filters.is_empty(), self.service_routes];
+        let demands = DEMANDS.iter().zip(demands).filter(|(_, demanded)| *demanded);
+        self.refused_without = demands.map(|(name, _)| Text::from(*name)).collect();
+        if self.refusal.is_some() || self.refused_without.is_empty() {
+            self.refused_without.clear();
+            return self;
+        }
+        let message = format!(
+            "this proxy is older than its controller and does not know the listener's {}: upgrade it",
+            self.refused_without.join(", ")
+        );
+        self.refusal = Some(Refusal { message: message.into() });
+        self
+    }
+
+    /// For this program: without a refusal that is not meant for it.
+    #[must_use]
+    pub fn understood(mut self) -> Self {
+        let known = |name: &Text| DEMANDS.contains(&&**name);
+        if !self.refused_without.is_empty() && self.refused_without.iter().all(known) {
+            self.refused_without.clear();
+            self.refusal = None;
+        }
+        self
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(it: &bool) -> bool {
+    !*it
 }
 
 /// A listener's place: its owner and its name there.
@@ -192,6 +238,60 @@ pub struct Attachment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::route::{AuthProtocol, BackendTarget};
+
+    /// A listener as programs before filters of listeners knew it.
+    #[derive(Deserialize)]
+    struct Older {
+        refusal: Option<Refusal>,
+    }
+
+    fn listener() -> Listener {
+        Listener {
+            id: ListenerId { listener_set: None, name: "http".into() },
+            port: 80,
+            protocol: ListenerProtocol::Http,
+            hostname: None,
+            tls: None,
+            filters: Vec::new(),
+            service_routes: false,
+            refusal: None,
+            refused_without: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_proxy_refuses_what_it_does_not_know_and_serves_what_it_knows() {
+        let filters = vec![ExternalAuth {
+            server: BackendTarget::Invalid { message: "no such Service".into() },
+            protocol: AuthProtocol::Grpc { allowed_headers: Vec::new() },
+            max_body: 0,
+        }];
+        for (stated, demands) in [
+            (listener(), ""),
+            (Listener { filters: filters.clone(), ..listener() }, "filters"),
+            (Listener { service_routes: true, ..listener() }, "service_routes"),
+            (Listener { filters, service_routes: true, ..listener() }, "filters, service_routes"),
+        ] {
+            let sent = stated.clone().demanding();
+            assert_eq!(sent.refused_without.join(", "), demands);
+            let json = serde_json::to_value(&sent).unwrap();
+            let older: Older = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(older.refusal.is_some(), !demands.is_empty(), "{json}");
+            assert_eq!(serde_json::from_value::<Listener>(json).unwrap().understood(), stated);
+            let mut newer = sent;
+            newer.refused_without.push("hereafter".into());
+            newer.refusal = Some(Refusal { message: "upgrade it".into() });
+            assert!(newer.understood().refusal.is_some(), "{demands}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_for_everybody_stays() {
+        let refusal = Some(Refusal { message: "no certificate".into() });
+        let stated = Listener { service_routes: true, refusal, ..listener() };
+        assert_eq!(stated.clone().demanding().understood(), stated);
+    }
 
     #[test]
     fn a_key_is_not_printed() {

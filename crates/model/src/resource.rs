@@ -27,7 +27,8 @@ pub enum Resource {
     Node(Node),
     /// One per live pod.
     Workload(Workload),
-    /// One per route that is in force on a Service port, and one for each Gateway that it is attached to.
+    /// One per route that is in force on a Service port, and one for each Gateway that it is attached to; and one more for
+    /// the Gateways that obey it on its Services.
     Route(Route),
     /// One per Gateway, for its own proxies.
     Gateway(Gateway),
@@ -50,7 +51,7 @@ impl fmt::Display for ResourceName {
 
 impl ResourceName {
     /// The route that the resource is of, if it is a route's. Behind its kind, namespace and name there may be the Gateway
-    /// that this form of it is for ([`Resource::name`]).
+    /// or Gateways that this form of it is for ([`Resource::name`]).
     pub fn route_id(&self) -> Option<RouteId> {
         let mut parts = self.0.strip_prefix("Route/")?.split('/');
         let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
@@ -68,6 +69,7 @@ impl Resource {
             Self::Node(node) => format!("Node/{}", node.name),
             Self::Workload(workload) => format!("Workload/{}", workload.uid),
             Self::Route(route) => match route.listeners.first() {
+                None if route.for_gateways => format!("Route/{}/for/gateways", route.id),
                 None => format!("Route/{}", route.id),
                 Some(attachment) => format!("Route/{}/at/{}", route.id, attachment.gateway),
             },
@@ -102,6 +104,7 @@ mod tests {
         for (name, expected) in [
             ("Route/HTTPRoute/shop/cart", Some("HTTPRoute/shop/cart")),
             ("Route/HTTPRoute/shop/cart/at/edge/web", Some("HTTPRoute/shop/cart")),
+            ("Route/HTTPRoute/shop/cart/for/gateways", Some("HTTPRoute/shop/cart")),
             ("Route/HTTPRoute/at/cart", Some("HTTPRoute/at/cart")),
             ("Route/TCPRoute/at/at/at/at/at", Some("TCPRoute/at/at")),
             ("Route/PigeonRoute/shop/cart", None),

@@ -98,7 +98,8 @@ impl fmt::Display for RouteId {
 }
 
 /// A route object with the Service ports or the listeners it is in force on: of one that is on Services and at Gateways
-/// there is one of these for all Services, and one for each Gateway, since references are judged otherwise there.
+/// there is one of these for all Services, and one for each Gateway, since references are judged otherwise there; and one
+/// more for its Services if a Gateway obeys it there.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Route {
     /// The object.
@@ -113,8 +114,16 @@ pub struct Route {
     /// The listeners that it is attached to: all of one Gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Attachment>,
+    /// It is on Services, in the form for Gateways that obey Services' routes: its references are judged as at a Gateway.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub for_gateways: bool,
     /// The rules, in the order of the object.
     pub rules: Rules,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+const fn is_false(it: &bool) -> bool {
+    !*it
 }
 
 /// One Service port a route is in force on.

@@ -27,7 +27,7 @@ pub(crate) fn service() -> ObjectName {
 pub(crate) fn route(kind: RouteKind, name: &str, created: i64, rules: Rules) -> Arc<Route> {
     let id = RouteId { kind, name: name.parse().unwrap() };
     let parents = vec![Parent { service: service(), port: 80, explicit_port: true }];
-    Arc::new(Route { id, generation: 1, created, parents, listeners: Vec::new(), rules })
+    Arc::new(Route { id, generation: 1, created, parents, listeners: Vec::new(), for_gateways: false, rules })
 }
 
 /// An HTTPRoute of the Service's namespace whose rules are named by their single matches.

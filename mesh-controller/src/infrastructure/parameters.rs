@@ -40,6 +40,8 @@ pub struct Parameters {
     pub trusted_hops: Option<u32>,
     /// `proxyProtocol`: `required` or `off`.
     pub proxy_protocol: bool,
+    /// `serviceRoutes`: `obey` or `ignore`.
+    pub service_routes: bool,
     /// `log`: what is logged.
     pub log: Option<String>,
     /// `resources` of the container.
@@ -145,6 +147,7 @@ impl Parameters {
             "trustedProxies" => self.trusted_proxies = ranges(value)?,
             "trustedHops" => self.trusted_hops = Some(number(value, MOST_HOPS)?),
             "proxyProtocol" => self.proxy_protocol = one_of(value, &["required", "off"])? == "required",
+            "serviceRoutes" => self.service_routes = one_of(value, &["obey", "ignore"])? == "obey",
             "log" => self.log = Some(value.to_owned()),
             "resources" => self.resources = Some(resources(value)?),
             "nodeSelector" => self.set_pod::<BTreeMap<String, String>>(key, value)?,
@@ -155,7 +158,7 @@ impl Parameters {
             _ => {
                 return Err("there is none of this name; there are replicas, serviceType, loadBalancerClass, \
                             externalTrafficPolicy, drainSeconds, workers, accessLog, log, trustedProxies, trustedHops, \
-                            proxyProtocol, resources, nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName and runtimeClassName"
+                            proxyProtocol, serviceRoutes, resources, nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName and runtimeClassName"
                     .to_owned());
             }
         }

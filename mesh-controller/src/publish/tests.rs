@@ -34,6 +34,7 @@ fn route(namespace: &str, name: &str, parents: &[&str]) -> Resource {
         created: 0,
         parents: parents.iter().map(parent).collect(),
         listeners: Vec::new(),
+        for_gateways: false,
         rules: Rules::Tcp(Vec::new()),
     })
 }

@@ -12,6 +12,7 @@ mod hostname;
 pub(crate) mod listener;
 mod namespaces;
 mod needs;
+pub(crate) mod obeyed;
 pub(crate) mod policy;
 pub(crate) mod reference;
 mod status;
@@ -66,6 +67,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) unaccepted: Option<Problem>,
     /// What its Services are: where its addresses are read from.
     pub(crate) service_type: ServiceType,
+    /// It obeys the routes of the Services that it sends to.
+    pub(crate) service_routes: bool,
     /// The certificate shown to backends.
     pub(crate) client_certificate: Option<Result<ObjectName, Problem>>,
     /// Clients without a certificate that is trusted are let in somewhere.
@@ -105,6 +108,7 @@ pub(crate) fn resolve(inputs: &Inputs) -> Gateways<'_> {
     for facts in gateways.by_name.values_mut() {
         conflict::decide(&mut facts.listeners);
         conflict::overlap(&mut facts.listeners);
+        facts.listeners.iter_mut().for_each(|listener| listener.service_routes = facts.service_routes);
     }
     gateways
 }
@@ -134,6 +138,7 @@ fn facts<'a>(
         listeners: Vec::new(),
         unaccepted: None,
         service_type: ServiceType::default(),
+        service_routes: false,
         client_certificate: None,
         insecure: false,
     };
@@ -151,7 +156,10 @@ fn facts<'a>(
     facts.insecure = frontend::is_insecure(spec);
     facts.client_certificate = client_certificate(spec, &by);
     match subject::parameters(inputs, gateway, object) {
-        Ok(parameters) => facts.service_type = parameters.service_type,
+        Ok(parameters) => {
+            facts.service_type = parameters.service_type;
+            facts.service_routes = parameters.service_routes;
+        }
         Err(error) => facts.unaccepted = Some(Problem::new("InvalidParameters", error.to_string())),
     }
     if let Some(problem) = unsupported(spec) {

@@ -24,7 +24,7 @@ impl Attachment<'_> {
     }
 
     /// Whose traffic the route is for on this Service: all callers', or those of its own namespace.
-    fn audience(&self, route: &Route) -> Option<Text> {
+    pub(crate) fn audience(&self, route: &Route) -> Option<Text> {
         let own = &route.name.name.namespace;
         (*own != self.service.namespace).then(|| own.clone())
     }

@@ -6,9 +6,10 @@ use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rul
 use weft_model::{ObjectName, Resource, Text, gateway};
 
 use super::backend::{AtGateways, Backends};
-use super::fault::{Fault, Findings, RefusingRule};
+use super::fault::{Fault, Findings, RefusingRule, Unresolved};
 use super::gateway::Gateways;
 use super::gateway::attach::{self, GatewayParent};
+use super::gateway::obeyed;
 use super::gateway::policy::Policies;
 use super::grant::Grants;
 use super::parent::{self, Holders};
@@ -44,13 +45,38 @@ pub(crate) fn convert(
             attached.push((route, attachments, at));
         }
     }
-    for (route, attachments, at) in attached {
-        let on = OnServices { attachments: &attachments, holders: &holders };
-        let mut parents = on_services(context, route, &on, referrers, out);
-        parents.extend(at_gateways(context, route, &at, referrers, out));
+    let mut entries = Vec::new();
+    for (route, _, at) in &attached {
+        entries.push(at_gateways(context, route, at, referrers, out));
+    }
+    let chosen = obeyed::chosen(gateways, out);
+    for ((route, attachments, _), mut parents) in attached.iter().zip(entries) {
+        let on = OnServices { attachments, holders: &holders, chosen: &chosen };
+        parents.extend(on_services(context, route, &on, referrers, out));
         parents.sort_by_key(|(place, _)| *place);
         let parents = parents.into_iter().map(|(_, parent)| parent).collect();
         out.statuses.insert(route.head.id.clone(), Status::Route(RouteStatus { parents }));
+        for_gateways(context, route, &on, out);
+    }
+}
+
+/// A route of Services once more, if a Gateway obeys it on one of them: its backends are judged as at a Gateway, since
+/// whoever can reach that could not call them otherwise.
+fn for_gateways(context: &Context<'_>, route: &inputs::Route, on: &OnServices<'_>, out: &mut Translated) {
+    if !on.attachments.iter().any(|attachment| on.chosen.needs(route, attachment)) {
+        return;
+    }
+    let parents = on.holders.won(route, on.attachments);
+    if parents.is_empty() {
+        return;
+    }
+    let at = AtGateways { grants: Grants(context.inputs), policies: context.policies };
+    let (published, findings) = publishable(context, route, Some(at));
+    for Unresolved { message, .. } in &findings.references.unresolved {
+        out.notices.insert(format!("{} is obeyed by a Gateway, and there {message}", route.head.id));
+    }
+    if let Some(published) = published {
+        out.insert(Resource::Route(Route { parents, for_gateways: true, ..published }));
     }
 }
 
@@ -119,6 +145,7 @@ fn publishable(
             created: route.head.created,
             parents: Vec::new(),
             listeners: Vec::new(),
+            for_gateways: false,
             rules,
         };
         refuse_what_proxies_would(&mut published, &mut findings);

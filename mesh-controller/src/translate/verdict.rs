@@ -4,6 +4,7 @@
 use super::Translated;
 use super::fault::{FaultReason, Findings, RefusingRule};
 use super::gateway::attach::GatewayParent;
+use super::gateway::obeyed::Chosen;
 use super::parent::{Attachment, Holders};
 use super::status::{CONTROLLER_NAME, Condition, GATEWAY_CONTROLLER_NAME, ParentStatus, StatusParentRef};
 use crate::inputs::{GATEWAY_API, ParentRef, Route, RouteKind};
@@ -21,6 +22,8 @@ pub(crate) struct Judged<'a> {
 pub(crate) struct OnServices<'a> {
     pub(crate) attachments: &'a [Attachment<'a>],
     pub(crate) holders: &'a Holders,
+    /// The Service ports whose routes Gateways obey.
+    pub(crate) chosen: &'a Chosen,
 }
 
 fn service_ref(attachment: &Attachment<'_>) -> StatusParentRef {
@@ -55,7 +58,7 @@ impl Judged<'_> {
         translated: &Translated,
     ) -> Vec<(usize, ParentStatus)> {
         let entry = |attachment: &Attachment<'_>| {
-            let accepted = self.accepted(attachment, on.holders, translated);
+            let accepted = self.accepted(attachment, on, translated);
             let status = ParentStatus {
                 parent_ref: service_ref(attachment),
                 controller_name: CONTROLLER_NAME,
@@ -116,14 +119,14 @@ impl Judged<'_> {
     fn accepted(
         &self,
         attachment: &Attachment<'_>,
-        holders: &Holders,
+        on: &OnServices<'_>,
         translated: &Translated,
     ) -> (&'static str, &'static str, String) {
         let ports = match &attachment.ports {
             Ok(ports) => ports,
             Err(message) => return ("False", "NoMatchingParent", message.clone()),
         };
-        let lost = holders.lost(self.route, attachment);
+        let lost = on.holders.lost(self.route, attachment);
         let list = |(port, winner): &(u16, _)| format!("port {port} has a {winner}");
         let lost_ports = lost.iter().map(list).collect::<Vec<_>>().join(", ");
         if lost.len() == ports.len() {
@@ -138,7 +141,9 @@ impl Judged<'_> {
             return ("False", reason.as_str(), message);
         }
         let mut message = "The route is in force.".to_owned();
-        if let Some(nobody) = self.nobody(attachment, translated) {
+        if let Some(nobody) = self.nobody(attachment, translated)
+            && !on.chosen.needs(self.route, attachment)
+        {
             message = nobody;
         }
         if self.route.name.kind == RouteKind::Udp {

@@ -2,6 +2,7 @@
 
 mod alike;
 mod filters;
+mod obey;
 mod rig;
 mod tls;
 mod udp;

@@ -72,7 +72,10 @@ impl Source for Port {
         let entry = snapshot.udp_listener(self.number);
         let entry = entry.ok_or_else(|| Refused::new(Reason::Draining, "the listener has been removed"))?;
         let rule = followed(entry).map_err(|why| Refused::new(Reason::InvalidRoute, why))?;
-        Ok(FlowRoute::Rule(rule))
+        Ok(match entry.listener.service_routes {
+            true => FlowRoute::Obeying(rule, self.pod.enrolled.pod.namespace.clone()),
+            false => FlowRoute::Rule(rule),
+        })
     }
 
     fn answering(&mut self, _: SocketAddr) -> io::Result<Rc<UdpSocket>> {

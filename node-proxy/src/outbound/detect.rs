@@ -86,6 +86,11 @@ fn under_http_routes(set: &PortRoutes, protocol: AppProtocol) -> Decision {
     }
 }
 
+/// Whether these routes of HTTP leave a port to bytes, since none names it and it declares something else.
+pub fn leave_to_bytes(routes: &PortRoutes, protocol: AppProtocol) -> bool {
+    matches!(under_http_routes(routes, protocol), Decision::Bytes)
+}
+
 const fn is_http(protocol: AppProtocol) -> bool {
     matches!(protocol, AppProtocol::Http | AppProtocol::H2c | AppProtocol::WebSocket)
 }

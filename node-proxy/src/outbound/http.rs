@@ -1,9 +1,11 @@
 //! HTTP from an enrolled pod, or at a Gateway's listener: every request on a connection is routed, filtered, balanced
-//! and sent by the configuration that is current when it comes. What differs between the two is [`Origin`]'s. The phases stand in [`Connection::answer`] and [`Connection::by_rule`].
+//! and sent by the configuration that is current when it comes. What differs between the two is [`Origin`]'s. The phases stand in
+//! [`Connection::answer`] and [`Phases`].
 
 mod authorize;
 mod claims;
 pub mod mirrored;
+mod phases;
 pub mod refusal;
 
 use std::rc::Rc;
@@ -14,21 +16,22 @@ use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 use weft_model::Reason;
-use weft_model::route::{Backend, ExternalAuth, Filter};
+use weft_model::route::{ExternalAuth, Retry};
 use weft_model::service::AppProtocol;
 use weft_model::session::SessionPersistence;
 use weft_routing::table::is_grpc;
-use weft_routing::{CompiledRule, ListenerEntry, Selection};
+use weft_routing::{CompiledRule, ListenerEntry};
 
 use self::authorize::Asking;
 use self::claims::Claims;
+use self::phases::Phases;
 use self::refusal::Refused;
 use super::exchange::{Answered, Exchange, Transmit};
-use super::filter::{self, Answer, Applied, Pending};
+use super::filter::Answer;
 use super::origin::Origin;
 use super::resilience::budget::Allowance;
 use super::resilience::timeout::{Deadline, Timeouts};
-use super::route::{Routed, Target, backend_of};
+use super::route::{Routed, Target};
 use super::session::{Session, Sessions};
 use crate::body::Body;
 use crate::call::{Claimed, Selected};
@@ -38,7 +41,7 @@ use crate::scope::say_goodbye;
 use crate::send::{SendError, send_http};
 use crate::state::Snapshot;
 use crate::state::traffic::Traffic;
-use crate::telemetry::{HttpLine, Named, Outcome, Protocol, Recorder, RuleName};
+use crate::telemetry::{HttpLine, Outcome, Protocol, Recorder};
 use crate::worker::WorkerRef;
 
 /// Serves HTTP/1.1, or HTTP/2 when the connection begins with its preface, until the connection ends.
@@ -83,7 +86,9 @@ struct Last<'a> {
     snapshot: &'a Snapshot,
     target: Target<'a>,
     rule: Option<&'a Arc<CompiledRule>>,
-    sessions: &'a Sessions<'a>,
+    retry: Option<&'a Retry>,
+    timeouts: Timeouts,
+    session: Option<&'a Session<'a>>,
     grpc: bool,
 }
 
@@ -157,7 +162,7 @@ impl Connection {
         request: Request<Body>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
-        let Last { snapshot, mut target, rule, sessions, grpc } = last;
+        let Last { snapshot, mut target, rule, retry, timeouts, session, grpc } = last;
         if grpc && matches!(target.protocol, AppProtocol::Unspecified | AppProtocol::Http) {
             target.protocol = AppProtocol::H2c;
         }
@@ -165,13 +170,13 @@ impl Connection {
             transmit: Live { connection: self, claimed: self.claims.of(&recorder.outcome.labels, rule) },
             balancer: &self.worker.balancer,
             kept: self.origin.kept_endpoints(),
-            session: sessions.at(&target),
+            session,
             budget: Allowance::of(&self.worker.shared.retries, target.traffic.and_then(Traffic::budget)),
             snapshot,
             dialled: self.origin.family(),
             target: &target,
-            retry: rule.and_then(|rule| rule.spec.retry.as_ref()),
-            timeouts: rule.map(|rule| Timeouts::of(&rule.spec, recorder.start())).unwrap_or_default(),
+            retry,
+            timeouts,
         };
         let Answered { response, in_flight, deadline } = exchange.run(request, &mut recorder.outcome).await?;
         recorder.in_flight = Some(in_flight);
@@ -216,7 +221,7 @@ impl Arrived<'_> {
         let mut granted = Vec::new();
         for auth in filters {
             let Self { connection, snapshot, grpc, .. } = *self;
-            let asking = Asking { connection, snapshot, rule: None, auth, grpc };
+            let asking = Asking { connection, snapshot, rule: None, limit: None, auth, grpc };
             match asking.run(&mut head, &mut body, recorder).await {
                 Ok(edits) => granted.extend(edits),
                 Err(Answer::Filter(response)) => return Ok((*response, None)),
@@ -243,122 +248,19 @@ impl Arrived<'_> {
         match connection.origin.decide(snapshot, at, &head, &mut recorder.outcome.labels)? {
             Routed::Plain(target) => {
                 let sessions = Sessions::of_target(&target, |spec| connection.session(spec, &head));
-                let last = Last { snapshot, target, rule: None, sessions: &sessions, grpc };
+                let (rule, retry, timeouts) = (None, None, Timeouts::default());
+                let session = sessions.at(&target);
+                let last = Last { snapshot, target, rule, retry, timeouts, session, grpc };
                 let exchange = connection.exchange(last, Request::from_parts(head, body), recorder);
                 let (mut response, deadline) = exchange.await?;
                 sessions.tell(response.headers_mut());
                 Ok((response, deadline))
             }
             Routed::Rule(selection) => {
-                let phases = Phases { connection, snapshot, selection, grpc };
-                phases.run(head, body, recorder).await
+                let obeys = at.is_some_and(|entry| entry.listener.service_routes);
+                let phases = Phases { connection, snapshot, selection, grpc, obeys, after: None };
+                phases.run(head, body, Vec::new(), recorder).await
             }
-        }
-    }
-}
-
-/// A request that a rule decides about.
-struct Phases<'a> {
-    connection: &'a Connection,
-    snapshot: &'a Arc<Snapshot>,
-    selection: Selection<'a>,
-    grpc: bool,
-}
-
-impl<'a> Phases<'a> {
-    /// The rule's filters around everything else: its response filters also see refusals, so that a browser can
-    /// read them (CORS).
-    async fn run(
-        &self,
-        head: http::request::Parts,
-        body: Body,
-        recorder: &mut Recorder,
-    ) -> Result<Limited, Refused> {
-        let rule = self.selection.rule;
-        let labels = &mut recorder.outcome.labels;
-        labels.route = Some(Named::Known(rule.route.id.clone()));
-        labels.rule = Some(rule.spec.name.clone().map_or(RuleName::Index(rule.index), RuleName::Name));
-        if let Some(refusal) = &rule.refusal {
-            return Err(Refused::new(Reason::InvalidRoute, &*refusal.message));
-        }
-        let read = |spec| self.connection.session(spec, &head);
-        let sessions = Sessions::of_rule(&rule.spec, self.snapshot, read);
-        let mut pending = Pending::default();
-        let through = self.through_rule(head, body, &sessions, &mut pending, recorder);
-        let (mut response, deadline) = match through.await {
-            Ok(limited) => limited,
-            Err(Answer::Filter(response)) => {
-                recorder.outcome.labels.reason = Reason::AnsweredByFilter;
-                (*response, None)
-            }
-            Err(Answer::Denied(response, deadline)) => {
-                recorder.outcome.labels.reason = Reason::AuthDenied;
-                (*response, deadline)
-            }
-            Err(Answer::Refused(refused)) => (refuse(&refused, self.grpc, &mut recorder.outcome), None),
-        };
-        filter::apply_to_response(&rule.spec.filters, &pending, response.headers_mut())?;
-        sessions.tell(response.headers_mut());
-        Ok((response, deadline))
-    }
-
-    /// The rule's request filters, its backend, and the backend's filters around the exchange.
-    async fn through_rule(
-        &self,
-        mut head: http::request::Parts,
-        mut body: Body,
-        sessions: &Sessions<'_>,
-        pending: &mut Pending<'a>,
-        recorder: &mut Recorder,
-    ) -> Result<Limited, Answer> {
-        let rule = self.selection.rule;
-        self.filter_request(&rule.spec.filters, (&mut head, &mut body), pending, recorder).await?;
-        let backend = rule.next_backend();
-        let target = backend_of(self.snapshot, backend)?;
-        recorder.outcome.labels.backend.clone_from(&target.service);
-        let backend_filters = backend.map_or(&[][..], |backend: &Backend| &backend.filters);
-        let mut of_backend = Pending::default();
-        self.filter_request(backend_filters, (&mut head, &mut body), &mut of_backend, recorder).await?;
-        let copies = pending.copies.drain(..).chain(of_backend.copies.drain(..)).collect();
-        let body = mirrored::send_copies(self.connection, self.snapshot, copies, body);
-        let request = Request::from_parts(head, body);
-        let last = Last { snapshot: self.snapshot, target, rule: Some(rule), sessions, grpc: self.grpc };
-        let (mut response, deadline) = self.connection.exchange(last, request, recorder).await?;
-        filter::apply_to_response(backend_filters, &of_backend, response.headers_mut())?;
-        Ok((response, deadline))
-    }
-
-    /// All of `filters`, in their order, asking where one has to ask.
-    async fn filter_request<'f>(
-        &self,
-        filters: &'f [Filter],
-        (head, body): (&mut http::request::Parts, &mut Body),
-        pending: &mut Pending<'f>,
-        recorder: &mut Recorder,
-    ) -> Result<(), Answer> {
-        let mut rest = filters;
-        while let Applied::Ask(auth, after) = filter::apply_to_request(rest, self.context(), head, pending)? {
-            let asking = Asking {
-                connection: self.connection,
-                snapshot: self.snapshot,
-                rule: Some(self.selection.rule),
-                auth,
-                grpc: self.grpc,
-            };
-            // Boxed: few requests are asked about, and all would carry its size.
-            let granted = Box::pin(asking.run(head, body, recorder)).await?;
-            pending.granted.extend(granted);
-            rest = after;
-        }
-        Ok(())
-    }
-
-    fn context(&self) -> filter::Context<'a> {
-        filter::Context {
-            turns: &self.connection.worker.mirrors,
-            matched: self.selection.matched,
-            port: self.connection.origin.dialled().port(),
-            scheme: self.connection.origin.scheme(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use weft_model::route::{Backend, BackendTarget};
 use weft_model::service::{AppProtocol, Endpoint, PortProtocol, TrafficPolicy, title};
 use weft_model::{ObjectName, Reason};
-use weft_routing::{Selection, Table};
+use weft_routing::{HttpTable, Selection, StreamRule, Table};
 
 use super::affinity::Affinity;
 use super::http::refusal::Refused;
@@ -72,20 +72,36 @@ pub fn route<'s>(
     let routes = snapshot.routes(service, port).and_then(|routes| routes.select_set(client_namespace));
     match routes.map(|set| &set.table) {
         None => Ok(Routed::Plain(Target::service(snapshot, service, port, protocol))),
-        Some(Table::Http(table)) => table
-            .select(&head.method, &head.uri, &head.headers)
-            .map(Routed::Rule)
-            .ok_or_else(|| no_match(service, port)),
+        Some(Table::Http(table)) => select(table, service, port, head),
         // The route came while the connection was already open and spoke HTTP: its backends hold all the same.
-        Some(Table::Tcp(table)) => match &table.rule().refusal {
-            Some(refusal) => Err(Refused::new(Reason::InvalidRoute, &*refusal.message)),
-            None => backend_of(snapshot, table.rule().next_backend()).map(Routed::Plain),
-        },
+        Some(Table::Tcp(table)) => follow(snapshot, table.rule()),
         Some(Table::Tls(_)) => Err(no_match(service, port)),
     }
 }
 
-fn no_match(service: &ObjectName, port: u16) -> Refused {
+/// The rule of a Service port's table for a request.
+///
+/// # Errors
+/// `no_route_match`.
+pub(super) fn select<'s>(
+    table: &'s HttpTable,
+    service: &ObjectName,
+    port: u16,
+    head: &http::request::Parts,
+) -> Result<Routed<'s>, Refused> {
+    let selected = table.select(&head.method, &head.uri, &head.headers);
+    selected.map(Routed::Rule).ok_or_else(|| no_match(service, port))
+}
+
+fn follow<'s>(snapshot: &'s Snapshot, rule: &StreamRule) -> Result<Routed<'s>, Refused> {
+    match &rule.refusal {
+        Some(refusal) => Err(Refused::new(Reason::InvalidRoute, &*refusal.message)),
+        None => backend_of(snapshot, rule.next_backend()).map(Routed::Plain),
+    }
+}
+
+/// Routes cover a port, and none of them is for this request.
+pub(super) fn no_match(service: &ObjectName, port: u16) -> Refused {
     let message = format!("routes cover port {port} of Service {service} and none matches this request");
     Refused::new(Reason::NoRouteMatch, message)
 }

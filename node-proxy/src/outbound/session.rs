@@ -71,6 +71,11 @@ impl<'r> Sessions<'r> {
         Self { each: spec.map(|spec| (None, read(spec))).into_iter().collect() }
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.each.is_empty()
+    }
+
     /// The one at this target.
     pub fn at(&self, target: &Target<'_>) -> Option<&Session<'r>> {
         let (service, _) = target.service.as_ref()?;

@@ -10,14 +10,17 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use weft_model::Reason;
 use weft_model::route::Backend;
+use weft_model::service::PortProtocol;
 use weft_routing::{ListenerEntry, StreamRule};
 
 use super::balance::InFlight;
 use super::detect::{self, Speaks};
 use super::http::refusal::Refused;
 use super::near::Near;
+use super::obey::{Obeying, Streamed};
 use super::origin::Origin;
 use super::route::{Target, backend_of};
+use super::tls;
 use crate::call::{Captured, Destination, Selected};
 use crate::listen::{self, Leaving};
 use crate::relay::{Duplex as _, How, RelayEnd, relay};
@@ -46,6 +49,8 @@ pub struct Connection<'w> {
     destination: Destination,
     snapshot: Arc<Snapshot>,
     begun: Instant,
+    /// Once a rule has chosen a Service, that one's own routes decide.
+    obeys: bool,
 }
 
 /// The other side, connected.
@@ -70,7 +75,8 @@ impl<'w> Connection<'w> {
             }
             Destination::External | Destination::Unknown => {}
         }
-        Self { worker, stream: Near::Tcp(stream), outcome, origin, destination, snapshot, begun }
+        let stream = Near::Tcp(stream);
+        Self { worker, stream, outcome, origin, destination, snapshot, begun, obeys: false }
     }
 
     /// Begins the account of a connection at a Gateway.
@@ -88,11 +94,12 @@ impl<'w> Connection<'w> {
         let mut outcome = origin.outcome(&snapshot, protocol);
         outcome.labels.listener = Some(AtListener(Arc::clone(entry)));
         outcome.destination_address = Some(origin.dialled());
-        Self { worker, stream, outcome, origin, destination: Destination::Unknown, snapshot, begun }
+        let (destination, obeys) = (Destination::Unknown, entry.listener.service_routes);
+        Self { worker, stream, outcome, origin, destination, snapshot, begun, obeys }
     }
 
     /// Follows a rule of a TCPRoute or TLSRoute. `first` is what was read of the caller already.
-    pub async fn follow(mut self, rule: &StreamRule, first: BytesMut) {
+    pub async fn follow(mut self, rule: &StreamRule, mut first: BytesMut) {
         let labels = &mut self.outcome.labels;
         labels.route = Some(Named::Known(rule.route.id.clone()));
         labels.rule = Some(rule.name.clone().map_or(RuleName::Index(rule.index), RuleName::Name));
@@ -101,9 +108,19 @@ impl<'w> Connection<'w> {
         }
         let backend: Option<&Backend> = rule.next_backend();
         let snapshot = self.snapshot.clone();
-        match backend_of(&snapshot, backend) {
-            Ok(mut target) => {
+        let target = match backend_of(&snapshot, backend) {
+            Ok(target) => {
                 self.outcome.labels.backend = target.service.clone();
+                match self.obeys {
+                    // Boxed: few connections go on so, and all would carry its size.
+                    true => Box::pin(self.at_service(&snapshot, target, rule, &mut first)).await,
+                    false => Ok(target),
+                }
+            }
+            Err(refused) => Err(refused),
+        };
+        match target {
+            Ok(mut target) => {
                 if self.passes_tls() {
                     target.tls = None;
                 }
@@ -111,6 +128,27 @@ impl<'w> Connection<'w> {
             }
             Err(refused) => self.refuse(&refused),
         }
+    }
+
+    /// Where the routes of the Service that `rule` has chosen lead; where it has none, its endpoints.
+    async fn at_service<'s>(
+        &mut self,
+        snapshot: &'s Snapshot,
+        target: Target<'s>,
+        rule: &StreamRule,
+        first: &mut BytesMut,
+    ) -> Result<Target<'s>, Refused> {
+        let sender = Arc::clone(&self.origin.sender);
+        let obeying = Obeying { snapshot, namespace: &sender.enrolled.pod.namespace, after: &rule.route.id };
+        let labels = &mut self.outcome.labels;
+        let decides = match obeying.stream(&target, labels)? {
+            Streamed::Nothing => None,
+            Streamed::Rule(rule) => Some(rule),
+            Streamed::ByServerName(table) => {
+                obeying.other(tls::by_server_name(table, &mut self.stream, first).await?)
+            }
+        };
+        decides.map_or(Ok(target), |rule| obeying.follow(PortProtocol::Tcp, rule, labels))
     }
 
     /// Passes the connection on as it is, to the endpoints of what was dialled.

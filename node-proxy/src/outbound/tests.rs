@@ -124,6 +124,7 @@ fn route(kind: RouteKind, explicit_port: bool, rules: Rules) -> Change {
         created: 1,
         parents: vec![Parent { service: ObjectName::new("shop", "db"), port: SERVICE.port(), explicit_port }],
         listeners: Vec::new(),
+        for_gateways: false,
         rules,
     }))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ahash::HashSet;
 use weft_api::delta::Change;
+use weft_model::gateway::Listener;
 use weft_model::node::Node;
 use weft_model::route::{Route, RouteId};
 use weft_model::service::{NodePort, PortProtocol, Service};
@@ -37,8 +38,8 @@ impl Snapshot {
         for change in changes {
             next.note_rejection(&change);
             match change {
-                Change::Set(_, resource) => {
-                    next.upsert(Resource::clone(&resource), &mut ports, &mut touched);
+                Change::Set(name, resource) => {
+                    next.upsert(name, Resource::clone(&resource), &mut ports, &mut touched);
                 }
                 // What depends on it is refused, once it is forgotten.
                 Change::Removed(name) | Change::Refused { name, .. } => {
@@ -65,7 +66,13 @@ impl Snapshot {
         }
     }
 
-    fn upsert(&mut self, resource: Resource, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
+    fn upsert(
+        &mut self,
+        name: ResourceName,
+        resource: Resource,
+        ports: &mut HashSet<PortKey>,
+        touched: &mut Touched,
+    ) {
         match resource {
             Resource::MeshConfig(mesh) => self.mesh = Some(Arc::new(mesh)),
             Resource::Service(service) => self.put_service(service),
@@ -76,8 +83,9 @@ impl Snapshot {
             }
             Resource::Node(node) => self.put_node(node),
             Resource::Workload(workload) => self.put_workload(workload),
-            Resource::Gateway(gateway) => {
+            Resource::Gateway(mut gateway) => {
                 touched.gateway = true;
+                gateway.listeners = gateway.listeners.into_iter().map(Listener::understood).collect();
                 Arc::make_mut(&mut self.listeners).gateway = Some(Arc::new(gateway));
             }
             Resource::Certificate(certificate) => {
@@ -90,7 +98,7 @@ impl Snapshot {
                 let backend_tls = &mut Arc::make_mut(&mut self.listeners).backend_tls;
                 backend_tls.insert((tls.service.clone(), tls.port), Arc::new(tls));
             }
-            Resource::Route(route) => self.put_route(route, ports, touched),
+            Resource::Route(route) => self.put_route(name, route, ports, touched),
         }
     }
 
@@ -137,14 +145,20 @@ impl Snapshot {
         }
     }
 
-    fn put_route(&mut self, route: Route, ports: &mut HashSet<PortKey>, touched: &mut Touched) {
+    fn put_route(
+        &mut self,
+        name: ResourceName,
+        route: Route,
+        ports: &mut HashSet<PortKey>,
+        touched: &mut Touched,
+    ) {
         let route = Arc::new(route);
         touched.note(&route);
         ports.extend(ports_of(&route));
         for port in ports_of(&route) {
             self.list(port, &route);
         }
-        if let Some(old) = self.routes.insert(route.id.clone(), route.clone()) {
+        if let Some(old) = self.routes.insert(name, route.clone()) {
             touched.note(&old);
             let kept: HashSet<_> = ports_of(&route).collect();
             for port in ports_of(&old).filter(|port| !kept.contains(port)) {
@@ -184,9 +198,7 @@ impl Snapshot {
                 }
             }
             "Route" => {
-                let Some(old) = name.route_id().and_then(|id| self.routes.remove(&id)) else {
-                    return;
-                };
+                let Some(old) = self.routes.remove(name) else { return };
                 touched.note(&old);
                 for port in ports_of(&old) {
                     self.unlist(&port, &old.id);

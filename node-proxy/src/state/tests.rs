@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use weft_api::delta::Change;
 use weft_api::node::Destinations;
-use weft_model::route::{Backend, BackendTarget, Parent, RouteKind, Rules, TcpRule};
+use weft_model::route::{Backend, BackendTarget, Parent, RouteId, RouteKind, Rules, TcpRule};
 use weft_model::service::{NodePort, ServicePort};
 use weft_model::session::{SessionCarrier, SessionPersistence};
 use weft_model::traffic::{BackendTraffic, RetryConstraint};
@@ -77,6 +77,7 @@ fn tcp_route(name: &str, ports: &[u16], backend: &str) -> Change {
             .map(|port| Parent { service: service.clone(), port: *port, explicit_port: true })
             .collect(),
         listeners: Vec::new(),
+        for_gateways: false,
         rules: Rules::Tcp(vec![TcpRule { name: None, backends, refusal: None }]),
     }))
 }
@@ -284,6 +285,7 @@ fn udp_route(namespace: &str) -> Change {
         created: 1,
         parents: vec![parent],
         listeners: Vec::new(),
+        for_gateways: false,
         rules: Rules::Udp(vec![TcpRule { name: None, backends: Vec::new(), refusal: None }]),
     }))
 }

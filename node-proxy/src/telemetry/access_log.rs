@@ -182,6 +182,8 @@ fn who<M: SerializeMap>(outcome: &Outcome, line: &mut M) -> Result<(), M::Error>
     entry("port", labels.service_port(), line)?;
     entry("route", labels.route.as_ref().map(Shown), line)?;
     entry("rule", labels.rule.as_ref().map(Shown), line)?;
+    entry("service_route", labels.service_route.as_ref().map(|(route, _)| Shown(route)), line)?;
+    entry("service_rule", labels.service_route.as_ref().map(|(_, rule)| Shown(rule)), line)?;
     let backend = labels.backend.as_ref().map(|(service, port)| format!("{service}:{port}"));
     entry("backend", backend, line)?;
     line.serialize_entry("security", labels.security.as_str())

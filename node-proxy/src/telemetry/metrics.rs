@@ -236,6 +236,10 @@ fn encode_traffic(labels: &Labels, encoder: &mut LabelSetEncoder<'_>) -> std::fm
     display(encoder, "destination_port", labels.service_port())?;
     display(encoder, "route", labels.route.as_ref())?;
     display(encoder, "rule", labels.rule.as_ref())?;
+    if let Some((route, rule)) = &labels.service_route {
+        label(encoder, "service_route", &route.to_string())?;
+        label(encoder, "service_rule", &rule.to_string())?;
+    }
     display(encoder, "backend", labels.backend.as_ref().map(|(service, port)| format!("{service}:{port}")))?;
     label(encoder, "protocol", labels.protocol.as_str())
 }

@@ -66,6 +66,8 @@ pub struct Labels {
     pub route: Option<Named<RouteId>>,
     /// Its rule.
     pub rule: Option<RuleName>,
+    /// At a Gateway that obeys Services' routes: the one that decided after `route` had chosen `service`, with its rule.
+    pub service_route: Option<(RouteId, RuleName)>,
     /// The backend Service port the rule chose.
     pub backend: Option<(ObjectName, u16)>,
     /// What was spoken.
@@ -91,6 +93,7 @@ impl Labels {
             service: None,
             route: None,
             rule: None,
+            service_route: None,
             backend: None,
             protocol,
             security,

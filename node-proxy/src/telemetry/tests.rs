@@ -141,6 +141,8 @@ fn the_access_log_tells_the_same_outcome() {
     let mut refused = outcome();
     refused.labels.code = 503;
     refused.labels.reason = Reason::ConnectFailed;
+    let own = RouteId { kind: RouteKind::Http, name: ObjectName::new("shop", "own") };
+    refused.labels.service_route = Some((own, RuleName::Name("canary".into())));
     refused.message = Some("10.0.0.2:80: \"refused\"\n".into());
     let lines = logged(&[outcome(), refused]);
     let first = &lines[0];
@@ -169,6 +171,9 @@ fn the_access_log_tells_the_same_outcome() {
     assert_eq!(first["duration_ms"], 3.0);
     assert!(first["time"].as_str().unwrap().ends_with('Z'));
     assert_eq!(lines[1]["message"], "10.0.0.2:80: \"refused\"\n");
+    assert!(first["service_route"].is_null(), "{first}");
+    assert_eq!(lines[1]["service_route"], "HTTPRoute/shop/own");
+    assert_eq!(lines[1]["service_rule"], "canary");
 }
 
 #[test]

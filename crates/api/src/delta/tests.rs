@@ -26,6 +26,7 @@ fn route(kind: RouteKind, name: &str) -> Route {
         created: 7,
         parents: vec![Parent { service: ObjectName::new("shop", "cart"), port: 80, explicit_port: true }],
         listeners: Vec::new(),
+        for_gateways: false,
         rules: Rules::Tcp(vec![TcpRule { name: None, backends: vec![], refusal: None }]),
     }
 }

@@ -31,7 +31,9 @@ fn listener(name: &str, hostname: Option<&str>) -> Listener {
         hostname: hostname.map(Into::into),
         tls: None,
         filters: vec![],
+        service_routes: false,
         refusal: None,
+        refused_without: vec![],
     }
 }
 
@@ -39,7 +41,7 @@ fn route(kind: RouteKind, name: &str, hostnames: &[&str], rules: Rules) -> Arc<R
     let hostnames = hostnames.iter().map(|hostname| (*hostname).into()).collect();
     let listeners = vec![Attachment { gateway: gateway(), listener: id("l"), hostnames }];
     let id = RouteId { kind, name: ObjectName::new("shop", name) };
-    Arc::new(Route { id, generation: 1, created: 0, parents: vec![], listeners, rules })
+    Arc::new(Route { id, generation: 1, created: 0, parents: vec![], listeners, for_gateways: false, rules })
 }
 
 fn http(name: &str, hostnames: &[&str], matches: Vec<Match>) -> Arc<Route> {

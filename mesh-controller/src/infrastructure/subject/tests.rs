@@ -56,7 +56,9 @@ fn translated(port: u16, protocol: ListenerProtocol) -> BTreeMap<ResourceName, R
         hostname: None,
         tls: None,
         filters: vec![],
+        service_routes: false,
         refusal: None,
+        refused_without: Vec::new(),
     };
     let gateway = Resource::Gateway(weft_model::gateway::Gateway {
         name: ObjectName::new("shop", "front"),

@@ -30,6 +30,8 @@ pub(crate) struct Listener {
     /// `filters.requests` as they are written, and what they come to.
     pub(crate) written_filters: Vec<WrittenFilter>,
     pub(crate) filters: Vec<ExternalAuth>,
+    /// The routes of Services that are chosen here come after its own.
+    pub(crate) service_routes: bool,
     /// Why it is not accepted.
     pub(crate) unaccepted: Option<Problem>,
     /// Why not all its references lead anywhere.
@@ -70,6 +72,7 @@ impl Listener {
                 .cloned()
                 .collect(),
             filters: Vec::new(),
+            service_routes: false,
             unaccepted: unsupported(spec, protocol),
             unresolved: unknown,
             conflict: None,
@@ -153,15 +156,18 @@ impl Listener {
 
     /// As proxies serve it; `None` if no port is its own.
     pub(crate) fn to_model(&self) -> Option<model::Listener> {
-        Some(model::Listener {
+        let listener = model::Listener {
             id: self.id.clone(),
             port: self.port,
             protocol: self.protocol.filter(|_| self.has_port())?,
             hostname: self.hostname.clone(),
             tls: self.tls.clone(),
             filters: self.filters.clone(),
+            service_routes: self.service_routes,
             refusal: self.refusal().map(|problem| Refusal { message: problem.message.as_str().into() }),
-        })
+            refused_without: Vec::new(),
+        };
+        Some(listener.demanding())
     }
 }
 

@@ -6,6 +6,7 @@ use weft_model::gateway::{Gateway, ListenerTls};
 use weft_model::route::{Backend, BackendTarget, Filter, Route, Rules};
 use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 
+use super::obeyed::Obeyed;
 use super::{Facts, Gateways};
 use crate::infrastructure::names;
 use crate::inputs::Inputs;
@@ -36,9 +37,12 @@ pub(crate) fn all(
             routes.entry(&attachment.gateway).or_default().push((name, route));
         }
     }
+    let obeyed = Obeyed::of(out);
     let of = |(name, facts): (&ObjectName, &Facts<'_>)| {
         let routes = routes.get(name).map(Vec::as_slice).unwrap_or_default();
-        (name.clone(), of(inputs, facts, routes, out))
+        // What these choose in turn is final: no further routes are needed for it.
+        let routes = [routes, &obeyed.by(facts, routes)].concat();
+        (name.clone(), of(inputs, facts, &routes, out))
     };
     gateways.by_name.iter().map(of).collect()
 }
@@ -105,13 +109,22 @@ fn add_backends(
     }
 }
 
-/// The Service ports that a route may send to.
-pub(crate) fn targets(route: &Route) -> BTreeSet<(&ObjectName, u16)> {
-    let backends: Vec<&Backend> = match &route.rules {
+/// The Service ports that a route's rules choose between.
+pub(crate) fn backends(route: &Route) -> BTreeSet<(&ObjectName, u16)> {
+    services(every_backend(route).iter().map(|backend| &backend.target))
+}
+
+fn every_backend(route: &Route) -> Vec<&Backend> {
+    match &route.rules {
         Rules::Http(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
         Rules::Tls(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
         Rules::Tcp(rules) | Rules::Udp(rules) => rules.iter().flat_map(|rule| &rule.backends).collect(),
-    };
+    }
+}
+
+/// The Service ports that a route may send to.
+pub(crate) fn targets(route: &Route) -> BTreeSet<(&ObjectName, u16)> {
+    let backends = every_backend(route);
     let own = match &route.rules {
         Rules::Http(rules) => rules.iter().flat_map(|rule| &rule.filters).collect(),
         _ => Vec::new(),

@@ -85,6 +85,7 @@ fn publish(world: &World, name: &str, rules: &[HttpRule]) {
         created: 0,
         parents: vec![Parent { service, port: 80, explicit_port: true }],
         listeners: vec![Attachment { gateway, listener, hostnames: vec![] }],
+        for_gateways: false,
         rules: Rules::Http(rules.to_vec()),
     }));
 }

@@ -30,7 +30,9 @@ pub(super) fn listener(name: &str, hostname: Option<&str>) -> Listener {
         hostname: hostname.map(Into::into),
         tls: None,
         filters: vec![],
+        service_routes: false,
         refusal: None,
+        refused_without: vec![],
     }
 }
 
@@ -94,8 +96,15 @@ impl<'w> Rig<'w> {
             hostnames: hostnames.iter().map(|name| (*name).into()).collect(),
         };
         let id = RouteId { kind, name: ObjectName::new("shop", name) };
-        let route =
-            Route { id, generation: 1, created: 0, parents: vec![], listeners: vec![attachment], rules };
+        let route = Route {
+            id,
+            generation: 1,
+            created: 0,
+            parents: vec![],
+            listeners: vec![attachment],
+            for_gateways: false,
+            rules,
+        };
         self.world.set(Resource::Route(route));
     }
 

@@ -98,6 +98,37 @@ fn a_flow_keeps_its_backend_and_flows_go_by_weight() {
 }
 
 #[test]
+fn flows_go_by_the_services_own_routes_where_the_listener_obeys_them() {
+    run(async |world| {
+        endpoints(world, "one", &[echo("one").await]);
+        endpoints(world, "two", &[echo("two").await]);
+        let rig = Rig::new(world, vec![udp()]).await;
+        rig.attach_kind(RouteKind::Udp, "r", ("udp", &[]), rules(vec![backend("one", 1)]));
+        let own = |of: &str, to: &str| {
+            world.set(Resource::Route(Route {
+                id: RouteId { kind: RouteKind::Udp, name: ObjectName::new("shop", format!("own-{of}")) },
+                generation: 1,
+                created: 0,
+                parents: vec![Parent { service: ObjectName::new("shop", of), port: 80, explicit_port: true }],
+                listeners: vec![],
+                for_gateways: true,
+                rules: rules(vec![backend(to, 1)]),
+            }));
+        };
+        own("one", "two");
+        own("two", "one");
+        let socket = client(listen(world, &rig)).await;
+        assert_eq!(ask(&socket, "a").await.unwrap(), "one a");
+        rig.listeners(vec![Listener { service_routes: true, ..udp() }]);
+        for _ in 0..3 {
+            assert_eq!(ask(&socket, "b").await.unwrap(), "two b");
+        }
+        own("one", "one");
+        assert_eq!(ask(&socket, "c").await.unwrap(), "one c");
+    });
+}
+
+#[test]
 fn a_flow_whose_endpoint_is_gone_gets_another() {
     run(async |world| {
         endpoints(world, "one", &[echo("old").await]);

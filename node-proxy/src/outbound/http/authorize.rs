@@ -46,6 +46,8 @@ pub(super) struct Asking<'a> {
     pub(super) connection: &'a Connection,
     pub(super) snapshot: &'a Arc<Snapshot>,
     pub(super) rule: Option<&'a Arc<CompiledRule>>,
+    /// The end of the whole request.
+    pub(super) limit: Option<Deadline>,
     pub(super) auth: &'a ExternalAuth,
     /// The caller speaks gRPC.
     pub(super) grpc: bool,
@@ -62,8 +64,8 @@ impl Asking<'_> {
         body: &mut Body,
         recorder: &mut Recorder,
     ) -> Result<Vec<Edit>, Answer> {
-        let shown = self.show(head, body, recorder).await?;
-        let deadline = self.deadline(PATIENCE, Reason::AuthFailed, recorder);
+        let shown = self.show(head, body).await?;
+        let deadline = self.deadline(PATIENCE, Reason::AuthFailed);
         match &self.auth.protocol {
             AuthProtocol::Http { prefix, allowed_headers, allowed_response_headers } => {
                 let question = auth::question(prefix, allowed_headers, head, shown)?;
@@ -91,12 +93,7 @@ impl Asking<'_> {
     }
 
     /// What of the request's body the server is shown. The body is kept for the backend.
-    async fn show(
-        &self,
-        head: &http::request::Parts,
-        body: &mut Body,
-        recorder: &Recorder,
-    ) -> Result<Bytes, Refused> {
+    async fn show(&self, head: &http::request::Parts, body: &mut Body) -> Result<Bytes, Refused> {
         let most = self.auth.max_body as usize;
         if most == 0 || body.is_end_stream() {
             return Ok(Bytes::new());
@@ -106,7 +103,7 @@ impl Asking<'_> {
         if body.size_hint().lower().max(announced.unwrap_or(0)) > most as u64 {
             return Err(too_large(most));
         }
-        let deadline = self.deadline(BODY_PATIENCE, Reason::BadRequest, recorder);
+        let deadline = self.deadline(BODY_PATIENCE, Reason::BadRequest);
         let read = pin!(gather(std::mem::replace(body, Body::Empty), most));
         let (kept, shown) = match until(Some(deadline), read).await {
             Ok(gathered) => gathered?,
@@ -120,11 +117,10 @@ impl Asking<'_> {
         Ok(shown)
     }
 
-    /// In `patience`, but not after the rule's own limit.
-    fn deadline(&self, patience: Duration, reason: Reason, recorder: &Recorder) -> Deadline {
+    /// In `patience`, but not after the request's own limit.
+    fn deadline(&self, patience: Duration, reason: Reason) -> Deadline {
         let own = (Instant::now() + patience, reason);
-        let of_rule = self.rule.and_then(|rule| Timeouts::of(&rule.spec, recorder.start()).request);
-        of_rule.filter(|limit| limit.0 < own.0).unwrap_or(own)
+        self.limit.filter(|limit| limit.0 < own.0).unwrap_or(own)
     }
 
     /// Sends the question to one of the server's endpoints, as any request is sent to a backend.

@@ -29,6 +29,17 @@ impl Timeouts {
         Self { request, backend_request: rule.backend_request_timeout }
     }
 
+    /// These and others together: what comes first ends it.
+    #[must_use]
+    pub fn within(self, others: Self) -> Self {
+        let least = |a: Option<Duration>, b| a.into_iter().chain(b).min();
+        let first = |a: Option<Deadline>, b: Option<Deadline>| a.into_iter().chain(b).min_by_key(|it| it.0);
+        Self {
+            request: first(self.request, others.request),
+            backend_request: least(self.backend_request, others.backend_request),
+        }
+    }
+
     /// The end of a try that begins at `now`: the earlier of both limits.
     pub fn of_try(&self, now: Instant) -> Option<Deadline> {
         let backend = self.backend_request.map(|limit| (now + limit, Reason::BackendTimeout));

@@ -167,7 +167,7 @@ impl Upstream {
         let Some(backend) = &self.backend else { return false };
         let mut endpoints = snapshot.udp_endpoints(&backend.0, backend.1).iter();
         let there = endpoints.any(|one| one.ready && one.address == self.endpoint)
-            && route().is_some_and(|route| route.leads_to(backend));
+            && route().is_some_and(|route| route.leads_to(snapshot, backend));
         if there {
             self.seen = snapshot.version;
         }

@@ -129,6 +129,7 @@ impl World {
             created: 0,
             parents: vec![Parent { service, port: 80, explicit_port: true }],
             listeners: Vec::new(),
+            for_gateways: false,
             rules: Rules::Http(rules),
         }));
     }
@@ -142,6 +143,7 @@ impl World {
             created: 0,
             parents: vec![Parent { service, port: 80, explicit_port: true }],
             listeners: Vec::new(),
+            for_gateways: false,
             rules: Rules::Tcp(vec![rule]),
         }));
     }
