@@ -81,6 +81,17 @@ fn consumer_routes_go_only_where_their_namespace_has_enrolled_pods() {
 }
 
 #[test]
+fn what_gateways_obey_on_services_goes_to_no_node() {
+    let mut obeyed = route("shop", "own", &["shop"]);
+    if let Resource::Route(route) = &mut obeyed {
+        route.for_gateways = true;
+    }
+    let all = [mesh(), route("shop", "own", &["shop"]), obeyed];
+    let snapshot = publish(&mut Publisher::new(0), &all, &[("one", &["shop"])]).unwrap();
+    assert_eq!(names(&snapshot, "one"), ["MeshConfig", "Route/TCPRoute/shop/own"]);
+}
+
+#[test]
 fn changes_name_only_what_differs_from_the_version_before() {
     let mut publisher = Publisher::new(41);
     let on: &[(&str, &[&str])] = &[("one", &["shop"])];
