@@ -27,9 +27,12 @@ const GATEWAYS: [&str; 3] = [
     "gateways.gateway.networking.k8s.io",
     "listenersets.gateway.networking.k8s.io",
 ];
-/// The definitions of the policies that Weft judges.
-const POLICIES: [&str; 2] =
-    ["backendtlspolicies.gateway.networking.k8s.io", "xbackendtrafficpolicies.gateway.networking.x-k8s.io"];
+/// The definitions of XBackends and of the policies for backends.
+const POLICIES: [&str; 3] = [
+    "backendtlspolicies.gateway.networking.k8s.io",
+    "xbackends.gateway.networking.x-k8s.io",
+    "xbackendtrafficpolicies.gateway.networking.x-k8s.io",
+];
 /// Group of the routes.
 pub(crate) const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 /// Group of what is experimental.
@@ -54,7 +57,7 @@ pub(crate) struct Facts {
     pub(crate) meshes: Fact<Vec<DynamicObject>>,
     /// GatewayClasses, Gateways and ListenerSets.
     pub(crate) gateways: Fact<Vec<DynamicObject>>,
-    /// BackendTLSPolicies and XBackendTrafficPolicies.
+    /// BackendTLSPolicies, XBackends and XBackendTrafficPolicies.
     pub(crate) policies: Fact<Vec<DynamicObject>>,
     /// In `weft-system`.
     pub(crate) deployments: Fact<Vec<Deployment>>,

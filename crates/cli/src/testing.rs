@@ -34,7 +34,7 @@ pub(crate) fn facts(texts: &[&str]) -> Facts {
         routes: all(&documents, &routes),
         meshes: all(&documents, &["XMesh"]),
         gateways: all(&documents, &["GatewayClass", "Gateway", "ListenerSet"]),
-        policies: all(&documents, &["BackendTLSPolicy", "XBackendTrafficPolicy"]),
+        policies: all(&documents, &["BackendTLSPolicy", "XBackend", "XBackendTrafficPolicy"]),
         deployments: all(&documents, &["Deployment"]),
         daemon_sets: all(&documents, &["DaemonSet"]),
         trust: one(&documents, "ConfigMap", "weft-trust"),

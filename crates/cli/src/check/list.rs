@@ -74,5 +74,5 @@ pub(crate) const CHECKS: &[Check] = &[
     check("WEFT032", When::Installed, "routes on Services are judged", routes::judged),
     check("WEFT033", When::Installed, "routes at Gateways are accepted", routes::accepted_at_gateways),
     check("WEFT034", When::Installed, "Gateways and their listeners are in force", statuses::gateways),
-    check("WEFT035", When::Installed, "policies for backends are in force", statuses::policies),
+    check("WEFT035", When::Installed, "XBackends and policies for backends are in force", statuses::policies),
 ];

@@ -1,4 +1,4 @@
-//! What Weft says in the statuses of Gateways, ListenerSets and policies; and how conditions are read.
+//! What Weft says in the statuses of Gateways, ListenerSets, XBackends and policies; and how conditions are read.
 
 use std::collections::BTreeSet;
 
@@ -67,7 +67,7 @@ fn policy(policy: &DynamicObject) -> Vec<Finding> {
         let message = format!("has not been judged as it is now for {what}: is the controller ready?");
         warning(name(policy), message)
     };
-    // One that is for Gateways alone has an entry only where a Gateway leads to its target.
+    // One that is for Gateways alone has an entry only where a Gateway leads to its target, an XBackend where a route names it.
     let is_for_services = kind(policy) == "XBackendTrafficPolicy" && targets_a_service(policy);
     if entries.is_empty() && is_for_services {
         return vec![unjudged("its Services")];

@@ -433,6 +433,15 @@ fn policies_that_are_not_in_force_are_named() {
     let foreign = changed(traffic, &[conflicted[0], ("weft-mesh.dev/mesh", "example.com/other")]);
     says(&only("WEFT035", &foreign), Severity::Warning, "XBackendTrafficPolicy shop/web", "for its Services");
 
+    let refused =
+        [("\"True\", reason: Accepted, message: named", "\"False\", reason: Unsupported, message: no TLS")];
+    says(
+        &only("WEFT035", &changed("kind: XBackend\n", &refused)),
+        Severity::Warning,
+        "XBackend shop/versions",
+        "Service shop/web: Accepted False, Unsupported: no TLS",
+    );
+
     let unresolved =
         [("status: \"True\", reason: ResolvedRefs", "status: \"False\", reason: InvalidCACertificateRef")];
     let tls = "kind: BackendTLSPolicy\n";
