@@ -34,8 +34,7 @@ pub fn metric(lab: &Lab, node: &str, name: &str, labels: &[(&str, &str)]) -> f64
 /// # Panics
 /// When it does not answer.
 pub fn admin(lab: &Lab, node: &str, path: &str) -> String {
-    let url = format!("http://127.0.0.1:15000/{path}");
-    lab.exec(&format!("node/{node}"), &["curl", "-sSf", "-m", "5", &url]).unwrap().ok()
+    lab.admin(node, path).unwrap().ok()
 }
 
 /// The access log of a node's proxy so far, a JSON object a line.

@@ -136,6 +136,12 @@ impl Lab {
         })
     }
 
+    /// What a node's proxy answers on its admin port.
+    pub fn admin(&self, node: &str, path: &str) -> Result<Output> {
+        let url = format!("http://127.0.0.1:15000/{path}");
+        self.exec(&format!("node/{node}"), &["curl", "-sSf", "-m", "5", &url])
+    }
+
     /// Asks again and again until the answer is yes; fails with `what` after the time.
     pub fn wait_until(
         &self,

@@ -18,18 +18,16 @@ pub(super) fn wait(lab: &Lab) -> Result<()> {
     for node in daemons.filter_map(|name| name.strip_suffix("/proxy")) {
         let what = format!("the proxy of {node} knows all endpoints");
         lab.wait_until(&what, PATIENCE, |lab| {
-            admin(lab, node, "pods").is_some_and(|pods| pods.trim() == "[]")
-                || admin(lab, node, "config?Endpoints/")
+            told(lab, node, "pods").is_some_and(|pods| pods.trim() == "[]")
+                || told(lab, node, "config?Endpoints/")
                     .is_some_and(|known| ready_addresses(lab).iter().all(|ready| known.contains(ready)))
         })?;
     }
     Ok(())
 }
 
-fn admin(lab: &Lab, node: &str, path: &str) -> Option<String> {
-    let url = format!("http://127.0.0.1:15000/{path}");
-    let out = lab.exec(&format!("node/{node}"), &["curl", "-sSf", "-m", "5", &url]).ok()?;
-    (out.code == 0).then_some(out.stdout)
+fn told(lab: &Lab, node: &str, path: &str) -> Option<String> {
+    lab.admin(node, path).ok().filter(|out| out.code == 0).map(|out| out.stdout)
 }
 
 /// The addresses of ready endpoints as they begin in what a proxy shows.
