@@ -41,7 +41,7 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<ExternalAuth>,
     /// What a rule here sends to a Service's port is then routed by that Service's own routes, once.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub service_routes: bool,
     /// Set when the listener cannot be served although its port is its own: whoever connects to it is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -59,11 +59,13 @@ impl Listener {
     /// It knows refusals.
     #[must_use]
     pub fn demanding(mut self) -> Self {
+        if self.refusal.is_some() {
+            return self;
+        }
         let demands = [!self.filters.is_empty(), self.service_routes];
         let demands = DEMANDS.iter().zip(demands).filter(|(_, demanded)| *demanded);
         self.refused_without = demands.map(|(name, _)| Text::from(*name)).collect();
-        if self.refusal.is_some() || self.refused_without.is_empty() {
-            self.refused_without.clear();
+        if self.refused_without.is_empty() {
             return self;
         }
         let message = format!(
@@ -84,11 +86,6 @@ impl Listener {
         }
         self
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_false(it: &bool) -> bool {
-    !*it
 }
 
 /// A listener's place: its owner and its name there.

@@ -57,6 +57,15 @@ impl ResourceName {
         let (kind, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
         format!("{kind}/{namespace}/{name}").parse().ok()
     }
+
+    /// Whether it is a route's on Services, in the form for Gateways that obey it there.
+    pub fn is_for_gateways(&self) -> bool {
+        self.route_id().is_some_and(|route| *self.0 == *for_gateways(&route))
+    }
+}
+
+fn for_gateways(route: &RouteId) -> String {
+    format!("Route/{route}/for/gateways")
 }
 
 impl Resource {
@@ -69,7 +78,7 @@ impl Resource {
             Self::Node(node) => format!("Node/{}", node.name),
             Self::Workload(workload) => format!("Workload/{}", workload.uid),
             Self::Route(route) => match route.listeners.first() {
-                None if route.for_gateways => format!("Route/{}/for/gateways", route.id),
+                None if route.for_gateways => for_gateways(&route.id),
                 None => format!("Route/{}", route.id),
                 Some(attachment) => format!("Route/{}/at/{}", route.id, attachment.gateway),
             },
@@ -97,6 +106,20 @@ pub struct MeshConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_form_of_a_route_for_gateways_is_told_by_its_name() {
+        for (name, expected) in [
+            ("Route/HTTPRoute/shop/cart/for/gateways", true),
+            ("Route/HTTPRoute/for/gateways/for/gateways", true),
+            ("Route/HTTPRoute/for/gateways", false),
+            ("Route/HTTPRoute/shop/cart/at/for/gateways", false),
+            ("Route/HTTPRoute/shop/cart", false),
+            ("Service/for/gateways", false),
+        ] {
+            assert_eq!(ResourceName(name.into()).is_for_gateways(), expected, "{name}");
+        }
+    }
 
     #[test]
     fn a_route_is_told_by_its_resource_wherever_it_is_attached_and_whatever_its_names() {

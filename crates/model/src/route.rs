@@ -115,15 +115,10 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<Attachment>,
     /// It is on Services, in the form for Gateways that obey Services' routes: its references are judged as at a Gateway.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub for_gateways: bool,
     /// The rules, in the order of the object.
     pub rules: Rules,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_false(it: &bool) -> bool {
-    !*it
 }
 
 /// One Service port a route is in force on.

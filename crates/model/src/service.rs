@@ -168,7 +168,7 @@ pub struct Endpoint {
     /// controller says of the whole cluster, a proxy narrows to its own node.
     pub ready: bool,
     /// It ends and serves still: chosen only where no other is left.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub terminating: bool,
     /// The endpoint's zone, for people: `hints` are what preference goes by.
     pub zone: Option<Text>,
@@ -215,11 +215,6 @@ impl Hints {
     pub const fn is_empty(&self) -> bool {
         self.zones.is_empty() && self.nodes.is_empty()
     }
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_false(it: &bool) -> bool {
-    !*it
 }
 
 /// JSON's keys are text. Inside a tagged enum ([`crate::Resource`]) serde does not turn them into numbers by itself.

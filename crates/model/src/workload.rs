@@ -39,16 +39,11 @@ pub struct Workload {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filtered_by: Option<Text>,
     /// It wants no UDP that routes lead to it ([`UDP_LABEL`]).
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refuses_udp: bool,
     /// Entering or leaving the mesh while it runs; `None`: captured if and only if `protocol` is a tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transition: Option<Transition>,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-const fn is_false(it: &bool) -> bool {
-    !*it
 }
 
 impl Workload {

@@ -223,7 +223,6 @@ fn refusing_route(
     error: &str,
 ) -> Option<Resource> {
     let id = name.route_id()?;
-    let for_gateways = *name.0 == *format!("Route/{id}/for/gateways");
     let parents = parents.into_iter().filter_map(|parent| {
         let service = parent.service.parse().ok()?;
         Some(Parent { service, port: u16::try_from(parent.port).ok()?, explicit_port: parent.explicit_port })
@@ -247,7 +246,7 @@ fn refusing_route(
         created: i64::MIN,
         parents,
         listeners: listeners.into_iter().filter_map(attachment).collect(),
-        for_gateways,
+        for_gateways: name.is_for_gateways(),
         rules,
     }))
 }
