@@ -45,6 +45,7 @@ impl Audience {
     fn of(resource: &Resource) -> Self {
         match resource {
             Resource::MeshConfig(_) => Self::All,
+            Resource::BackendTls(tls) if tls.in_mesh => Self::Mesh,
             Resource::Gateway(_) | Resource::Certificate(_) | Resource::BackendTls(_) => Self::Gateways,
             Resource::Route(route) if route.parents.is_empty() || route.for_gateways => Self::Gateways,
             Resource::Route(route) if route.parents.iter().all(|p| route.is_consumer_of(&p.service)) => {

@@ -21,6 +21,7 @@ use crate::config::{Config, GatewayPod, Role};
 use crate::controller::Controller;
 use crate::gateway;
 use crate::gateway::ports::Ports;
+use crate::lookup;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::scope::Ends;
@@ -99,6 +100,7 @@ async fn control(
         never = serve_admin(admin, listener, public) => match never {},
         () = role => {}
         () = certificates::driver::run(shared.clone(), controller.clone()) => {}
+        never = lookup::run(shared) => match never {},
         () = async { stop.cancelled().await; drain(shared, crew).await } => {}
     }
     Ok(())

@@ -100,7 +100,7 @@ pub struct Selected {
     pub service: Option<(ObjectName, u16)>,
     /// What the application is spoken to in.
     pub protocol: AppProtocol,
-    /// By which policy the application itself is reached by TLS; at Gateways only.
+    /// By which policy the application itself is reached by TLS.
     pub tls: Option<Arc<BackendPolicy>>,
 }
 

@@ -17,6 +17,7 @@ pub mod gateway;
 pub mod http_server;
 pub mod inbound;
 pub mod listen;
+mod lookup;
 pub mod outbound;
 pub mod pod;
 pub mod prefixed;

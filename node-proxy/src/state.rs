@@ -4,6 +4,7 @@ pub mod client;
 mod describe;
 mod destinations;
 mod gateway;
+pub mod hosts;
 mod index;
 pub mod shards;
 mod topology;
@@ -105,6 +106,10 @@ pub struct Snapshot {
     endpoints: Sharded<ObjectName, Arc<Endpoints>>,
     /// What policies say of Services.
     traffic: traffic::ByService,
+    /// The hosts outside the cluster, by what names them.
+    named_hosts: Arc<BTreeMap<ObjectName, Text>>,
+    /// What they were found to be: always the present state, since it comes and goes by the DNS's word.
+    hosts: Arc<ArcSwap<hosts::Hosts>>,
     nodes: Sharded<Text, Arc<Node>>,
     nodes_by_address: Sharded<IpAddr, Text>,
     /// The node that this proxy, and so every caller, is on.
@@ -137,6 +142,8 @@ impl Snapshot {
             all_endpoints: Sharded::default(),
             endpoints: Sharded::default(),
             traffic: Arc::default(),
+            named_hosts: Arc::default(),
+            hosts: Arc::default(),
             nodes: Sharded::default(),
             nodes_by_address: Sharded::default(),
             node: Text::default(),

@@ -55,7 +55,7 @@ fn topology() -> String {
             "{{matches: [{{path: {{value: /{path}}}}}], backendRefs: [{{group: gateway.networking.x-k8s.io, kind: XBackend, name: {name}}}]}},"
         )
     };
-    let paths = ["both", "plain", "h2c", "sticky", "nobody", "missing", "outside"];
+    let paths = ["both", "plain", "h2c", "sticky", "nobody", "missing", "outside", "unknown"];
     let rules = format!("rules: [{}]", paths.map(|name| backend(name, name)).concat());
     let tcp = "rules: [{backendRefs: [{group: gateway.networking.x-k8s.io, kind: XBackend, name: both}]}]";
     [
@@ -73,7 +73,11 @@ fn topology() -> String {
         selecting("nobody", "nobody", ""),
         xbackend(
             "outside",
-            "type: ExternalHostname, externalHostname: {hostname: api.example}, port: {number: 80}",
+            "type: ExternalHostname, externalHostname: {hostname: api.example}, port: {number: 80}, protocol: MCP",
+        ),
+        xbackend(
+            "unknown",
+            "type: ExternalHostname, externalHostname: {hostname: unknown.example}, port: {number: 80}",
         ),
         GATEWAY.to_owned(),
         route("HTTPRoute", "a", "web", PARENTS, &rules),
@@ -155,8 +159,13 @@ fn check_unusable(checks: &mut Checks<'_>, way: &'static str) {
         ("/nobody", 503, "no_endpoints: port 8080 of XBackend a/nobody has no ready endpoint"),
         ("/missing", 500, "invalid_backend: backend XBackend a/missing does not exist"),
         ("/outside", 500, "invalid_backend: backend XBackend a/outside cannot be used"),
+        (
+            "/unknown",
+            503,
+            "no_endpoints: XBackend a/unknown has no endpoint: unknown.example could not be looked up",
+        ),
     ] {
-        checks.check(&format!("{way}: what cannot be used is refused with a reason: {path}"), |m| {
+        checks.soon(&format!("{way}: what cannot be used is refused with a reason: {path}"), |m| {
             let answer = ask(m, way, path, &[])?;
             ensure!(answer.status == status, "{answer:?}");
             ensure!(answer.body.starts_with(&format!("weft: {reason}")), "{answer:?}");
@@ -205,7 +214,8 @@ fn check_status(checks: &mut Checks<'_>) {
     for (name, accepted, reason) in [
         ("both", "True", "Accepted"),
         ("sticky", "True", "Accepted"),
-        ("outside", "False", "UnsupportedValue"),
+        ("outside", "False", "UnsupportedProtocol"),
+        ("unknown", "True", "Accepted"),
     ] {
         checks.soon(&format!("its status has the Service and the Gateway: {name}"), |m| {
             let object = m.object("XBackend", "a", name)?;

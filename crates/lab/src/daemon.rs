@@ -122,7 +122,14 @@ fn proxy(config: &LabConfig, node: Node) -> Daemon {
         "--node-secret-file",
         &secrets::of_node(&config.state, node).display().to_string(),
     ]));
-    on_node(config, node, "proxy", argv, Some(root))
+    let mut proxy = on_node(config, node, "proxy", argv, Some(root));
+    // On a cluster it is a pod, which has the cluster's DNS.
+    let names = config.state.node(node).join("resolv.conf");
+    match std::fs::write(&names, format!("nameserver {LAB_V4}\n")) {
+        Ok(()) => proxy.launch.binds.push((names, PathBuf::from("/etc/resolv.conf"))),
+        Err(error) => tracing::warn!(%error, "the node's proxy has the machine's DNS"),
+    }
+    proxy
 }
 
 impl Daemon {

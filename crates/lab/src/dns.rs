@@ -1,5 +1,6 @@
 //! Plays the cluster's DNS: Services, headless Services and their pods in `cluster.local`
-//! (Kubernetes DNS-Based Service Discovery 1.1.0). Names elsewhere do not exist: nothing leaves the lab.
+//! (Kubernetes DNS-Based Service Discovery 1.1.0). Of names elsewhere only those exist that a Service's annotations give an
+//! address, as external-dns would: nothing leaves the lab.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -93,6 +94,7 @@ impl Zone {
         let mut zone = Self::default();
         for (key, service) in store.kind("Service") {
             zone.add_service(key, service);
+            zone.add_public(service);
         }
         for (key, slice) in store.kind("EndpointSlice") {
             let label = slice.pointer("/metadata/labels").and_then(|l| l.get("kubernetes.io/service-name"));
@@ -130,6 +132,21 @@ impl Zone {
         if text(service, "/spec/clusterIP") != "None" {
             for port in service.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten() {
                 self.add_port(&name, port, &name);
+            }
+        }
+    }
+
+    /// `hostname` and `target` of external-dns.
+    fn add_public(&mut self, service: &Value) {
+        let annotation = |name: &str| {
+            let all = service.pointer("/metadata/annotations")?;
+            all.get(format!("external-dns.alpha.kubernetes.io/{name}"))?.as_str()
+        };
+        let (Some(names), Some(targets)) = (annotation("hostname"), annotation("target")) else { return };
+        let targets: Vec<IpAddr> = targets.split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
+        for name in names.split(',').map(|name| name.trim().trim_end_matches('.')) {
+            for target in &targets {
+                self.add(name, Entry::Address(*target));
             }
         }
     }
@@ -295,12 +312,26 @@ mod tests {
             {"addresses": ["10.244.2.2"], "conditions": {"ready": false}},
         ], "ports": []});
         zone.add_headless("db.shop.svc.cluster.local", &slice, false);
+        zone.add_public(&json!({"metadata": {"annotations": {
+            "external-dns.alpha.kubernetes.io/hostname": "api.example, www.example.",
+            "external-dns.alpha.kubernetes.io/target": "203.0.113.1, 2001:db8::1",
+        }}}));
         zone
     }
 
     fn ask(name: &str, kind: RecordType) -> (ResponseCode, Vec<RData>) {
         let (code, records) = zone().look_up(&Name::from_ascii(name).unwrap(), kind);
         (code, records.into_iter().map(|r| r.data).collect())
+    }
+
+    #[test]
+    fn names_elsewhere_are_those_of_annotations() {
+        let address = RData::A(A::new(203, 0, 113, 1));
+        for name in ["api.example.", "www.example."] {
+            assert_eq!(ask(name, RecordType::A), (ResponseCode::NoError, vec![address.clone()]));
+            assert_eq!(ask(name, RecordType::AAAA).1.len(), 1);
+        }
+        assert_eq!(ask("elsewhere.example.", RecordType::A).0, ResponseCode::NXDomain);
     }
 
     #[test]

@@ -98,8 +98,10 @@ impl Launch {
         // Slave: namespaces that the lab mounts later appear here too, and vanish when it unmounts them.
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
         for (source, target) in &self.binds {
-            std::fs::create_dir_all(source)?;
-            std::fs::create_dir_all(target)?;
+            if !source.is_file() {
+                std::fs::create_dir_all(source)?;
+                std::fs::create_dir_all(target)?;
+            }
             rootfs::bind(source, target)?;
         }
         if let Some(name) = &self.hostname {

@@ -183,7 +183,7 @@ pub struct BackendTls {
     pub service: ObjectName,
     /// The Service port number.
     pub port: u16,
-    /// The BackendTLSPolicy, for explanations.
+    /// The BackendTLSPolicy or the XBackend, for explanations.
     pub policy: ObjectName,
     /// `validation.hostname`: the server name that is sent, and the name that the certificate must bear unless
     /// `subject_alt_names` says otherwise.
@@ -193,6 +193,12 @@ pub struct BackendTls {
     pub subject_alt_names: Vec<SubjectAltName>,
     /// What the certificate is verified against.
     pub roots: BackendRoots,
+    /// What is shown to a backend that asks for a certificate.
+    #[serde(default, skip_serializing_if = "ShownCertificate::is_gateways")]
+    pub shown: ShownCertificate,
+    /// It holds for callers in the mesh too, not only at Gateways.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_mesh: bool,
     /// Set when the policy cannot be carried out: nothing is sent to the Service port, least of all in plaintext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<Refusal>,
@@ -207,6 +213,26 @@ pub enum SubjectAltName {
     /// `type: URI`.
     #[serde(rename = "URI")]
     Uri(Text),
+}
+
+/// What a backend that asks for a certificate is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "name", rename_all = "camelCase")]
+pub enum ShownCertificate {
+    /// The Gateway's, if it names one.
+    #[default]
+    Gateways,
+    /// Nothing.
+    None,
+    /// This one.
+    Own(ObjectName),
+}
+
+impl ShownCertificate {
+    /// Whether it is the default.
+    pub const fn is_gateways(&self) -> bool {
+        matches!(self, Self::Gateways)
+    }
 }
 
 /// What a backend's certificate is verified against.

@@ -19,7 +19,7 @@ use crate::workload::Workload;
 pub enum Resource {
     /// Facts about the whole mesh; exactly one.
     MeshConfig(MeshConfig),
-    /// One per Service.
+    /// One per Service, and per XBackend that routes may use.
     Service(Service),
     /// One per Service with endpoints. Apart from [`Service`], since it changes far more often.
     Endpoints(Endpoints),
@@ -34,7 +34,7 @@ pub enum Resource {
     Gateway(Gateway),
     /// One per Secret that a Gateway's listener or backend TLS names; for proxies of Gateways that name it.
     Certificate(Certificate),
-    /// One per Service port with a BackendTLSPolicy, for Gateways' proxies.
+    /// One per Service port with a BackendTLSPolicy, for Gateways' proxies, and per XBackend with TLS.
     BackendTls(BackendTls),
 }
 

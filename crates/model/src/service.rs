@@ -32,6 +32,12 @@ pub struct Service {
     /// What a policy says of requests to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<BackendTraffic>,
+    /// A host outside the cluster: its addresses are the endpoints, and proxies look them up themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Text>,
+    /// It is reached as its [`BackendTls`](crate::gateway::BackendTls) says, and not at all while that is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls_only: bool,
 }
 
 impl Service {
@@ -46,6 +52,8 @@ impl Service {
             internal_traffic_policy: TrafficPolicy::Cluster,
             client_ip_affinity: None,
             traffic: None,
+            host: None,
+            tls_only: false,
         }
     }
 }

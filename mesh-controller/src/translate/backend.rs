@@ -129,7 +129,8 @@ impl Backends<'_> {
             );
             return Err(unresolved(UnresolvedReason::RefNotPermitted, message));
         }
-        let Some(known) = self.xbackends.port(name, spoken.port_protocol()) else {
+        let in_mesh = self.gateways.is_none();
+        let Some(known) = self.xbackends.port(name, spoken.port_protocol(), in_mesh) else {
             let message = format!("backend XBackend {name} does not exist");
             return Err(unresolved(UnresolvedReason::BackendNotFound, message));
         };

@@ -3,7 +3,7 @@
 
 use weft_model::ObjectName;
 
-use crate::inputs::{GATEWAY_API, Inputs, Kind};
+use crate::inputs::{EXPERIMENTAL, GATEWAY_API, Inputs, Kind};
 
 /// The grants that there are.
 #[derive(Clone, Copy, Debug)]
@@ -16,10 +16,11 @@ impl Grants<'_> {
         if *name.namespace == *namespace {
             return true;
         }
+        let group = if from == Kind::XBackend { EXPERIMENTAL } else { GATEWAY_API };
         let grants = self.0.reference_grants.iter().filter(|(grant, _)| grant.namespace == name.namespace);
         grants.into_iter().any(|(_, grant)| {
             let from_is = |of: &weft_gateway_api::referencegrants::ReferenceGrantFrom| {
-                of.group == GATEWAY_API && of.kind == from.as_str() && of.namespace == namespace
+                of.group == group && of.kind == from.as_str() && of.namespace == namespace
             };
             let to_is = |of: &weft_gateway_api::referencegrants::ReferenceGrantTo| {
                 matches!(of.group.as_str(), "" | "core")

@@ -107,6 +107,8 @@ fn to_model(name: &ObjectName, service: &k8s::Service, facts: &ServiceFacts) -> 
         },
         client_ip_affinity: spec.and_then(client_ip_affinity),
         traffic: None,
+        host: None,
+        tls_only: false,
     }
 }
 

@@ -105,6 +105,7 @@ mod tests {
             }),
             traffic: None,
             policy: TrafficPolicy::Cluster,
+            trouble: None,
         }
     }
 

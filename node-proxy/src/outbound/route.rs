@@ -33,7 +33,7 @@ pub struct Target<'s> {
     pub service: Option<(ObjectName, u16)>,
     /// What the application is spoken to in.
     pub protocol: AppProtocol,
-    /// By which policy its applications are reached by TLS; at Gateways only.
+    /// By which policy its applications are reached by TLS: of Services at Gateways only.
     pub tls: Option<Arc<BackendPolicy>>,
     /// The endpoints, ready or not.
     pub endpoints: Cow<'s, [Endpoint]>,
@@ -43,6 +43,8 @@ pub struct Target<'s> {
     pub traffic: Option<&'s Traffic>,
     /// The Service's `internalTrafficPolicy`, for saying why there is no endpoint: they are judged by it already.
     pub policy: TrafficPolicy,
+    /// Why there is no endpoint, where that is known better.
+    pub trouble: Option<String>,
 }
 
 /// Finds what decides about a request to `destination`.
@@ -143,11 +145,11 @@ impl<'s> Target<'s> {
 
     /// The endpoints of a Service port, whatever its application speaks.
     pub fn service_port(snapshot: &'s Snapshot, service: &ObjectName, on: PortProtocol, port: u16) -> Self {
-        let endpoints = Cow::Borrowed(match on {
+        let facts = snapshot.service(service);
+        let mut endpoints = Cow::Borrowed(match on {
             PortProtocol::Tcp => snapshot.endpoints(service, port),
             PortProtocol::Udp => snapshot.udp_endpoints(service, port),
         });
-        let facts = snapshot.service(service);
         let seconds = facts.and_then(|service| service.client_ip_affinity);
         let policy = facts.map(|service| service.internal_traffic_policy).unwrap_or_default();
         let affinity = seconds.map(|seconds| Affinity {
@@ -158,16 +160,28 @@ impl<'s> Target<'s> {
             PortProtocol::Tcp => snapshot.backend_policy(service, port).cloned(),
             PortProtocol::Udp => None,
         };
+        let mut trouble = None;
+        if let Some(host) = facts.and_then(|facts| facts.host.as_deref()) {
+            match snapshot.endpoints_of_host(host, port) {
+                Ok(found) => endpoints = Cow::Owned(found),
+                Err(why) => trouble = Some(why),
+            }
+        }
+        if facts.is_some_and(|facts| facts.tls_only) && tls.is_none() {
+            endpoints = Cow::Borrowed(&[]);
+            trouble = Some("how it is reached by TLS is not known".to_owned());
+        }
         let traffic = snapshot.traffic(service);
         let (service, protocol) = (Some((service.clone(), port)), AppProtocol::Unspecified);
-        Self { service, protocol, tls, endpoints, affinity, traffic, policy }
+        Self { service, protocol, tls, endpoints, affinity, traffic, policy, trouble }
     }
 
     /// An address that was dialled and is no Service's.
     pub fn address(address: SocketAddr, workload: Option<weft_model::Text>) -> Self {
         let endpoints = Cow::Owned(vec![Endpoint { workload, ..Endpoint::at(address) }]);
         let (protocol, policy) = (AppProtocol::Unspecified, TrafficPolicy::Cluster);
-        Self { service: None, protocol, tls: None, endpoints, affinity: None, traffic: None, policy }
+        let (service, tls, affinity, traffic, trouble) = (None, None, None, None, None);
+        Self { service, protocol, tls, endpoints, affinity, traffic, policy, trouble }
     }
 
     /// The pods that claim an endpoint's address, for the log.
@@ -181,15 +195,16 @@ impl<'s> Target<'s> {
             let message = "several pods claim the endpoint's address; the access log names them";
             return Refused::new(Reason::AddressConflict, message);
         }
-        let message = match &self.service {
-            Some((service, port)) => {
+        let message = match (&self.service, &self.trouble) {
+            (Some((service, _)), Some(why)) => format!("{} has no endpoint: {why}", title(service)),
+            (Some((service, port)), None) => {
                 let here = match self.policy {
                     TrafficPolicy::Cluster => "",
                     TrafficPolicy::Local => " on the caller's node (internalTrafficPolicy: Local)",
                 };
                 format!("port {port} of {} has no ready endpoint{here}", title(service))
             }
-            None => "the endpoint is not ready".to_owned(),
+            (None, _) => "the endpoint is not ready".to_owned(),
         };
         Refused::new(Reason::NoEndpoints, message)
     }

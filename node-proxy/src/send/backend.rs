@@ -1,4 +1,4 @@
-//! TLS towards backends under a BackendTLSPolicy, on whatever leads to them. A policy that cannot be carried out lets
+//! TLS towards backends under a BackendTLSPolicy, and of XBackends, on whatever leads to them. A policy that cannot be carried out lets
 //! nothing through.
 
 use std::fmt;
@@ -18,14 +18,14 @@ pub struct BackendPolicy {
     tls: Result<weft_tls::BackendTls, TlsError>,
 }
 
-/// The Gateway's certificate for backends.
+/// The certificate for backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Client {
-    /// The Gateway names none.
+    /// None is named.
     None,
     /// This one.
     Certificate(Arc<Certificate>),
-    /// It names one that is not there.
+    /// One is named that is not there.
     Missing,
 }
 
@@ -68,7 +68,7 @@ fn prepare(stated: &BackendTls, client: &Client) -> Result<weft_tls::BackendTls,
         Client::None => None,
         Client::Certificate(own) => Some(KeyPem { chain: &own.chain_pem, key: &own.key_pem.0 }),
         Client::Missing => {
-            return Err(TlsError::Unusable("the Gateway's client certificate is not there".to_owned()));
+            return Err(TlsError::Unusable("the client certificate is not there".to_owned()));
         }
     };
     let texts: Vec<&str>;

@@ -1,5 +1,5 @@
-//! What a Gateway's proxy keeps of the configuration: its Gateway, compiled by port, and what TLS needs. A node's proxy is
-//! sent none of it.
+//! What a Gateway's proxy keeps of the configuration: its Gateway, compiled by port, and what TLS needs. Of all this a node's
+//! proxy is sent how XBackends are reached by TLS.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ahash::{HashMap, HashSet};
 use weft_model::gateway::{
     BackendTls, Certificate, ClientValidation, Gateway, Listener, ListenerId, ListenerProtocol, ListenerTls,
+    ShownCertificate,
 };
 use weft_model::route::Route;
 use weft_model::service::PortProtocol;
@@ -111,6 +112,9 @@ impl Snapshot {
 
     /// Compiles anew what `touched` says, and keeps the rest.
     pub(super) fn rebuild_listeners(&mut self, touched: &Touched) {
+        if touched.gateway {
+            Arc::make_mut(&mut self.listeners).rebuild_policies();
+        }
         let Some(gateway) = self.listeners.gateway.clone() else {
             if touched.gateway {
                 let (entries, ports) = (BTreeMap::new(), BTreeMap::new());
@@ -168,12 +172,25 @@ impl Listeners {
             };
             self.frontends.insert(listener.id.clone(), frontend);
         }
-        let client = match &gateway.client_certificate {
-            None => Client::None,
-            Some(name) => self.certificates.get(name).cloned().map_or(Client::Missing, Client::Certificate),
-        };
+    }
+
+    /// Makes how backends are reached by TLS.
+    fn rebuild_policies(&mut self) {
         let before = std::mem::take(&mut self.policies);
         for ((service, port), stated) in &self.backend_tls {
+            let shown = match &stated.shown {
+                ShownCertificate::Gateways => {
+                    self.gateway.as_ref().and_then(|gateway| gateway.client_certificate.as_ref())
+                }
+                ShownCertificate::None => None,
+                ShownCertificate::Own(name) => Some(name),
+            };
+            let client = match shown {
+                None => Client::None,
+                Some(name) => {
+                    self.certificates.get(name).cloned().map_or(Client::Missing, Client::Certificate)
+                }
+            };
             let old = before.get(service).and_then(|of| of.iter().find(|(of, _)| of == port));
             let policy = match old.filter(|(_, old)| old.is_of(stated, &client)) {
                 Some((_, old)) => Arc::clone(old),

@@ -109,6 +109,7 @@ impl Snapshot {
         }
         self.judge(&service.name);
         self.put_traffic(&service);
+        self.put_host(&service);
         for ip in ips_of(&service) {
             self.services_by_ip.insert(ip, service.clone());
         }
@@ -176,6 +177,7 @@ impl Snapshot {
                 let service = key.parse().ok().and_then(|name: ObjectName| self.services.remove(&name));
                 if let Some(service) = service {
                     self.forget_traffic(&service.name);
+                    self.forget_host(&service.name);
                     self.forget_addresses_of_service(&service);
                 }
             }

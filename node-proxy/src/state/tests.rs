@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use weft_api::delta::Change;
 use weft_api::node::Destinations;
+use weft_model::gateway::{BackendRoots, BackendTls, ShownCertificate};
 use weft_model::route::{Backend, BackendTarget, Parent, RouteId, RouteKind, Rules, TcpRule};
 use weft_model::service::{NodePort, ServicePort};
 use weft_model::session::{SessionCarrier, SessionPersistence};
@@ -371,4 +372,93 @@ fn the_budget_of_a_policy_is_counted_on_until_its_limits_change() {
     assert!(without.traffic(&name).is_none());
     let gone = with_session.apply(4, [Change::Removed(ResourceName("Service/shop/cart".into()))]);
     assert!(gone.traffic(&name).is_none());
+}
+
+#[test]
+fn of_a_host_only_addresses_outside_the_cluster_are_endpoints() {
+    let name = ObjectName::new("shop", "api");
+    let api = set(Resource::Service(Service {
+        ports: vec![ServicePort { port: 443, name: None, protocol: AppProtocol::Http }],
+        host: Some("api.example".into()),
+        ..Service::new(name.clone())
+    }));
+    let node = set(Resource::Node(Node {
+        name: "node-b".into(),
+        zone: None,
+        addresses: vec!["198.51.100.1".parse().unwrap()],
+    }));
+    let balancer = service("cart", "198.51.100.2", &[80]);
+    let stray = pod("stray", "198.51.100.3", WorkloadProtocol::Plaintext);
+    let snapshot = empty().apply(1, [mesh(), api, node, balancer, stray]);
+    assert_eq!(snapshot.hosts_to_look_up(), ["api.example".into()].into());
+    let found = |addresses: &[&str]| {
+        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let found = hosts::Found { addresses, trouble: None };
+        snapshot.hosts().store(Arc::new([(Text::from("api.example"), found)].into_iter().collect()));
+        let target = crate::outbound::route::Target::service(&snapshot, &name, 443, AppProtocol::Http);
+        let addresses: Vec<String> = target.endpoints.iter().map(|one| one.address.to_string()).collect();
+        (addresses.join(" "), target.refusal().message)
+    };
+    let none = String::new();
+    let unlooked = crate::outbound::route::Target::service(&snapshot, &name, 443, AppProtocol::Http);
+    assert!(unlooked.refusal().message.ends_with("api.example has not been looked up yet"));
+    for inside in [
+        "127.0.0.1",
+        "::1",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+        "0.1.2.3",
+        "::",
+        "169.254.169.254",
+        "fe80::1",
+        "224.0.0.1",
+        "ff02::1",
+        "255.255.255.255",
+        "10.96.0.1",
+        "10.244.0.1",
+        "::ffff:10.96.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::10.96.0.1",
+        "168.63.129.16",
+        "100.100.100.200",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "198.51.100.1",
+        "198.51.100.2",
+        "198.51.100.3",
+    ] {
+        let (endpoints, message) = found(&[inside]);
+        assert_eq!(endpoints, none, "{inside}");
+        assert!(message.contains("has no address outside the cluster"), "{message}");
+    }
+    assert_eq!(found(&["127.0.0.1", "203.0.113.1", "2001:db8::1"]).0, "203.0.113.1:443 [2001:db8::1]:443");
+    assert_eq!(found(&[]).1, "Service shop/api has no endpoint: api.example has no address");
+    let gone = snapshot.apply(2, [Change::Removed(ResourceName("Service/shop/api".into()))]);
+    assert!(gone.hosts_to_look_up().is_empty());
+}
+
+#[test]
+fn what_is_reached_by_tls_only_has_no_endpoint_while_nothing_is_known_of_its_tls() {
+    let name = ObjectName::new("shop", "api");
+    let api = set(Resource::Service(Service { tls_only: true, ..Service::new(name.clone()) }));
+    let ports = [(443, vec![Endpoint::at(([203, 0, 113, 1], 443).into())])].into();
+    let endpoints =
+        set(Resource::Endpoints(Endpoints { service: name.clone(), ports, udp_ports: Default::default() }));
+    let snapshot = empty().apply(1, [mesh(), api, endpoints]);
+    let target = |snapshot: &Snapshot| {
+        crate::outbound::route::Target::service(snapshot, &name, 443, AppProtocol::Http).endpoints.len()
+    };
+    assert_eq!(target(&snapshot), 0);
+    let tls = set(Resource::BackendTls(BackendTls {
+        service: name.clone(),
+        port: 443,
+        policy: name.clone(),
+        hostname: "api.example".into(),
+        subject_alt_names: Vec::new(),
+        roots: BackendRoots::System,
+        shown: ShownCertificate::None,
+        in_mesh: true,
+        refusal: None,
+    }));
+    assert_eq!(target(&snapshot.apply(2, [tls])), 1, "also where there is no Gateway");
 }

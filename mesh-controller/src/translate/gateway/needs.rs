@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weft_model::gateway::{Gateway, ListenerTls};
+use weft_model::gateway::{Gateway, ListenerTls, ShownCertificate};
 use weft_model::route::{Backend, BackendTarget, Filter, Route, Rules};
+use weft_model::service::Service;
 use weft_model::{Identity, ObjectName, Resource, ResourceName, Text};
 
 use super::obeyed::Obeyed;
@@ -104,9 +105,22 @@ fn add_backends(
                 let workloads = all.filter_map(|endpoint| endpoint.workload.as_ref());
                 needed.extend(workloads.map(|uid| ResourceName(format!("Workload/{uid}").into())));
             }
+            if let Resource::Service(Service { host: Some(_), .. }) = resource {
+                needed.extend(nodes(out).cloned());
+            }
+            if let Resource::BackendTls(tls) = resource
+                && let ShownCertificate::Own(certificate) = &tls.shown
+            {
+                needed.insert(ResourceName(format!("Certificate/{certificate}").into()));
+            }
             needed.insert(name);
         }
     }
+}
+
+/// All nodes: a host that is found at the address of one is not called.
+fn nodes(out: &Translated) -> impl Iterator<Item = &ResourceName> {
+    out.resources.iter().filter(|(_, one)| matches!(one, Resource::Node(_))).map(|(name, _)| name)
 }
 
 /// The Service ports that a route's rules choose between.

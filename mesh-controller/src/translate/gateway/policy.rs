@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use weft_gateway_api::backendtlspolicies::{
-    BackendTlsPolicySpec as Spec, BackendTlsPolicyValidationSubjectAltNames as AltName,
+    BackendTlsPolicySpec as Spec, BackendTlsPolicyValidation as Validation,
+    BackendTlsPolicyValidationSubjectAltNames as AltName,
     BackendTlsPolicyValidationSubjectAltNamesType as AltNameType,
 };
-use weft_model::gateway::{BackendRoots, BackendTls, SubjectAltName};
+use weft_model::gateway::{BackendRoots, BackendTls, ShownCertificate, SubjectAltName};
 use weft_model::route::Refusal;
 use weft_model::{ObjectName, Resource, ResourceName, Text};
 
@@ -90,35 +91,47 @@ fn read_roots(inputs: &Inputs, spec: &Spec, facts: &mut Facts<'_>) {
         let message = format!("the option {option} is not supported; remove it");
         facts.unaccepted = Some(Problem::new("Invalid", message));
     }
-    match spec.validation.well_known_ca_certificates.as_deref() {
-        Some("System") => return facts.roots = BackendRoots::System,
+    let namespace = &*facts.policy.head.name().namespace;
+    let by = Referrer { inputs, kind: Kind::BackendTlsPolicy, namespace };
+    let (trusted, unresolved) = trusted(&by, &spec.validation);
+    facts.unresolved = unresolved;
+    match trusted {
+        Ok(roots) => facts.roots = roots,
+        Err(problem) => drop(facts.unaccepted.get_or_insert(problem)),
+    }
+}
+
+/// What backends are verified against, or why none could be; and why not all references lead anywhere.
+pub(crate) fn trusted(
+    by: &Referrer<'_>,
+    validation: &Validation,
+) -> (Result<BackendRoots, Problem>, Option<Problem>) {
+    match validation.well_known_ca_certificates.as_deref() {
+        Some("System") => return (Ok(BackendRoots::System), None),
         Some(other) if !other.is_empty() => {
             let message = format!("wellKnownCACertificates {other} is not supported; use System");
-            facts.unaccepted.get_or_insert_with(|| Problem::new("Invalid", message));
-            return;
+            return (Err(Problem::new("Invalid", message)), None);
         }
         _ => {}
     }
-    let namespace = &*facts.policy.head.name().namespace;
-    let by = Referrer { inputs, kind: Kind::BackendTlsPolicy, namespace };
-    let mut roots = Vec::new();
-    for of in spec.validation.ca_certificate_refs.iter().flatten() {
+    let (mut roots, mut unresolved) = (Vec::new(), None);
+    for of in validation.ca_certificate_refs.iter().flatten() {
         let to = To { group: &of.group, kind: &of.kind, namespace: None, name: &of.name };
         match by.roots(&to, ("InvalidKind", "InvalidCACertificateRef")) {
             Ok(pem) => roots.push(pem),
-            Err(problem) => drop(facts.unresolved.get_or_insert(problem)),
+            Err(problem) => drop(unresolved.get_or_insert(problem)),
         }
     }
     // Of several roots, those that can be used are: fewer backends are trusted than was meant, never more.
     if roots.is_empty() {
-        let why = facts.unresolved.as_ref().map_or("it names none", |problem| &problem.message);
+        let why = unresolved.as_ref().map_or("it names none", |problem: &Problem| &problem.message);
         let problem = Problem::new("NoValidCACertificate", format!("no backend could be verified: {why}"));
-        facts.unaccepted.get_or_insert(problem);
+        return (Err(problem), unresolved);
     }
-    facts.roots = BackendRoots::Pem(roots);
+    (Ok(BackendRoots::Pem(roots)), unresolved)
 }
 
-fn alt_names(list: &[AltName]) -> Vec<SubjectAltName> {
+pub(crate) fn alt_names(list: &[AltName]) -> Vec<SubjectAltName> {
     let name = |of: &AltName| match of.r#type {
         AltNameType::Hostname => of.hostname.as_deref().map(|name| SubjectAltName::Hostname(name.into())),
         AltNameType::Uri => of.uri.as_deref().map(|uri| SubjectAltName::Uri(uri.into())),
@@ -145,6 +158,8 @@ impl Policies<'_> {
                 hostname: validation.map(|of| of.hostname.as_str()).unwrap_or_default().into(),
                 subject_alt_names: alt_names(listed.unwrap_or_default()),
                 roots: facts.roots.clone(),
+                shown: ShownCertificate::Gateways,
+                in_mesh: false,
                 refusal: facts.unaccepted.as_ref().map(|problem| Refusal {
                     message: format!("BackendTLSPolicy {}: {}", facts.policy.head.name(), problem.message)
                         .into(),

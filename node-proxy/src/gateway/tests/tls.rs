@@ -3,7 +3,7 @@
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use weft_model::gateway::{BackendRoots, BackendTls, ListenerProtocol};
+use weft_model::gateway::{BackendRoots, BackendTls, ListenerProtocol, ShownCertificate};
 use weft_model::route::*;
 use weft_model::{ObjectName, Resource};
 use weft_tls::testing::TestCa;
@@ -40,6 +40,8 @@ fn policy(world: &World, service: &str, hostname: &str, ca: &TestCa) {
         hostname: hostname.into(),
         subject_alt_names: vec![],
         roots: BackendRoots::Pem(vec![ca.root_pem().into()]),
+        shown: ShownCertificate::Gateways,
+        in_mesh: false,
         refusal: None,
     }));
 }

@@ -142,6 +142,7 @@ fn target(endpoints: Vec<Endpoint>) -> Target<'static> {
         affinity: None,
         traffic: None,
         policy: TrafficPolicy::Cluster,
+        trouble: None,
     }
 }
 
