@@ -7,6 +7,7 @@
 
 mod token;
 
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 
@@ -107,18 +108,20 @@ impl<'r> Session<'r> {
     /// serves still. That others are nearer does not count, but `internalTrafficPolicy: Local` does.
     pub fn endpoint<'e>(
         &self,
-        target: &Target<'_>,
+        target: &'e Target<'_>,
         snapshot: &'e Snapshot,
         tried: &[SocketAddr],
         v4: bool,
     ) -> Option<&'e Endpoint> {
-        if self.sent.is_empty() {
+        if self.sent.is_empty() || target.trouble.is_some() {
             return None;
         }
         let (service, port) = target.service.as_ref()?;
-        let (endpoints, local) = match target.policy {
-            TrafficPolicy::Cluster => (snapshot.endpoints_anywhere(service, *port), false),
-            TrafficPolicy::Local => (snapshot.endpoints(service, *port), true),
+        let (endpoints, local) = match (&target.endpoints, target.policy) {
+            // A host's addresses are not of the configuration.
+            (Cow::Owned(own), _) => (&**own, true),
+            (_, TrafficPolicy::Cluster) => (snapshot.endpoints_anywhere(service, *port), false),
+            (_, TrafficPolicy::Local) => (snapshot.endpoints(service, *port), true),
         };
         let usable = |one: &&Endpoint| {
             (one.ready || (one.terminating && !local))

@@ -67,7 +67,8 @@ fn request<'r>(spec: &'r SessionPersistence, fields: &[(&'static str, &str)], no
 
 /// Where it goes back to.
 fn back(session: &Session<'_>, proxy: &Snapshot, name: &str) -> Option<String> {
-    let found = session.endpoint(&target(proxy, name), proxy, &[], true)?;
+    let target = target(proxy, name);
+    let found = session.endpoint(&target, proxy, &[], true)?;
     found.workload.as_deref().map(str::to_owned)
 }
 
@@ -102,6 +103,44 @@ fn a_client_comes_back_to_its_endpoint_whichever_proxy_it_asks() {
         assert_eq!(back(&again, &other, "cart").as_deref(), Some("uid-b"));
         assert!(told(&again, &other, "cart", &b).is_empty(), "it holds one already");
     }
+}
+
+#[test]
+fn a_client_comes_back_to_an_address_of_a_host_while_the_host_has_it() {
+    let api = Service { host: Some("api.example".into()), ..Service::new(service("api")) };
+    let mesh = weft_model::MeshConfig {
+        trust_domain: weft_model::TrustDomain("cluster.local".into()),
+        cluster_domain: "cluster.local".into(),
+        service_ranges: Vec::new(),
+        pod_ranges: Vec::new(),
+    };
+    let changes = [Resource::MeshConfig(mesh), Resource::Service(api)];
+    let known = proxy(&[]).apply(2, changes.map(|it| Change::Set(it.name(), it.into())));
+    let found = |addresses: &[[u8; 4]]| {
+        let addresses = addresses.iter().map(|address| (*address).into()).collect();
+        let found = crate::state::hosts::Found { addresses, trouble: None };
+        known.hosts().store(Arc::new([("api.example".into(), found)].into_iter().collect()));
+    };
+    found(&[[203, 0, 113, 1], [203, 0, 113, 2]]);
+    let (spec, second) = (cookie(false, None), Endpoint::at(([203, 0, 113, 2], 80).into()));
+    let value = repeated(&told(&request(&spec, &[], START), &known, "api", &second));
+    let again = request(&spec, &[("cookie", &value)], START);
+    let at = || Some(again.endpoint(&target(&known, "api"), &known, &[], true)?.address);
+    assert_eq!(at(), Some(second.address));
+    found(&[[203, 0, 113, 1]]);
+    assert_eq!(at(), None);
+}
+
+#[test]
+fn a_session_leads_to_nothing_that_is_not_to_be_called() {
+    let (spec, a) = (cookie(false, None), pod("uid-a", 1));
+    let known = proxy(&[("cart", std::slice::from_ref(&a))]);
+    let value = repeated(&told(&request(&spec, &[], START), &known, "cart", &a));
+    let again = request(&spec, &[("cookie", &value)], START);
+    assert!(back(&again, &known, "cart").is_some());
+    let by_tls = Resource::Service(Service { tls_only: true, ..Service::new(service("cart")) });
+    let unknown = known.apply(2, [Change::Set(by_tls.name(), by_tls.into())]);
+    assert_eq!(back(&again, &unknown, "cart"), None, "nothing is known of its TLS");
 }
 
 #[test]
