@@ -56,6 +56,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             tracing::error!("a worker ended by a panic");
         }
     }
+    // A lookup under way cannot be ended, and is not waited for.
+    runtime.shutdown_background();
     Ok(())
 }
 
