@@ -52,6 +52,7 @@ const CLUSTER: &[Need] = &[
     ("/usr/sbin/iptables", "iptables"),
     ("/usr/sbin/conntrack", "conntrack"),
     ("/usr/bin/python3", "python3"),
+    ("/usr/share/ca-certificates/mozilla", "ca-certificates"),
 ];
 
 /// What only the benches need.

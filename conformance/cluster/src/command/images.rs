@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -13,6 +14,9 @@ use crate::image::{self, Image};
 
 /// Programs that do their work without any right on the machine.
 const ORDINARY_USER: &str = "65532:65532";
+
+/// The public roots that the package ca-certificates brings, without what this machine's owner has added to them.
+const PUBLIC_ROOTS: &str = "/usr/share/ca-certificates/mozilla";
 
 /// Arguments of `images`.
 #[derive(Debug, Args)]
@@ -66,9 +70,20 @@ impl Images {
             image.program_at(Path::new("/usr/sbin/nft"), "usr/sbin/nft")?;
             image.program_at(Path::new("/usr/sbin/ip"), "usr/sbin/ip")?;
         }
+        if name == "weft-proxy" {
+            image.texts.insert("etc/ssl/certs/ca-certificates.crt".to_owned(), public_roots()?);
+        }
         image.entrypoint = vec![format!("/usr/local/bin/{name}")];
         Ok(image)
     }
+}
+
+fn public_roots() -> Result<String> {
+    let missing = || format!("cannot read {PUBLIC_ROOTS}: install the Debian package ca-certificates");
+    let listed: io::Result<Vec<_>> = fs::read_dir(PUBLIC_ROOTS).with_context(missing)?.collect();
+    let mut files: Vec<PathBuf> = listed?.iter().map(fs::DirEntry::path).collect();
+    files.sort();
+    files.iter().map(|file| fs::read_to_string(file).with_context(missing)).collect()
 }
 
 impl LoadImages {
@@ -97,8 +112,7 @@ impl LoadImages {
 
     /// Starts containerd's own import on a node; the archive is its standard input.
     fn import(&self, node: &str, archive: &Path) -> Result<Child> {
-        let file =
-            std::fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
+        let file = fs::File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
         Command::new(std::env::current_exe()?)
             .args(["exec", "--name", &self.which.name, "--node", node, "--"])
             .args(["ctr", "--namespace=k8s.io", "images", "import", "-"])
@@ -117,7 +131,7 @@ mod tests {
     #[test]
     fn the_dockerfile_makes_the_same_images() {
         let file = crate::go::workspace().join("deploy/images/Dockerfile");
-        let text = std::fs::read_to_string(file).unwrap();
+        let text = fs::read_to_string(file).unwrap();
         let stages: Vec<&str> = text.split("\nFROM ").skip(2).collect();
         assert_eq!(stages.len(), WEFT.len());
         for (stage, (name, user, others)) in stages.into_iter().zip(WEFT) {
@@ -132,6 +146,7 @@ mod tests {
                 .collect();
             assert_eq!(copied.collect::<Vec<_>>(), expected);
             assert_eq!(stage.contains(" nftables iproute2 "), name == "weft-agent");
+            assert_eq!(stage.contains(" ca-certificates "), name == "weft-proxy");
         }
     }
 }
