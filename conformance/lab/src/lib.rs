@@ -8,6 +8,7 @@
     reason = "only tests use this crate"
 )]
 
+pub mod hostile;
 pub mod load;
 pub mod objects;
 pub mod place;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use weft_conformance::hostile::SMUGGLING;
 use weft_conformance::mesh::{
     Checks, HTTP_PORTS, Mesh, Port, echo, namespace, pod, route, service, sleeper, soon,
 };
@@ -282,33 +283,6 @@ fn check_load(checks: &mut Checks<'_>) {
         });
     }
 }
-
-/// Heads and bodies that two readers could take for different requests (RFC 9112 §6.3, §11.2) or that are no HTTP.
-const SMUGGLING: &[(&str, &[u8])] = &[
-    ("length and chunked", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nG"),
-    ("two lengths", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
-    ("a list of lengths", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: 5, 6\r\n\r\nhello!"),
-    ("a signed length", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: +5\r\n\r\nhello"),
-    ("a negative length", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: -1\r\n\r\nhello"),
-    ("a hexadecimal length", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: 0x5\r\n\r\nhello"),
-    ("an empty length", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length:\r\n\r\nhello"),
-    ("a length beyond all bounds", b"POST / HTTP/1.1\r\nHost: v2\r\nContent-Length: 99999999999999999999999\r\n\r\nhello"),
-    ("an unknown coding", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-    ("chunked not last", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
-    ("chunked twice", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("a vertical tab before chunked", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
-    ("a space before the colon", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
-    ("a folded field", b"POST / HTTP/1.1\r\nHost: v2\r\nTransfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n"),
-    ("chunked in HTTP/1.0", b"POST / HTTP/1.0\r\nHost: v2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    ("a space in a field's name", b"GET / HTTP/1.1\r\nHost: v2\r\nX Y: z\r\n\r\n"),
-    ("a NUL in a field's value", b"GET / HTTP/1.1\r\nHost: v2\r\nX: a\0b\r\n\r\n"),
-    ("a lone CR in a field's value", b"GET / HTTP/1.1\r\nHost: v2\r\nX: a\rY: b\r\n\r\n"),
-    ("a field before the request line", b" X: a\r\nGET / HTTP/1.1\r\nHost: v2\r\n\r\n"),
-    ("two hosts", b"GET / HTTP/1.1\r\nHost: v2\r\nHost: v1\r\n\r\n"),
-    ("no host", b"GET / HTTP/1.1\r\nX: a\r\n\r\n"),
-    ("a space in the target", b"GET /a b HTTP/1.1\r\nHost: v2\r\n\r\n"),
-    ("an unknown version", b"GET / HTTP/9.9\r\nHost: v2\r\n\r\n"),
-];
 
 /// Bodies that show to be broken only after the head has been passed on.
 const BROKEN_BODIES: &[(&str, &[u8])] = &[

@@ -14,6 +14,9 @@ use crate::inputs::unknown_field;
 /// The longest drain, in seconds: what belongs to a Gateway that is deleted is to be gone soon.
 const LONGEST_DRAIN: u32 = 3600;
 
+/// The most connections that a port of a proxy may have; more than a process has descriptors.
+const MOST_CONNECTIONS: u32 = 1_000_000;
+
 /// The most proxies that a request comes through.
 const MOST_HOPS: u32 = 16;
 
@@ -32,6 +35,8 @@ pub struct Parameters {
     pub drain_seconds: Option<u32>,
     /// `workers`: threads that carry traffic.
     pub workers: Option<u32>,
+    /// `maxConnections`: how many connections each port of a proxy may have open at a time.
+    pub max_connections: Option<u32>,
     /// `accessLog`: `on` or `off`.
     pub access_log: Option<bool>,
     /// `trustedProxies`: ranges of proxies before these, which are believed in what they say of clients.
@@ -143,6 +148,7 @@ impl Parameters {
             }
             "drainSeconds" => self.drain_seconds = Some(number(value, LONGEST_DRAIN)?),
             "workers" => self.workers = Some(number(value, 1024)?),
+            "maxConnections" => self.max_connections = Some(number(value, MOST_CONNECTIONS)?),
             "accessLog" => self.access_log = Some(one_of(value, &["on", "off"])? == "on"),
             "trustedProxies" => self.trusted_proxies = ranges(value)?,
             "trustedHops" => self.trusted_hops = Some(number(value, MOST_HOPS)?),
@@ -157,7 +163,7 @@ impl Parameters {
             "priorityClassName" | "runtimeClassName" => drop(self.pod.insert(key.to_owned(), value.into())),
             _ => {
                 return Err("there is none of this name; there are replicas, serviceType, loadBalancerClass, \
-                            externalTrafficPolicy, drainSeconds, workers, accessLog, log, trustedProxies, trustedHops, \
+                            externalTrafficPolicy, drainSeconds, workers, maxConnections, accessLog, log, trustedProxies, trustedHops, \
                             proxyProtocol, serviceRoutes, resources, nodeSelector, tolerations, affinity, topologySpreadConstraints, priorityClassName and runtimeClassName"
                     .to_owned());
             }
@@ -190,12 +196,13 @@ impl Parameters {
     pub(super) fn flags(&self) -> impl Iterator<Item = String> {
         let log = self.log.as_ref().map(|log| format!("--log={log}"));
         let workers = self.workers.map(|workers| format!("--workers={workers}"));
+        let most = self.max_connections.map(|most| format!("--max-connections-per-pod={most}"));
         let access = self.access_log.map(|on| format!("--access-log={}", if on { "-" } else { "off" }));
         let ranges = self.trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let proxies = (!ranges.is_empty()).then(|| format!("--trusted-proxies={ranges}"));
         let hops = self.trusted_hops.filter(|hops| *hops > 0).map(|hops| format!("--trusted-hops={hops}"));
         let header = self.proxy_protocol.then(|| "--proxy-protocol".to_owned());
-        [log, workers, access, proxies, hops, header].into_iter().flatten()
+        [log, workers, most, access, proxies, hops, header].into_iter().flatten()
     }
 }
 

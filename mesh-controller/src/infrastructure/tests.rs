@@ -138,7 +138,12 @@ fn what_is_to_be_reached_in_the_cluster_only_is_given_no_load_balancer() {
 
 #[test]
 fn parameters_shape_what_is_made_and_those_of_the_gateway_win() {
-    let class = texts(&[("replicas", "2"), ("serviceType", "ClusterIP"), ("workers", "3")]);
+    let class = texts(&[
+        ("replicas", "2"),
+        ("serviceType", "ClusterIP"),
+        ("workers", "3"),
+        ("maxConnections", "500"),
+    ]);
     let own = texts(&[
         ("replicas", "4"),
         ("resources", "limits: {cpu: 2, memory: 64Mi}"),
@@ -154,7 +159,10 @@ fn parameters_shape_what_is_made_and_those_of_the_gateway_win() {
     assert_eq!(deployment["spec"]["replicas"], 4);
     assert_eq!(pod["nodeSelector"], json!({"disk": "fast"}));
     assert_eq!(pod["containers"][0]["resources"]["limits"]["memory"], "64Mi");
-    assert!(pod["containers"][0]["command"].as_array().unwrap().contains(&json!("--workers=3")));
+    let command = pod["containers"][0]["command"].as_array().unwrap();
+    for flag in ["--workers=3", "--max-connections-per-pod=500"] {
+        assert!(command.contains(&json!(flag)), "{command:?}");
+    }
     assert_eq!(of_kind(&all, "Service")[0]["spec"]["type"], "ClusterIP");
 }
 
@@ -199,6 +207,7 @@ fn parameters_that_cannot_be_used_are_said_by_name() {
         ("nodeSelector", "a: [b]"),
         ("externalTrafficPolicy", "local"),
         ("accessLog", "maybe"),
+        ("maxConnections", "all"),
         ("trustedProxies", "10.0.0.0/33"),
         ("trustedHops", "many"),
         ("proxyProtocol", "on"),
