@@ -79,8 +79,9 @@ pub fn translate(inputs: &Inputs) -> Translated {
     let context = route::Context { inputs, services: &services, xbackends: &xbackends, policies: &policies };
     let mut referrers = xbackend::Referrers::default();
     gateway::filters::resolve(&context, &mut gateways, &mut referrers);
-    route::convert(&context, &mut gateways, &mut referrers, &mut out);
+    let obeyed = route::convert(&context, &mut gateways, &mut referrers, &mut out);
     gateway::convert(inputs, &gateways, &policies, &mut out);
+    route::judge_obeyed(&obeyed, &mut referrers, &mut out);
     traffic.judge(&mut out);
     xbackends.judge(&referrers, &mut out);
     out

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_model::route::{HttpRule, Match, PathMatch, Refusal, Route, RouteId, Rules, TcpRule, TlsRule};
-use weft_model::{ObjectName, Resource, Text, gateway};
+use weft_model::{ObjectName, Resource, ResourceName, Text, gateway};
 
 use super::backend::{AtGateways, Backends};
-use super::fault::{Fault, Findings, RefusingRule, Unresolved};
+use super::fault::{Fault, Findings, References, RefusingRule};
 use super::gateway::Gateways;
 use super::gateway::attach::{self, GatewayParent};
 use super::gateway::obeyed;
@@ -14,11 +14,11 @@ use super::gateway::policy::Policies;
 use super::grant::Grants;
 use super::parent::{self, Holders};
 use super::service::Services;
-use super::status::{ParentStatus, RouteStatus, Status};
-use super::verdict::{Judged, OnServices};
+use super::status::{CONTROLLER_NAME, ParentStatus, RouteStatus, Status};
+use super::verdict::{self, Judged, OnServices};
 use super::xbackend::{Ancestor, Referrers, XBackends};
 use super::{Translated, grpc, http, tcp, tls};
-use crate::inputs::{self, Inputs, Kind, RouteKind, RouteSpec};
+use crate::inputs::{self, Inputs, Kind, ObjectId, RouteKind, RouteSpec};
 
 /// What routes are converted by.
 pub(crate) struct Context<'a> {
@@ -28,13 +28,16 @@ pub(crate) struct Context<'a> {
     pub(crate) policies: &'a Policies<'a>,
 }
 
+/// What is to be said of routes that Gateways obey, in the form that they have there, by its name.
+pub(crate) type Obeyed = BTreeMap<ResourceName, (ObjectId, References)>;
+
 /// Converts every route that has a Service parent or is at a Gateway of ours.
 pub(crate) fn convert(
     context: &Context<'_>,
     gateways: &mut Gateways<'_>,
     referrers: &mut Referrers,
     out: &mut Translated,
-) {
+) -> Obeyed {
     let mut holders = Holders::default();
     let mut attached = Vec::new();
     for route in context.inputs.routes.values() {
@@ -50,34 +53,70 @@ pub(crate) fn convert(
         entries.push(at_gateways(context, route, at, referrers, out));
     }
     let chosen = obeyed::chosen(gateways, out);
+    let mut obeyed = Obeyed::new();
     for ((route, attachments, _), mut parents) in attached.iter().zip(entries) {
         let on = OnServices { attachments, holders: &holders, chosen: &chosen };
         parents.extend(on_services(context, route, &on, referrers, out));
         parents.sort_by_key(|(place, _)| *place);
         let parents = parents.into_iter().map(|(_, parent)| parent).collect();
         out.statuses.insert(route.head.id.clone(), Status::Route(RouteStatus { parents }));
-        for_gateways(context, route, &on, out);
+        obeyed.extend(for_gateways(context, route, &on, out));
+    }
+    obeyed
+}
+
+/// Says what becomes of the references of routes at the Gateways that obey them. Everything has been published.
+pub(crate) fn judge_obeyed(obeyed: &Obeyed, referrers: &mut Referrers, out: &mut Translated) {
+    for (name, (route, References { unresolved, xbackends })) in obeyed {
+        let by =
+            out.gateways.iter().filter(|(_, needs)| needs.names.contains(name)).map(|(gateway, _)| gateway);
+        let by: Vec<&ObjectName> = by.collect();
+        for gateway in &by {
+            referrers.note(xbackends, &Ancestor::Gateway((*gateway).clone()));
+        }
+        let (Some(first), Some(Status::Route(status))) = (by.first(), out.statuses.get_mut(route)) else {
+            continue;
+        };
+        let others = if by.len() > 1 { format!(" and {} more", by.len() - 1) } else { String::new() };
+        let on_services =
+            status.parents.iter_mut().filter(|parent| parent.controller_name == CONTROLLER_NAME);
+        for condition in
+            on_services.flat_map(|parent| &mut parent.conditions).filter(|it| it.kind == "ResolvedRefs")
+        {
+            let there = unresolved
+                .iter()
+                .map(|of| &of.message)
+                .filter(|message| !condition.message.contains(message.as_str()));
+            let there = verdict::list(there.cloned());
+            if !there.is_empty() {
+                let who = format!(" At Gateway {first}{others}, which obeys the Service's routes: {there}");
+                condition.message.push_str(&who);
+            }
+        }
     }
 }
 
 /// A route of Services once more, if a Gateway obeys it on one of them: its backends are judged as at a Gateway, since
 /// whoever can reach that could not call them otherwise.
-fn for_gateways(context: &Context<'_>, route: &inputs::Route, on: &OnServices<'_>, out: &mut Translated) {
+fn for_gateways(
+    context: &Context<'_>,
+    route: &inputs::Route,
+    on: &OnServices<'_>,
+    out: &mut Translated,
+) -> Option<(ResourceName, (ObjectId, References))> {
     if !on.attachments.iter().any(|attachment| on.chosen.needs(route, attachment)) {
-        return;
+        return None;
     }
     let parents = on.holders.won(route, on.attachments);
     if parents.is_empty() {
-        return;
+        return None;
     }
     let at = AtGateways { grants: Grants(context.inputs), policies: context.policies };
     let (published, findings) = publishable(context, route, Some(at));
-    for Unresolved { message, .. } in &findings.references.unresolved {
-        out.notices.insert(format!("{} is obeyed by a Gateway, and there {message}", route.head.id));
-    }
-    if let Some(published) = published {
-        out.insert(Resource::Route(Route { parents, for_gateways: true, ..published }));
-    }
+    let published = Resource::Route(Route { parents, for_gateways: true, ..published? });
+    let name = published.name();
+    out.insert(published);
+    Some((name, (route.head.id.clone(), findings.references)))
 }
 
 /// What a route is on Services.

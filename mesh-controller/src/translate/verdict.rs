@@ -216,7 +216,7 @@ fn describe(rule: &RefusingRule) -> String {
 }
 
 /// Joins, each text once, the first few.
-fn list(texts: impl Iterator<Item = String>) -> String {
+pub(super) fn list(texts: impl Iterator<Item = String>) -> String {
     let mut seen: Vec<String> = Vec::new();
     for text in texts {
         if !seen.contains(&text) {
