@@ -17,6 +17,7 @@ use weft_runtime::admin::{Admin, Answer};
 use weft_runtime::logging::Level;
 use weft_runtime::metrics::Metrics;
 
+use crate::awaited::Awaited;
 use crate::config::{Config, FolderArgs, SourceArgs};
 use crate::control::Control;
 use crate::enrolment;
@@ -180,6 +181,7 @@ impl<'a> Begun<'a> {
         let version = u64::try_from(since.as_millis()).unwrap_or_default();
         let mesh = self.config.mesh.to_model();
         Control::new(source, sink, mesh, version, self.control_metrics.clone())
+            .with_awaited(Awaited::new(self.config.gateways.gateway_address_timeout))
             .with_exempt(Exempt::with(self.config.exempt_namespaces.iter().chain(&self.config.pod_namespace)))
     }
 

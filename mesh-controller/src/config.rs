@@ -205,6 +205,17 @@ pub struct GatewayArgs {
         default_value = "weft-controller.weft-system.svc:15012"
     )]
     pub gateway_controller: String,
+
+    /// How long a Gateway waits for an address that it asks for, before its status says that the address cannot be used.
+    /// It is taken whenever it comes.
+    #[arg(
+        long,
+        env = "WEFT_GATEWAY_ADDRESS_TIMEOUT",
+        value_name = "DURATION",
+        value_parser = duration,
+        default_value = "10s"
+    )]
+    pub gateway_address_timeout: Duration,
 }
 
 /// Facts about the cluster that no object says.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use weft_model::workload::Exempt;
 use weft_model::{MeshConfig, Resource, ResourceName};
 
+use crate::awaited::Awaited;
 use crate::enrolment::keeper::{Keeper, Stepped};
 use crate::in_force::Acknowledged;
 use crate::infrastructure;
@@ -51,6 +52,8 @@ pub struct Control<S, W> {
     acknowledged: Option<Acknowledged>,
     /// Without one nothing is made for Gateways.
     infrastructure: Option<Infrastructure>,
+    /// Without one an address that is asked for is had at once or said to be unusable.
+    awaited: Option<Awaited>,
     metrics: ControlMetrics,
     /// What has been logged and still holds: said once, not with every change.
     said: BTreeSet<String>,
@@ -71,6 +74,7 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             enrolment: None,
             acknowledged: None,
             infrastructure: None,
+            awaited: None,
             metrics,
             said: BTreeSet::new(),
         }
@@ -113,6 +117,13 @@ impl<S: Source, W: StatusSink> Control<S, W> {
         self.infrastructure.as_ref().map(|it| it.desired.subscribe())
     }
 
+    /// Has load balancers take their time for the addresses that Gateways ask for.
+    #[must_use]
+    pub fn with_awaited(mut self, awaited: Awaited) -> Self {
+        self.awaited = Some(awaited);
+        self
+    }
+
     /// Where snapshots come out.
     pub fn snapshots(&self) -> watch::Receiver<Option<Arc<Snapshot>>> {
         self.snapshots.subscribe()
@@ -151,9 +162,16 @@ impl<S: Source, W: StatusSink> Control<S, W> {
                 // Nothing is made, or nobody makes it any more.
                 std::future::pending().await
             };
+            let given_up = async {
+                match &self.awaited {
+                    Some(awaited) => awaited.wait().await,
+                    None => std::future::pending().await,
+                }
+            };
             let change = tokio::select! {
                 change = self.source.changed() => change,
                 () = refused => Change::Objects,
+                () = given_up => Change::Objects,
                 () = enrolled => Change::Objects,
                 () = acknowledged => Change::Objects,
             };
@@ -178,6 +196,9 @@ impl<S: Source, W: StatusSink> Control<S, W> {
             }
             if let Some(infrastructure) = &mut self.infrastructure {
                 inputs.refused = infrastructure.refused.borrow_and_update().clone();
+            }
+            if let Some(awaited) = &mut self.awaited {
+                inputs.awaited = awaited.step(&inputs, began);
             }
             let enrolled = self.enrol(&mut inputs);
             if enrolled != Stepped::Decided {

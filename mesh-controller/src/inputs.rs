@@ -17,6 +17,7 @@ use weft_gateway_api::referencegrants::ReferenceGrantSpec;
 use weft_model::workload::{Exempt, MESH_LABEL, is_enrolled};
 use weft_model::{MeshConfig, ObjectName, Text};
 
+use crate::awaited::Asked;
 use crate::enrolment::Enrolment;
 use crate::infrastructure::refused::Refused;
 
@@ -84,6 +85,8 @@ pub struct Inputs {
     pub in_force: BTreeMap<ObjectName, InForce>,
     /// What Gateways need and has been refused.
     pub refused: Refused,
+    /// Addresses that Gateways ask for and that there is still time to be given.
+    pub awaited: BTreeSet<Asked>,
     /// NetworkPolicies: whose packets something else judges too.
     pub network_policies: BTreeMap<ObjectName, Arc<NetworkPolicy>>,
     /// The definitions of other policy engines' kinds that are installed, or may be.
@@ -120,6 +123,7 @@ impl Inputs {
             definitions: None,
             in_force: BTreeMap::new(),
             refused: Refused::new(),
+            awaited: BTreeSet::new(),
             network_policies: BTreeMap::new(),
             policy_engines: BTreeSet::new(),
             exempt: Exempt::default(),

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod awaited;
 pub mod config;
 pub mod control;
 pub mod enrolment;

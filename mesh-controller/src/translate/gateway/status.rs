@@ -1,5 +1,7 @@
 //! What the statuses of Gateways and ListenerSets say; [`super::class`] has that of GatewayClasses.
 
+use std::net::IpAddr;
+
 use serde_json::Value;
 use weft_model::ObjectName;
 use weft_model::gateway::ListenerId;
@@ -67,6 +69,11 @@ impl<'a> View<'a> {
 
 /// Whether the object's own status says that a condition holds for the generation that it has.
 fn said(head: &Head, listener: Option<&ListenerId>, kind: &str) -> bool {
+    says(head, listener, kind, ("status", "True"))
+}
+
+/// Whether a condition in the object's own status, of the generation that it has, has this value in a field.
+fn says(head: &Head, listener: Option<&ListenerId>, kind: &str, (field, value): (&str, &str)) -> bool {
     let list = |of: &Value, field: &str| of.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
     let conditions = match listener {
         None => list(&head.status, "conditions"),
@@ -78,7 +85,7 @@ fn said(head: &Head, listener: Option<&ListenerId>, kind: &str) -> bool {
     };
     conditions.iter().any(|one| {
         one.get("type").is_some_and(|it| it == kind)
-            && one.get("status").is_some_and(|it| it == "True")
+            && one.get(field).is_some_and(|it| it == value)
             && one.get("observedGeneration").and_then(Value::as_i64) == Some(head.generation)
     })
 }
@@ -224,9 +231,8 @@ fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addre
     if let Some(refused) = inputs.refused.get(facts.name()).and_then(refused::message) {
         return ("False", "NoResources", refused);
     }
-    if let Some(address) = addresses.unusable.first() {
-        let message = format!("{address} could not be had: no Service of the Gateway was given it");
-        return ("False", "AddressNotUsable", message);
+    if let Some(without) = address_missing(inputs, facts, addresses) {
+        return without;
     }
     if addresses.usable.is_empty() {
         return ("False", "AddressNotAssigned", "the Gateway's Service has no address yet".to_owned());
@@ -243,6 +249,24 @@ fn gateway_programmed(inputs: &Inputs, facts: &Facts<'_>, view: &View<'_>, addre
         return ("True", "Programmed", "Every proxy serves the listeners.".to_owned());
     }
     ("False", "Pending", "Not every proxy has the listeners in force yet.".to_owned())
+}
+
+/// That an address which is asked for by value is not had: first it is waited for, then it is said not to be usable, and so
+/// it is still said by a controller that starts anew.
+fn address_missing(inputs: &Inputs, facts: &Facts<'_>, addresses: &Assigned) -> Option<Verdict> {
+    const NOT_USABLE: &str = "AddressNotUsable";
+    let head = &facts.gateway.head;
+    let is_awaited = |address: &&IpAddr| inputs.awaited.contains(&(facts.name().clone(), **address));
+    if let Some(address) = addresses.unusable.iter().find(|address| !is_awaited(address)) {
+        let message = format!("{address} could not be had: no Service of the Gateway was given it");
+        return Some(("False", NOT_USABLE, message));
+    }
+    let address = addresses.unusable.first()?;
+    let reason = match says(head, None, "Programmed", ("reason", NOT_USABLE)) {
+        true => NOT_USABLE,
+        false => "Pending",
+    };
+    Some(("False", reason, format!("no Service of the Gateway has been given {address} yet")))
 }
 
 fn set_status(inputs: &Inputs, set: &SetFacts<'_>, gateways: &Gateways<'_>) -> ListenerSetStatus {

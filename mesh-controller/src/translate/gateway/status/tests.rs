@@ -58,3 +58,43 @@ fn what_the_api_server_refuses_is_told_by_the_gateway_that_needs_it() {
     assert!(said.contains("Deployment edge/web-weft: pods is forbidden: exceeded quota: small"), "{said}");
     assert!(said.contains("change what refuses it"), "{said}");
 }
+
+#[test]
+fn an_address_that_is_asked_for_is_awaited_before_it_is_said_not_to_be_usable() {
+    let asking = |status: Value| {
+        let mut inputs = inputs([
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass",
+                "metadata": {"name": "weft"}, "spec": {"controllerName": "weft-mesh.dev/gateway"},
+            }),
+            json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                "metadata": {"name": "web", "namespace": "edge", "generation": 3},
+                "spec": {
+                    "gatewayClassName": "weft", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}],
+                    "addresses": [{"type": "IPAddress", "value": "192.0.2.1"}, {"type": "IPAddress", "value": "192.0.2.2"}],
+                },
+                "status": status,
+            }),
+        ]);
+        let name = ObjectName::new("edge", "web");
+        inputs.awaited = ["192.0.2.1", "192.0.2.2"].map(|it| (name.clone(), it.parse().unwrap())).into();
+        inputs
+    };
+    let reason = |inputs: &Inputs| programmed(inputs).reason;
+    let mut inputs = asking(json!({}));
+    assert_eq!(reason(&inputs), "Pending");
+    inputs.awaited.pop_last();
+    assert_eq!(reason(&inputs), "AddressNotUsable", "one of them has had its time");
+    assert!(programmed(&inputs).message.contains("192.0.2.2"));
+
+    // Whoever starts anew says what was said of this generation.
+    let said = |generation| {
+        let condition = json!({
+            "type": "Programmed", "status": "False", "reason": "AddressNotUsable", "observedGeneration": generation,
+        });
+        asking(json!({"conditions": [condition]}))
+    };
+    assert_eq!(reason(&said(3)), "AddressNotUsable");
+    assert_eq!(reason(&said(2)), "Pending");
+}
