@@ -32,12 +32,15 @@ const POD: &[(&str, &[&str])] = &[
         ],
     ),
     ("spec", &["nodeName", "hostNetwork", "serviceAccountName", "containers", "initContainers"]),
-    ("status", &["phase", "podIP", "podIPs"]),
+    ("status", &["phase", "podIP", "podIPs", "conditions"]),
 ];
 
 /// What is kept of a Pod's containers.
 const CONTAINER: &[&str] =
     &["name", "ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle", "restartPolicy"];
+
+/// What is kept of a Pod's conditions, of which only whether it is ready is. The others and their times change while a pod lives.
+const CONDITION: &[&str] = &["type", "status"];
 
 /// The key of a ConfigMap with roots.
 const ROOTS: &str = "ca.crt";
@@ -173,24 +176,34 @@ fn trim_namespace(namespace: &mut Map<String, Value>) {
     }
 }
 
+fn keep(value: &mut Value, fields: &[&str]) {
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|field, _| fields.contains(&field.as_str()));
+    }
+}
+
 fn trim_pod(pod: &mut Map<String, Value>) {
     for (part, kept) in POD {
-        if let Some(part) = pod.get_mut(*part).and_then(Value::as_object_mut) {
-            part.retain(|field, _| kept.contains(&field.as_str()));
+        if let Some(part) = pod.get_mut(*part) {
+            keep(part, kept);
         }
+    }
+    let conditions = pod.get_mut("status").and_then(|status| status.get_mut("conditions")?.as_array_mut());
+    if let Some(conditions) = conditions {
+        conditions.retain(|one| one.get("type").is_some_and(|of| of == "Ready"));
+        conditions.iter_mut().for_each(|one| keep(one, CONDITION));
     }
     let Some(spec) = pod.get_mut("spec") else { return };
     for list in ["containers", "initContainers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            if let Some(container) = container.as_object_mut() {
-                container.retain(|field, _| CONTAINER.contains(&field.as_str()));
-            }
+            keep(container, CONTAINER);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodCondition;
     use serde_json::json;
 
     use super::*;
@@ -207,7 +220,10 @@ mod tests {
                 "nodeName": "n", "volumes": [{"name": "v"}],
                 "containers": [{"name": "c", "env": [{"name": "E"}], "ports": [{"containerPort": 80}]}],
             },
-            "status": {"phase": "Running", "conditions": []},
+            "status": {"phase": "Running", "qosClass": "Burstable", "conditions": [
+                {"type": "PodScheduled", "status": "True"},
+                {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"},
+            ]},
         }));
         assert_eq!(raw.text("/metadata/annotations/kept"), "yes");
         assert_eq!(raw.json.pointer("/metadata/managedFields"), None);
@@ -219,7 +235,10 @@ mod tests {
         assert_eq!(pod.metadata.resource_version, None);
         assert_eq!((spec.volumes.as_ref(), spec.containers[0].env.as_ref()), (None, None));
         assert_eq!(spec.containers[0].ports.as_ref().unwrap()[0].container_port, 80);
-        assert_eq!(pod.status.as_ref().unwrap().conditions, None);
+        let status = pod.status.as_ref().unwrap();
+        let ready =
+            PodCondition { type_: "Ready".to_owned(), status: "True".to_owned(), ..PodCondition::default() };
+        assert_eq!((status.qos_class.as_ref(), status.conditions.as_ref()), (None, Some(&vec![ready])));
     }
 
     #[test]
