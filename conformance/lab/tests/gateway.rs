@@ -14,6 +14,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use weft_conformance::load::{Load, none_failed};
+use weft_conformance::mesh::{self, HTTP_LISTENER, parameters};
 use weft_conformance::objects::{namespace, nginx, pod, service, shell, stranger};
 use weft_conformance::{Checks, Lab, access_log, curl, host, place};
 
@@ -113,21 +114,12 @@ fn websockets() -> String {
         + &service("shop", "socket", "{ name: http, port: 80, targetPort: 8080, appProtocol: http }")
 }
 
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: { name: front, namespace: shop }
-spec:
-  gatewayClassName: weft
-  allowedListeners: { namespaces: { from: Same } }
-  listeners:
-  - { name: http, port: 80, protocol: HTTP }
-  - { name: https, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: front }] } }
-  - { name: tls, port: 8443, protocol: TLS, hostname: secure.example, tls: { mode: Passthrough } }
-  - { name: tcp, port: 9000, protocol: TCP }
-  - { name: udp, port: 5353, protocol: UDP }
----
-";
+const FRONT: &str = "allowedListeners: { namespaces: { from: Same } }, listeners: [
+  { name: http, port: 80, protocol: HTTP },
+  { name: https, port: 443, protocol: HTTPS, tls: { certificateRefs: [{ name: front }] } },
+  { name: tls, port: 8443, protocol: TLS, hostname: secure.example, tls: { mode: Passthrough } },
+  { name: tcp, port: 9000, protocol: TCP },
+  { name: udp, port: 5353, protocol: UDP }]";
 
 /// One route on a Service and at the Gateway; and what is at the Gateway alone.
 const ROUTES: &str = "
@@ -200,20 +192,12 @@ spec:
 ---
 ";
 
-/// A Gateway behind another proxy, here HAProxy on this machine.
+/// Parameters and route of a Gateway behind another proxy, here HAProxy on this machine.
 const EDGE: &str = "
 apiVersion: v1
 kind: ConfigMap
 metadata: { name: edge, namespace: shop }
 data: { proxyProtocol: required, trustedProxies: 127.0.0.0/8 }
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: { name: edge, namespace: shop }
-spec:
-  gatewayClassName: weft
-  infrastructure: { parametersRef: { group: '', kind: ConfigMap, name: edge } }
-  listeners: [{ name: http, port: 80, protocol: HTTP }]
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -239,6 +223,7 @@ fn cluster(of_secure: &Pair) -> String {
         websockets(),
         ROUTES.to_owned(),
         EDGE.to_owned(),
+        mesh::gateway("shop", "edge", &format!("{}, {HTTP_LISTENER}", parameters("edge"))),
     ]
     .concat()
 }
@@ -424,7 +409,7 @@ fn gateway() {
     let lab = Lab::up(&cluster(&secure)).unwrap();
     lab.apply("secret", &front.secret("front")).unwrap();
     lab.apply("policy", &policy("secure.example")).unwrap();
-    lab.apply("gateway", GATEWAY).unwrap();
+    lab.apply("gateway", &mesh::gateway("shop", "front", FRONT)).unwrap();
     let [v4, v6] = addresses(&lab, "front");
     let mut checks = Checks::default();
     let programmed = |lab: &Lab| {

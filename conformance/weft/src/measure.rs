@@ -8,7 +8,9 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, ensure};
 
 use crate::cases::bad_input::many_routes;
-use crate::mesh::{HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, patiently, route, service, sleeper};
+use crate::mesh::{
+    HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, nodes, patiently, route, service, sleeper,
+};
 
 const WATCH: &str = include_str!("programs/watch_route.py");
 const MEMORY: &str = include_str!("programs/memory.py");
@@ -16,25 +18,6 @@ const MEMORY: &str = include_str!("programs/memory.py");
 const ROUNDS: usize = 20;
 /// How many further routes there are in the second measurement.
 const MANY: usize = 1000;
-
-/// A pod on each node that sees its processes.
-fn wardens() -> String {
-    let pod = |node: &str| {
-        format!(
-            "apiVersion: v1
-kind: Pod
-metadata: {{name: {node}, namespace: out}}
-spec:
-  nodeName: {node}
-  hostPID: true
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: c, {IMAGE}, command: [sleep, infinity], securityContext: {{privileged: true}}}}]
----
-"
-        )
-    };
-    pod("node1") + &pod("node2")
-}
 
 /// The objects.
 #[must_use]
@@ -45,7 +28,7 @@ pub fn topology() -> String {
         + &echo("a", "v1", "node2", &[])
         + &service("a", "v1", "v1", HTTP)
         + &service("a", "many", "v1", HTTP)
-        + &wardens()
+        + &nodes()
 }
 
 /// Measures, and prints what came out.
@@ -211,7 +194,7 @@ spec:
 fn memory(mesh: &Mesh) -> Result<Vec<(String, f64, f64)>> {
     let mut all = Vec::new();
     for node in ["node1", "node2"] {
-        for line in mesh.run(&format!("out/{node}"), &["python3", "-c", MEMORY])?.lines() {
+        for line in mesh.run(&format!("node/{node}"), &["python3", "-c", MEMORY])?.lines() {
             let mut words = line.split(' ');
             let mebibytes = |words: &mut std::str::Split<'_, char>| -> Result<f64> {
                 Ok(words.next().context("a number is missing")?.parse::<f64>()? / 1024.0)

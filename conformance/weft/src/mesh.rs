@@ -13,8 +13,8 @@ use serde_json::Value;
 
 pub use checks::{Checks, patiently, soon};
 pub use objects::{
-    ECHO, GATEWAYS, HTTP_PORTS, IMAGE, LABEL, Port, echo, http_route, namespace, pod, route, rule, service,
-    sleeper,
+    ECHO, GATEWAYS, HTTP_LISTENER, HTTP_PORTS, IMAGE, LABEL, Port, echo, gateway, http_route, namespace,
+    nodes, parameters, pod, route, rule, service, sleeper,
 };
 
 /// Where the pods are: a lab or a cluster. What it applies, it may first change as [`ECHO`], [`IMAGE`] and [`LABEL`] say.
@@ -138,6 +138,22 @@ pub fn standing(entry: &Value, object: &Value, condition: &str) -> Result<String
     ensure!(found.get("observedGeneration") == generation, "not of generation {generation:?}: {found}");
     let text = |field: &str| found.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     Ok(format!("{} {}", text("status"), text("reason")))
+}
+
+/// What the status of a policy or an XBackend says: of each entry the ancestor's kind, the controller, and `Accepted`.
+///
+/// # Errors
+/// When it says nothing, or nothing of the object's present generation.
+pub fn ancestors(mesh: &Mesh, kind: &str, namespace: &str, name: &str) -> Result<Vec<[String; 3]>> {
+    let object = mesh.object(kind, namespace, name)?;
+    let entries = object.pointer("/status/ancestors").and_then(Value::as_array).context("no status")?.iter();
+    let text =
+        |entry: &Value, at: &str| entry.pointer(at).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let one = |entry: &Value| {
+        let accepted = standing(entry, &object, "Accepted")?;
+        Ok([text(entry, "/ancestorRef/kind"), text(entry, "/controllerName"), accepted])
+    };
+    entries.map(one).collect()
 }
 
 /// An HTTP answer as curl printed it.

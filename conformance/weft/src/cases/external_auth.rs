@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::mesh::{
-    Answer, Checks, GATEWAYS, HTTP_PORTS, Mesh, Port, echo, log_lines, namespace, patiently, pod, route,
-    service, sleeper, soon, standing,
+    Answer, Checks, GATEWAYS, HTTP_LISTENER, HTTP_PORTS, Mesh, Port, echo, gateway, log_lines, namespace,
+    patiently, pod, route, service, sleeper, soon, standing,
 };
 
 const FROM: &str = "a/near";
@@ -23,43 +23,12 @@ spec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: a},
 ---
 ";
 const PARENTS: &str = "[{name: front}, {group: \"\", kind: Service, name: guarded, port: 80}]";
-const GATEWAY: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: front, namespace: a}
-spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}
----
-";
-
-/// A Gateway whose listener asks before a route is chosen; the route goes by what the servers add.
-const FENCED: &str = "
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: fenced, namespace: a}
-spec:
-  gatewayClassName: weft
-  listeners:
-  - name: http
-    port: 80
-    protocol: HTTP
-    filters:
-      requests:
-      - type: ExternalAuth
-        externalAuth: {protocol: HTTP, http: {allowedResponseHeaders: [x-user]}, backendRef: {namespace: auth, name: auth-near, port: 80}}
-      - type: ExternalAuth
-        externalAuth: {protocol: GRPC, grpc: {}, backendRef: {namespace: auth, name: auth, port: 90}}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {name: fenced, namespace: a}
-spec:
-  parentRefs: [{name: fenced}]
-  rules:
-  - matches: [{path: {value: /user}, headers: [{name: x-user, value: ann}]}]
-    backendRefs: [{name: guarded, port: 80}]
----
-";
-
+/// A listener that asks before a route is chosen.
+const FENCED: &str = "listeners: [{name: http, port: 80, protocol: HTTP, filters: {requests: [
+  {type: ExternalAuth, externalAuth: {protocol: HTTP, http: {allowedResponseHeaders: [x-user]}, backendRef: {namespace: auth, name: auth-near, port: 80}}},
+  {type: ExternalAuth, externalAuth: {protocol: GRPC, grpc: {}, backendRef: {namespace: auth, name: auth, port: 90}}}]}}]";
+/// What goes by what the servers add.
+const OF_ANN: &str = "rules: [{matches: [{path: {value: /user}, headers: [{name: x-user, value: ann}]}], backendRefs: [{name: guarded, port: 80}]}]";
 /// The ways that lead to the route.
 const WAYS: [&str; 2] = ["guarded", "front-weft"];
 
@@ -77,9 +46,10 @@ pub fn topology() -> String {
         pod("auth", "auth-near", "node1", "auth-near", Some(8080), &server),
         service("auth", "auth", "auth", &ports),
         service("auth", "auth-near", "auth-near", &ports),
-        GATEWAY.to_owned(),
-        FENCED.to_owned(),
+        gateway("a", "front", HTTP_LISTENER),
+        gateway("a", "fenced", FENCED),
         route("HTTPRoute", "a", "guarded", PARENTS, &rules()),
+        route("HTTPRoute", "a", "fenced", "[{name: fenced}]", OF_ANN),
     ]
     .concat()
 }

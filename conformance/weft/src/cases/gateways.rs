@@ -21,16 +21,8 @@ const PLAIN: &str = "{name: http, port: 80, protocol: HTTP}";
 const ENCRYPTED: &str =
     "{name: https, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: certificate}]}}";
 
-fn gateway(name: &str, class: &str, listeners: &[&str]) -> String {
-    format!(
-        "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {{name: {name}, namespace: {NAMESPACE}}}
-spec: {{gatewayClassName: {class}, listeners: [{}]}}
----
-",
-        listeners.join(", ")
-    )
+fn gateway(name: &str, listeners: &[&str]) -> String {
+    crate::mesh::gateway(NAMESPACE, name, &format!("listeners: [{}]", listeners.join(", ")))
 }
 
 /// An HTTPRoute at Gateways, given by name.
@@ -53,7 +45,7 @@ pub fn topology() -> String {
     for (name, node) in [("v1", "node1"), ("v2", "node2")] {
         yaml += &(echo(NAMESPACE, name, node, &[]) + &service(NAMESPACE, name, name, HTTP));
     }
-    yaml += &(gateway("one", "weft", &[PLAIN, ENCRYPTED]) + &gateway("two", "weft", &[PLAIN]));
+    yaml += &(gateway("one", &[PLAIN, ENCRYPTED]) + &gateway("two", &[PLAIN]));
     yaml += &http("one", &["one"], &[rule("/one", &["v1"]), rule("/both", &["v1"])]);
     yaml + &http("two", &["two"], &[rule("/two", &["v2"]), rule("/both", &["v2"])])
 }

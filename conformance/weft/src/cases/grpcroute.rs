@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::mesh::{
-    Checks, GATEWAYS, Mesh, Port, gateway_addresses, host, namespace, patiently, pod, route, service,
-    sleeper, tally,
+    Checks, GATEWAYS, HTTP_LISTENER, Mesh, Port, gateway, gateway_addresses, host, namespace, patiently, pod,
+    route, service, sleeper, tally,
 };
 use anyhow::{Context, Result, ensure};
 
@@ -14,12 +14,6 @@ const PYTHON: &str = "/usr/bin/python3";
 const GRPC: &[Port] = &[Port("grpc", 7070, 7070, "kubernetes.io/h2c")];
 /// A client outside the mesh.
 const OUTSIDE: &str = "out/client";
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: front, namespace: a}
-spec: {gatewayClassName: weft, listeners: [{name: grpc, port: 80, protocol: HTTP}]}
----
-";
 
 fn grpc_route(name: &str, rules: &str) -> String {
     let parents = format!("[{{group: \"\", kind: Service, name: {name}}}]");
@@ -61,7 +55,8 @@ pub fn topology() -> String {
     yaml += &grpc_route("nobody", &format!("{{{}}},", to("empty")));
     let mirror = "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: v1, port: 7070}}}]";
     yaml += &grpc_route("copied", &format!("{{{mirror}, {}}},", to("v2")));
-    yaml += &(namespace("out", false) + &sleeper("out", "client", "node1") + GATEWAY);
+    yaml += &(namespace("out", false) + &sleeper("out", "client", "node1"));
+    yaml += &gateway("a", "front", HTTP_LISTENER);
     let at_gateway = [
         rule("{method: {service: shop.Orders, method: Get}}", &format!("{filters}, {}", to("v1"))),
         rule(

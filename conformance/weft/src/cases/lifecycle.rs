@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use crate::load::{Load, none_failed, some_more};
 use crate::mesh::{
-    Checks, ECHO, HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, patiently, pod_address, service, sleeper,
+    Checks, ECHO, HTTP_PORTS as HTTP, IMAGE, Mesh, echo, namespace, nodes, patiently, pod_address, service,
+    sleeper,
 };
 
 /// What the official suite gives a namespace to vanish in.
@@ -143,22 +144,6 @@ spec:
     ) + &service("many", "crowd", "crowd", HTTP)
 }
 
-/// A pod that sees the processes of its node.
-fn warden() -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: warden, namespace: out}}
-spec:
-  nodeName: node1
-  hostPID: true
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: c, {IMAGE}, command: [sleep, infinity], securityContext: {{privileged: true}}}}]
----
-"
-    )
-}
-
 /// While it lives, the start of one pod hangs in the middle of its enrolment.
 struct Hanging(Child);
 
@@ -166,7 +151,7 @@ impl Hanging {
     /// Makes a pod `many/hanging` whose CNI plugin is stopped before the agent has answered it.
     fn start(mesh: &Mesh) -> Result<Self> {
         let program = ["python3", "-c", STOP_PLUGIN, "hanging"];
-        let mut command = mesh.place().exec_command("out/warden", &program);
+        let mut command = mesh.place().exec_command("node/node1", &program);
         let mut one = Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
         mesh.apply("hanging", &echo("many", "hanging", "node1", &[]))?;
         let mut told = String::new();
@@ -207,7 +192,7 @@ fn crowd(checks: &mut Checks<'_>) {
     let count = checks.mesh().place().crowd();
     let mut hanging = None;
     checks.check("a namespace for many pods is there", |m| {
-        m.apply("many", &(namespace("many", true) + &warden() + &sleeper("many", "caller", "node1")))?;
+        m.apply("many", &(namespace("many", true) + &nodes() + &sleeper("many", "caller", "node1")))?;
         m.settle()
     });
     checks.own("a pod's start hangs in the middle of its enrolment", |m| {

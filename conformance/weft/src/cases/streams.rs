@@ -4,8 +4,8 @@
 
 use super::services::{datagrams, shares};
 use crate::mesh::{
-    Checks, GATEWAYS, Mesh, Port, gateway_addresses, host, namespace, patiently, pod, route, service,
-    sleeper, soon, tally,
+    Checks, GATEWAYS, Mesh, Port, gateway, gateway_addresses, host, namespace, patiently, pod, route,
+    service, sleeper, soon, tally,
 };
 use anyhow::{Context, Result, ensure};
 
@@ -13,14 +13,6 @@ const FROM: &str = "a/near";
 const PYTHON: &str = "/usr/bin/python3";
 const TLS: &[Port] = &[Port("tls", 443, 8443, "")];
 const TCP: &[Port] = &[Port("tcp", 90, 9000, "")];
-const GATEWAY: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: front, namespace: a}
-spec:
-  gatewayClassName: weft
-  listeners: [{name: tcp, port: 90, protocol: TCP}, {name: udp, port: 53, protocol: UDP}]
----
-";
 
 /// A server that speaks first: its name; then everything comes back.
 pub(super) fn greeter(name: &str, node: &str) -> String {
@@ -131,7 +123,9 @@ pub fn topology() -> String {
 
 /// A Gateway for connections and datagrams, two servers of datagrams, and a client outside the mesh.
 fn at_gateway() -> String {
-    let mut yaml = namespace("out", false) + &sleeper("out", "client", "node1") + GATEWAY;
+    let mut yaml = namespace("out", false) + &sleeper("out", "client", "node1");
+    let listeners = "listeners: [{name: tcp, port: 90, protocol: TCP}, {name: udp, port: 53, protocol: UDP}]";
+    yaml += &gateway("a", "front", listeners);
     yaml += &(datagrams("u1", "node1") + &datagrams("u2", "node2"));
     for (kind, one, other, port) in [("TCPRoute", "g1", "g2", 90), ("UDPRoute", "u1", "u2", 53)] {
         let parent = format!("[{{name: front, port: {port}}}]");

@@ -5,13 +5,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
 use crate::mesh::{
-    Answer, Checks, GATEWAYS, HTTP_PORTS, Mesh, echo, gateway_addresses, host, log_lines, namespace,
-    patiently, service, sleeper, soon, standing,
+    Answer, Checks, GATEWAYS, HTTP_LISTENER, HTTP_PORTS, Mesh, ancestors, echo, gateway, gateway_addresses,
+    host, log_lines, namespace, patiently, service, sleeper, soon,
 };
 
+const KIND: &str = "XBackendTrafficPolicy";
 /// Requests that would hardly all reach one of several endpoints by chance.
 const MANY: usize = 20;
 /// Retries that a policy allows each proxy for an hour.
@@ -49,13 +49,8 @@ spec:
   sessionPersistence: {cookie: {name: lost}}
 ---
 ";
-/// One route on a Service and at a Gateway.
+/// One route on a Service and at the Gateway.
 const ROUTED: &str = "apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: front, namespace: a}
-spec: {gatewayClassName: weft, listeners: [{name: http, port: 80, protocol: HTTP}]}
----
-apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: {name: web, namespace: a}
 spec:
@@ -92,7 +87,7 @@ pub fn topology() -> String {
     }
     yaml +=
         &(sleeper("a", "near", "node1") + &sleeper("a", "far", "node2") + &sleeper("out", "client", "node1"));
-    yaml + POLICIES + ROUTED
+    yaml + &gateway("a", "front", HTTP_LISTENER) + POLICIES + ROUTED
 }
 
 /// Where to ask: a pod, and what it calls.
@@ -198,23 +193,11 @@ fn balanced(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-/// What a policy's status says: of each entry the ancestor's kind, the controller, and `Accepted`.
-fn told(mesh: &Mesh, name: &str) -> Result<Vec<[String; 3]>> {
-    let policy = mesh.object("XBackendTrafficPolicy", "a", name)?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let entries = policy["status"]["ancestors"].as_array().context("no status")?.iter();
-    let one = |entry: &Value| {
-        let accepted = standing(entry, &policy, "Accepted")?;
-        Ok([text(&entry["ancestorRef"]["kind"]), text(&entry["controllerName"]), accepted])
-    };
-    entries.map(one).collect()
-}
-
 fn check_budgets(checks: &mut Checks<'_>) {
     checks.check("policies in force say so of their Services, and of the Gateways that send to these", |m| {
         let mesh = m.place().controller_name();
         for name in ["flaky", "sticky"] {
-            let told = told(m, name)?;
+            let told = ancestors(m, KIND, "a", name)?;
             ensure!(
                 told == [["Service", mesh, "True Accepted"], ["Gateway", GATEWAYS, "True Accepted"]],
                 "{told:?}"
@@ -226,10 +209,10 @@ fn check_budgets(checks: &mut Checks<'_>) {
         m.apply("late", LATE)?;
         patiently(|| {
             for (name, reason) in [("later", "False Conflicted"), ("lost", "False TargetNotFound")] {
-                let told = told(m, name)?;
+                let told = ancestors(m, KIND, "a", name)?;
                 ensure!(!told.is_empty() && told.iter().all(|entry| entry[2] == reason), "{name}: {told:?}");
             }
-            let first = told(m, "flaky")?;
+            let first = ancestors(m, KIND, "a", "flaky")?;
             ensure!(first.iter().all(|entry| entry[2] == "True Accepted"), "{first:?}");
             Ok(())
         })

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::streams::greeter;
 use crate::mesh::{
-    Checks, HTTP_PORTS as HTTP, IMAGE, Mesh, Port, echo, namespace, patiently, pod, pod_address, service,
+    Checks, HTTP_PORTS as HTTP, Mesh, Port, echo, namespace, nodes, patiently, pod, pod_address, service,
     sleeper,
 };
 
@@ -13,26 +13,9 @@ const PYTHON: &str = "/usr/bin/python3";
 const SECRET: &str = "only-for-your-eyes";
 const GRPC: &[Port] = &[Port("grpc", 7070, 7070, "kubernetes.io/h2c")];
 
-/// A pod in a node's own network, which sees every interface of it.
-fn tap(node: &str) -> String {
-    format!(
-        "apiVersion: v1
-kind: Pod
-metadata: {{name: {node}, namespace: tap}}
-spec:
-  nodeName: {node}
-  hostNetwork: true
-  terminationGracePeriodSeconds: 1
-  containers: [{{name: c, {IMAGE}, command: [sleep, infinity], securityContext: {{privileged: true}}}}]
----
-"
-    )
-}
-
 /// The objects.
 pub fn topology() -> String {
-    let mut yaml = namespace("a", true) + &namespace("plain", false) + &namespace("tap", false);
-    yaml += &(tap("node1") + &tap("node2"));
+    let mut yaml = namespace("a", true) + &namespace("plain", false) + &nodes();
     yaml += &(sleeper("a", "near", "node1") + &sleeper("a", "other", "node1"));
     yaml += &sleeper("plain", "client", "node1");
     for (name, node) in [("web", "node1"), ("web2", "node2")] {
@@ -47,12 +30,12 @@ pub fn topology() -> String {
 /// How often the secret is seen on either node's interfaces while `calls` runs, and how many packets went to port 15008.
 fn tapped(mesh: &Mesh, calls: impl FnOnce() -> Result<()>) -> Result<(u32, u32)> {
     let (mut secrets, mut tunnelled) = (0, 0);
-    for node in ["tap/node1", "tap/node2"] {
+    for node in ["node/node1", "node/node2"] {
         let begin = "rm -f /tmp/cap; tcpdump -i any -Z root -U -s 0 -w /tmp/cap >/tmp/told 2>&1 & echo $! > /tmp/pid; for i in $(seq 100); do [ -s /tmp/cap ] && exit 0; sleep 0.1; done; cat /tmp/told; exit 1";
         mesh.run(node, &["bash", "-c", begin])?;
     }
     let outcome = calls();
-    for node in ["tap/node1", "tap/node2"] {
+    for node in ["node/node1", "node/node2"] {
         // A moment for what is still on its way to the file.
         let end = format!(
             "sleep 0.5; kill -INT $(cat /tmp/pid); sleep 0.5; grep -a -c {SECRET} /tmp/cap; tcpdump -Z root -r /tmp/cap 'tcp port 15008' 2>/dev/null | wc -l"
@@ -121,7 +104,7 @@ fn filter(mesh: &Mesh, rules: Option<(&str, &str)>) -> Result<()> {
         ),
         None => "delete table ip conformance".to_owned(),
     };
-    mesh.run("tap/node1", &["nft", &rules]).map(drop)
+    mesh.run("node/node1", &["nft", &rules]).map(drop)
 }
 
 fn filtered(mesh: &Mesh) -> Result<()> {
@@ -135,7 +118,7 @@ fn filtered(mesh: &Mesh) -> Result<()> {
     filter(mesh, Some((&near, &web2)))?;
     let refused = call("a/near").is_err();
     let others = call("a/other");
-    let counted = mesh.run("tap/node1", &["nft", "list", "table", "ip", "conformance"]);
+    let counted = mesh.run("node/node1", &["nft", "list", "table", "ip", "conformance"]);
     filter(mesh, None)?;
     let counted = counted?;
     ensure!(

@@ -15,6 +15,27 @@ pub fn namespace(name: &str, enrolled: bool) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{label}}}}}\n---\n")
 }
 
+/// A pod in each node's own network that sees its processes and may do all there. What runs in `node/NODE` runs on that node: a
+/// lab, where these are pods like others, calls its nodes so itself.
+pub fn nodes() -> String {
+    let node = |name: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: node}}
+spec:
+  nodeName: {name}
+  hostNetwork: true
+  hostPID: true
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: c, {IMAGE}, command: [sleep, infinity], securityContext: {{privileged: true}}}}]
+---
+"
+        )
+    };
+    namespace("node", false) + &node("node1") + &node("node2")
+}
+
 /// A pod to call from.
 pub fn sleeper(namespace: &str, name: &str, node: &str) -> String {
     pod(namespace, name, node, name, None, &["sleep", "infinity"])
@@ -69,6 +90,26 @@ pub fn service(namespace: &str, name: &str, app: &str, ports: &[Port]) -> String
 kind: Service
 metadata: {{name: {name}, namespace: {namespace}}}
 spec: {{ipFamilyPolicy: PreferDualStack, {selector}ports: [{ports}]}}
+---
+"
+    )
+}
+
+/// For a [`gateway`]: HTTP on port 80.
+pub const HTTP_LISTENER: &str = "listeners: [{name: http, port: 80, protocol: HTTP}]";
+
+/// For a [`gateway`]: the ConfigMap of this name has its parameters.
+pub fn parameters(name: &str) -> String {
+    format!("infrastructure: {{parametersRef: {{group: '', kind: ConfigMap, name: {name}}}}}")
+}
+
+/// A Gateway of Weft's class: namespace, name, and the rest of its spec in flow style (`listeners: […]`).
+pub fn gateway(namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {{name: {name}, namespace: {namespace}}}
+spec: {{gatewayClassName: weft, {spec}}}
 ---
 "
     )

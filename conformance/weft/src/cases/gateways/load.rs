@@ -101,11 +101,11 @@ fn listeners(checks: &mut Checks<'_>) {
     checks.check("listeners are added and removed under load, and no request fails", |m| {
         let more = "{name: more, port: 8080, protocol: HTTP}";
         under_load(m, || {
-            m.apply("gateways", &gateway("one", "weft", &[PLAIN, ENCRYPTED, more]))?;
+            m.apply("gateways", &gateway("one", &[PLAIN, ENCRYPTED, more]))?;
             is_programmed(m, "one")?;
             let url = format!("http://{}:8080/one", host(&address(m, "one")?));
             patiently(|| m.curl(CLIENTS[0], &[&url])?.expect(200, "v1"))?;
-            m.apply("gateways", &gateway("one", "weft", &[PLAIN, ENCRYPTED]))?;
+            m.apply("gateways", &gateway("one", &[PLAIN, ENCRYPTED]))?;
             is_programmed(m, "one")
         })
         .map(drop)

@@ -25,7 +25,7 @@ pub(super) fn run(checks: &mut Checks<'_>) {
 }
 
 fn inside(mesh: &Mesh) -> Result<()> {
-    let yaml = gateway("inside", "weft", &[PLAIN]);
+    let yaml = gateway("inside", &[PLAIN]);
     let yaml = yaml.replace("spec: {", "spec: {addresses: [{routability: Cluster}], ");
     mesh.apply("inside", &(yaml + &http("inside", &["inside"], &[rule("/inside", &["v1"])])))?;
     is_programmed(mesh, "inside")?;
@@ -46,7 +46,7 @@ fn by_bundle(mesh: &Mesh) -> Result<()> {
         "metadata": {"name": BUNDLE}, "spec": {"trustBundle": root},
     });
     mesh.apply(BUNDLE, &bundle.to_string())?;
-    let yaml = gateway("trusting", "weft", &[ENCRYPTED]);
+    let yaml = gateway("trusting", &[ENCRYPTED]);
     let reference = "{group: certificates.k8s.io, kind: ClusterTrustBundle, name: clients}";
     let tls = format!(
         "spec: {{tls: {{frontend: {{default: {{validation: {{caCertificateRefs: [{reference}]}}}}}}}}, "

@@ -24,7 +24,7 @@ metadata: {{name: theirs}}
 spec: {{controllerName: {OTHER}}}
 ---
 "
-    ) + &gateway("theirs", "theirs", &[PLAIN])
+    ) + &gateway("theirs", &[PLAIN]).replace("gatewayClassName: weft", "gatewayClassName: theirs")
 }
 
 /// The sentences.
