@@ -34,8 +34,8 @@ pub fn run(topology: &str, case: impl FnOnce(&mut Checks<'_>)) {
 }
 
 /// Puts the echo server that the tests are built with in the place of an image's.
-fn local(yaml: &str) -> String {
-    yaml.replace(ECHO, &echo_program())
+fn local(text: &str) -> String {
+    text.replace(ECHO, &echo_program())
 }
 
 /// Where the echo server that the tests are built with is.
@@ -53,7 +53,8 @@ fn beside_the_tests(program: &str) -> PathBuf {
 
 impl Place for Here {
     fn exec_command(&self, pod: &str, program: &[&str]) -> Command {
-        self.0.exec_command(pod, program)
+        let program: Vec<String> = program.iter().map(|word| local(word)).collect();
+        self.0.exec_command(pod, &program.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn apply(&self, name: &str, yaml: &str) -> Result<()> {

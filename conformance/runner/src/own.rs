@@ -12,7 +12,7 @@ use crate::install::Chart;
 /// The image that the cases' pods run.
 const TOOLS: &str = "weft/conformance-tools:1";
 /// Programs that nobody here wrote, as they lie on a Debian machine.
-const PROGRAMS: [&str; 28] = [
+const PROGRAMS: [&str; 29] = [
     "/usr/bin/bash",
     "/usr/bin/dash",
     "/usr/bin/sleep",
@@ -33,6 +33,7 @@ const PROGRAMS: [&str; 28] = [
     "/usr/bin/ssh-keyscan",
     "/usr/sbin/sshd",
     "/usr/sbin/nft",
+    "/usr/sbin/ip",
     "/usr/bin/touch",
     "/usr/bin/tcpdump",
     "/usr/bin/curl",

@@ -4,18 +4,21 @@
 pub mod bad_input;
 pub mod callers;
 pub mod external_auth;
+pub mod external_host;
 pub mod gamma;
 pub mod gateways;
 pub mod grpcroute;
 pub mod httproute;
 pub mod lifecycle;
 pub mod rolling;
+pub mod service_routes;
 pub mod services;
 pub mod shared;
 pub mod status;
 pub mod streams;
 pub mod traffic;
 pub mod wire;
+pub mod xbackend;
 
 use crate::mesh::Checks;
 
@@ -81,6 +84,24 @@ pub const ALL: &[Case] = &[
         about: "sessions, budgets of retries, and policies for backends",
         topology: traffic::topology,
         run: traffic::run,
+    },
+    Case {
+        name: "xbackend",
+        about: "XBackends that select pods: on Services and at Gateways, refused ones, statuses",
+        topology: xbackend::topology,
+        run: xbackend::run,
+    },
+    Case {
+        name: "external_host",
+        about: "XBackends that name hosts outside the cluster: called, followed, refused",
+        topology: external_host::topology,
+        run: external_host::run,
+    },
+    Case {
+        name: "service_routes",
+        about: "Gateways that obey the routes of the Services that they send to",
+        topology: service_routes::topology,
+        run: service_routes::run,
     },
     Case {
         name: "services",

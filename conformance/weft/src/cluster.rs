@@ -26,7 +26,7 @@ pub struct Options {
     #[arg(long, default_value = "kubectl")]
     pub kubectl: String,
     /// The image with the cases' programs: curl, python3 with grpcio, nginx, socat, openssl, OpenSSH, tcpdump, nft,
-    /// bash and weft-echo.
+    /// ip, bash and weft-echo.
     #[arg(long, default_value = "weft/conformance-tools:1")]
     pub image: String,
     /// The label that enrols a namespace in the mesh, as KEY=VALUE.
