@@ -19,6 +19,7 @@ pub mod inbound;
 pub mod listen;
 mod lookup;
 pub mod outbound;
+mod pieces;
 pub mod pod;
 pub mod prefixed;
 pub mod relay;

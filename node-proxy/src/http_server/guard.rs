@@ -8,6 +8,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::pieces::poll_write_pieces;
+
 /// A connection whose requests are scanned as they are read. At the first ambiguous byte a NUL takes its place, so that
 /// hyper answers 400 and closes; what came before it is served.
 #[derive(Debug)]
@@ -228,7 +230,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+        poll_write_pieces(&mut self.get_mut().io, cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -15,6 +15,7 @@ use weft_tls::{Alpn, Carries, TlsError, TlsStream, WorkloadTls};
 use super::proofs::Pair;
 use super::renew::Renew;
 use super::trusted::Trusted;
+use crate::pieces::poll_write_pieces;
 use crate::pod::LocalPod;
 use crate::send::backend::{BackendPolicy, Same};
 use crate::send::bytes::Pipe;
@@ -294,7 +295,7 @@ impl AsyncWrite for Io {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tcp(stream) => poll_write_pieces(stream, cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Backend(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Inner(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
