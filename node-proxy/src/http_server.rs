@@ -97,7 +97,7 @@ pub async fn serve<I, H, F>(
 ) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Body>) -> F + 'static,
+    H: Fn(Box<Request<Body>>) -> F + 'static,
     F: Future<Output = Response<Body>> + 'static,
 {
     let refused = Rc::new(RefCell::new(None));
@@ -199,7 +199,7 @@ where
 }
 
 /// What hyper lets through and a proxy must not (RFC 9112 §3.2: exactly one Host, RFC 9110 §4.2.3 and §7.2).
-fn checked(request: Request<Incoming>) -> Result<Request<Body>, &'static str> {
+fn checked(request: Request<Incoming>) -> Result<Box<Request<Body>>, &'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     if second.is_some() {
@@ -211,7 +211,8 @@ fn checked(request: Request<Incoming>) -> Result<Request<Body>, &'static str> {
     if first.is_some_and(|host| !is_authority(host)) {
         return Err("a Host header that is no host and port");
     }
-    Ok(request.map(Body::Incoming))
+    // Boxed: each step on its way would have room for it, and copy it.
+    Ok(Box::new(request.map(Body::Incoming)))
 }
 
 fn is_authority(host: &HeaderValue) -> bool {
@@ -228,9 +229,12 @@ fn refusal(message: &str) -> Response<Body> {
     response
 }
 
-fn answer<H, F>(handler: &H, mut request: Request<Body>) -> impl Future<Output = Response<Body>> + use<H, F>
+fn answer<H, F>(
+    handler: &H,
+    mut request: Box<Request<Body>>,
+) -> impl Future<Output = Response<Body>> + use<H, F>
 where
-    H: Fn(Request<Body>) -> F,
+    H: Fn(Box<Request<Body>>) -> F,
     F: Future<Output = Response<Body>>,
 {
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
@@ -239,8 +243,10 @@ where
     // to, no other request may follow on the connection.
     let unguarded =
         request.version() <= Version::HTTP_11 && (connect || request.headers().contains_key(header::UPGRADE));
-    // Boxed: hyper moves the future that it is given, several times.
-    let response = Box::pin(handler(request));
+    // Boxed: hyper moves the future that it is given, several times. The box comes first, so that the future is made in
+    // it: of one that is moved there all is copied, although it holds no more than the request yet.
+    let place = Box::new_uninit();
+    let response = Box::into_pin(Box::write(place, handler(request)));
     async move {
         let mut response = response.await;
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS

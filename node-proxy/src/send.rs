@@ -57,7 +57,7 @@ pub async fn send_http(
     peer: SocketAddr,
     selected: &Selected,
     claimed: Claimed,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let version = version_of(selected, &request);
     match &selected.transport {
@@ -109,7 +109,7 @@ async fn send_tunnelled(
     dial: &Dial,
     version: HttpVersion,
     meta: &RequestMeta,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     request.headers_mut().insert(WEFT_META, meta.encode());
     if version == HttpVersion::Http1 {

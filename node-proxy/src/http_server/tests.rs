@@ -17,7 +17,7 @@ async fn exchange(raw: &[u8]) -> (String, Vec<String>, Result<(), Ended>) {
             let (mut client, server) = tokio::io::duplex(1 << 20);
             let seen = Rc::new(RefCell::new(Vec::new()));
             let log = seen.clone();
-            let handler = move |request: Request<Body>| {
+            let handler = move |request: Box<Request<Body>>| {
                 let log = log.clone();
                 async move {
                     let (parts, body) = request.into_parts();

@@ -22,7 +22,7 @@ pub(crate) async fn request(
     to: SocketAddr,
     caller: SocketAddr,
     version: HttpVersion,
-    request: Request<Body>,
+    request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     exchange::exchange(&worker.pools, &dial(worker, pod, to, caller), version, request).await
 }

@@ -26,10 +26,10 @@ pub async fn handle_http(
     to: SocketAddr,
     caller: &Caller,
     version: HttpVersion,
-    request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let mut recorder = record::request(worker, pod, to, caller, &request);
-    let request = recorder.count_request(request);
+    recorder.count_request(&mut request);
     match admitted(worker, pod, to, caller, version, request).await {
         Ok(response) => Ok(recorder.attach(response, None)),
         Err(error) => {
@@ -45,7 +45,7 @@ async fn admitted(
     to: SocketAddr,
     caller: &Caller,
     version: HttpVersion,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let verdict = authorize::connection(&worker.shared.snapshot.load(), pod, to.port(), caller);
     if let Err(failure) = verdict {

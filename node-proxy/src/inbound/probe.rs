@@ -160,7 +160,7 @@ async fn serve_http(
         caller: (*caller).clone(),
         declared: declared.into(),
     };
-    let handler = move |request: Request<Body>| answer(probed.clone(), request);
+    let handler = move |request: Box<Request<Body>>| answer(probed.clone(), request);
     let limits = Limits { header_timeout: FIRST_BYTES, streams: 8, ..Limits::default() };
     let closing = pod.scope.closing.cancelled();
     if let Err(ended) = http_server::serve(stream, version, &limits, closing, handler).await {
@@ -169,11 +169,12 @@ async fn serve_http(
 }
 
 /// Judges one request, and sends what is left of it.
-async fn answer(probed: Probed, request: Request<Body>) -> Response<Body> {
+async fn answer(probed: Probed, mut request: Box<Request<Body>>) -> Response<Body> {
     let Probed { worker, pod, to, caller, declared } = &probed;
     let mut recorder = record::request(worker, pod, *to, caller, &request);
     let grpc = request.version() == http::Version::HTTP_2;
-    let request = match allowed::request(declared, *to, recorder.count_request(request)).await {
+    recorder.count_request(&mut request);
+    let request = match allowed::request(declared, *to, *request).await {
         Ok(request) => request,
         Err(message) => {
             worker.shared.agent.refused(&pod.enrolled.uid, to.port(), caller.address);

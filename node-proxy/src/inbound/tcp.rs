@@ -96,7 +96,7 @@ impl Destination<'_> {
         let came_from_outside = !has_a_proxy(&worker, &caller);
         let closing = self.pod.scope.closing.child_token();
         let to_be_closed = closing.clone();
-        let handler = move |request: Request<Body>| {
+        let handler = move |request: Box<Request<Body>>| {
             let (worker, pod, caller, closing) =
                 (worker.clone(), pod.clone(), caller.clone(), to_be_closed.clone());
             async move {

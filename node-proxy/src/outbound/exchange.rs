@@ -32,7 +32,7 @@ pub trait Transmit {
     fn transmit(
         &self,
         selected: &Selected,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> impl Future<Output = Result<Response<Body>, SendError>>;
 }
 
@@ -79,7 +79,7 @@ impl<T: Transmit> Exchange<'_, T> {
     ///
     /// # Errors
     /// No endpoint was ready, none could be reached, or a time limit ran out.
-    pub async fn run(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<Answered, Refused> {
+    pub async fn run(&self, request: Box<Request<Body>>, outcome: &mut Outcome) -> Result<Answered, Refused> {
         self.budget.count_request(Instant::now());
         let tries = pin!(self.tries(request, outcome));
         match until(self.timeouts.request, tries).await {
@@ -88,7 +88,7 @@ impl<T: Transmit> Exchange<'_, T> {
         }
     }
 
-    async fn tries(&self, request: Request<Body>, outcome: &mut Outcome) -> Result<Answered, Refused> {
+    async fn tries(&self, request: Box<Request<Body>>, outcome: &mut Outcome) -> Result<Answered, Refused> {
         let mut tries = Tries::new(self.retry);
         let mut resend = Resend::new(request, tries.may_resend());
         let mut tried = Vec::new();
@@ -214,26 +214,25 @@ fn timed_out(reason: Reason) -> Refused {
 }
 
 /// The request, for as many tries as may come. Nothing is copied where only one can.
-#[allow(clippy::large_enum_variant, reason = "one per request, on its way anyway")]
 enum Resend {
     /// Given away for the one try, or handed back by it untouched.
-    Once(Option<Request<Body>>),
+    Once(Option<Box<Request<Body>>>),
     /// Kept, so that it can be sent again.
     Kept { head: Box<http::request::Parts>, body: Replay },
 }
 
 impl Resend {
-    fn new(request: Request<Body>, keep: bool) -> Self {
+    fn new(request: Box<Request<Body>>, keep: bool) -> Self {
         if keep { Self::keep(request) } else { Self::Once(Some(request)) }
     }
 
-    fn keep(request: Request<Body>) -> Self {
+    fn keep(request: Box<Request<Body>>) -> Self {
         let (head, body) = request.into_parts();
         Self::Kept { head: Box::new(head), body: Replay::new(body) }
     }
 
     /// The request for the next try.
-    fn next(&mut self, selected: &Selected, target: &Target<'_>) -> Option<Request<Body>> {
+    fn next(&mut self, selected: &Selected, target: &Target<'_>) -> Option<Box<Request<Body>>> {
         if let Self::Once(request) = self {
             // The far proxy takes a request before it knows that its application can be reached, and cannot give
             // it back; without a body keeping it costs only its head.
@@ -244,7 +243,7 @@ impl Resend {
             }
         }
         let Self::Kept { head, body } = self else { return None };
-        Some(Request::from_parts((**head).clone(), body.next_try()?))
+        Some(Box::new(Request::from_parts((**head).clone(), body.next_try()?)))
     }
 
     /// Whether there can be another try: the request is still here, or came back.
@@ -252,7 +251,7 @@ impl Resend {
         match (self, ended) {
             (Self::Kept { body, .. }, _) => body.is_whole(),
             (Self::Once(slot), Ok(Err(error))) => {
-                *slot = error.request.take().map(|request| *request);
+                *slot = error.request.take();
                 slot.is_some()
             }
             (Self::Once(_), _) => false,

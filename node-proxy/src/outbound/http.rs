@@ -96,7 +96,7 @@ struct Last<'a> {
 type Limited = (Response<Body>, Option<Deadline>);
 
 impl Connection {
-    async fn handle(&self, request: Request<Body>) -> Response<Body> {
+    async fn handle(&self, mut request: Box<Request<Body>>) -> Response<Body> {
         let start = Instant::now();
         let shared = &self.worker.shared;
         shared.retries.count_request(start);
@@ -104,7 +104,7 @@ impl Connection {
         let grpc = is_grpc(request.headers());
         let outcome = self.outcome(&snapshot, &request, grpc);
         let mut recorder = Recorder::begin(&self.worker, outcome, start);
-        let request = recorder.count_request(request);
+        recorder.count_request(&mut request);
         let (response, deadline) = match self.answer(&snapshot, request, grpc, &mut recorder).await {
             Ok(limited) => limited,
             Err(refused) => (refuse(&refused, grpc, &mut recorder.outcome), None),
@@ -132,7 +132,7 @@ impl Connection {
     async fn answer(
         &self,
         snapshot: &Arc<Snapshot>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         grpc: bool,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
@@ -140,7 +140,8 @@ impl Connection {
             let message = "this node's proxy has no configuration yet; check that the controller runs";
             return Err(Refused::new(Reason::NoConfiguration, message));
         }
-        let (mut head, body) = request.into_parts();
+        let (head, body) = request.into_parts();
+        let mut head = Box::new(head);
         self.origin.announce(&mut head);
         if !grpc && self.origin.is_gateway() {
             // What a client speaks with a Gateway says nothing about backends: those that declare nothing get HTTP/1.1.
@@ -159,7 +160,7 @@ impl Connection {
     async fn exchange(
         &self,
         last: Last<'_>,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
         let Last { snapshot, mut target, rule, retry, timeouts, session, grpc } = last;
@@ -214,7 +215,7 @@ impl Arrived<'_> {
     async fn filtered(
         &self,
         filters: &[ExternalAuth],
-        mut head: http::request::Parts,
+        mut head: Box<http::request::Parts>,
         mut body: Body,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
@@ -240,7 +241,7 @@ impl Arrived<'_> {
     /// Route, then either a rule's phases or plain forwarding.
     async fn routed(
         &self,
-        head: http::request::Parts,
+        head: Box<http::request::Parts>,
         body: Body,
         recorder: &mut Recorder,
     ) -> Result<Limited, Refused> {
@@ -251,8 +252,8 @@ impl Arrived<'_> {
                 let (rule, retry, timeouts) = (None, None, Timeouts::default());
                 let session = sessions.at(&target);
                 let last = Last { snapshot, target, rule, retry, timeouts, session, grpc };
-                let exchange = connection.exchange(last, Request::from_parts(head, body), recorder);
-                let (mut response, deadline) = exchange.await?;
+                let request = Box::new(Request::from_parts(*head, body));
+                let (mut response, deadline) = connection.exchange(last, request, recorder).await?;
                 sessions.tell(response.headers_mut());
                 Ok((response, deadline))
             }
@@ -289,7 +290,7 @@ impl Transmit for Live<'_> {
     async fn transmit(
         &self,
         selected: &Selected,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         let Connection { worker, origin, .. } = self.connection;
         send_http(worker, &origin.sender, origin.peer, selected, self.claimed.clone(), request).await

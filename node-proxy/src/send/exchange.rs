@@ -30,7 +30,7 @@ pub(crate) async fn exchange(
     pools: &Pools,
     dial: &Dial,
     version: HttpVersion,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     headers::convert_request(&mut request, version, dial.to);
     if version == HttpVersion::Http2 && matches!(dial.way, Way::Backend { .. }) {
@@ -48,11 +48,11 @@ pub(crate) async fn exchange(
 async fn exchange_http1(
     pools: &Pools,
     dial: &Dial,
-    request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let key = dial.key(false);
     let mut tied = authenticates_connection(request.headers());
-    let (mut request, gate) = Gate::before(request);
+    let gate = Gate::before(&mut request);
     loop {
         let kept = pools.take_http1(&key);
         let reused = kept.is_some();
@@ -64,7 +64,7 @@ async fn exchange_http1(
                 Err(failure) => return Err(SendError::unsent(failure, request)),
             },
         };
-        let mut failed = match sender.try_send_request(request).await {
+        let mut failed = match sender.try_send_request(*request).await {
             Ok(response) => {
                 if let Some(gate) = &gate {
                     gate.answered();
@@ -78,7 +78,7 @@ async fn exchange_http1(
         };
         match failed.take_message() {
             // It had been closed before a byte was sent: any other connection is as good.
-            Some(unsent) if reused => request = unsent,
+            Some(unsent) if reused => request = Box::new(unsent),
             unsent => {
                 if let Some(gate) = &gate {
                     gate.open();
@@ -92,7 +92,7 @@ async fn exchange_http1(
 async fn exchange_http2(
     pools: &Pools,
     dial: &Dial,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let key = dial.key(true);
     let tied = authenticates_connection(request.headers());
@@ -107,7 +107,7 @@ async fn exchange_http2(
             pools.forget_http2(&key, &lease);
         }
         let mut sender = lease.connection.sender.clone();
-        let mut failed = match sender.try_send_request(request).await {
+        let mut failed = match sender.try_send_request(*request).await {
             Ok(response) => return Ok(finish(response, Some(End::Http2(lease)))),
             Err(failed) => failed,
         };
@@ -116,7 +116,7 @@ async fn exchange_http2(
             Some(unsent) if !second_try => {
                 pools.forget_http2(&key, &lease);
                 second_try = true;
-                request = unsent;
+                request = Box::new(unsent);
             }
             unsent => return Err(SendError::failed(dial, &failed, unsent)),
         }
@@ -125,9 +125,9 @@ async fn exchange_http2(
 
 impl SendError {
     /// No connection came about.
-    pub(crate) fn unsent(failure: Failure, request: Request<Body>) -> Self {
+    pub(crate) fn unsent(failure: Failure, request: Box<Request<Body>>) -> Self {
         let Failure { reason, message } = failure;
-        Self { reason, not_established: true, message: message.to_string(), request: Some(Box::new(request)) }
+        Self { reason, not_established: true, message: message.to_string(), request: Some(request) }
     }
 
     /// The connection failed with the request on it, or before it.

@@ -35,23 +35,22 @@ struct Shared {
 
 impl Gate {
     /// Puts a gate before the body of a request that expects 100-continue.
-    pub(crate) fn before(request: Request<Body>) -> (Request<Body>, Option<Self>) {
+    pub(crate) fn before(request: &mut Request<Body>) -> Option<Self> {
         if !expects_continue(request.headers()) || request.body().is_end_stream() {
-            return (request, None);
+            return None;
         }
         let gate = Self::default();
         let at_gate = gate.clone();
-        let mut request = request.map(|body| {
-            let timer = Box::pin(tokio::time::sleep_until(Instant::now() + PATIENCE));
-            Body::boxed(Gated { body, gate: at_gate, timer })
-        });
+        let body = std::mem::replace(request.body_mut(), Body::Empty);
+        let timer = Box::pin(tokio::time::sleep_until(Instant::now() + PATIENCE));
+        *request.body_mut() = Body::boxed(Gated { body, gate: at_gate, timer });
         let opener = gate.clone();
-        hyper::ext::on_informational(&mut request, move |response| {
+        hyper::ext::on_informational(request, move |response| {
             if response.status() == StatusCode::CONTINUE {
                 opener.set(OPEN);
             }
         });
-        (request, Some(gate))
+        Some(gate)
     }
 
     /// The final response is here: if the body has not been asked for, it never will be.

@@ -53,13 +53,14 @@ impl Recorder {
     }
 
     /// Counts the bytes of the request's body as they pass. Costs nothing for a request without one.
-    pub fn count_request(&mut self, request: Request<Body>) -> Request<Body> {
+    pub fn count_request(&mut self, request: &mut Request<Body>) {
         self.head_only = request.method() == http::Method::HEAD;
         if request.body().is_end_stream() {
-            return request;
+            return;
         }
         let count = Rc::<Cell<u64>>::default();
-        request.map(|body| match body {
+        let body = std::mem::replace(request.body_mut(), Body::Empty);
+        *request.body_mut() = match body {
             Body::Incoming(incoming) => {
                 self.request_bytes = Some(Rc::clone(&count));
                 Body::Counted(incoming, count)
@@ -73,7 +74,7 @@ impl Recorder {
                 self.request_bytes = Some(Rc::clone(&count));
                 Body::boxed(Counting { inner: other, count })
             }
-        })
+        };
     }
 
     /// Lets the response's body tell the outcome when it ends. With `deadline` the body is cut off then, for that reason.

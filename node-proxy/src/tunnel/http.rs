@@ -27,7 +27,7 @@ where
     let Tunnel { worker, pod, local, caller, closing } = tunnel;
     let handler = {
         let (worker, pod, closing) = (worker.clone(), pod.clone(), closing.clone());
-        move |request: Request<Body>| {
+        move |request: Box<Request<Body>>| {
             let (worker, pod, caller) = (worker.clone(), pod.clone(), caller.clone());
             let closing = closing.clone();
             async move {
@@ -55,7 +55,7 @@ async fn handle(
     local: SocketAddr,
     mut caller: Caller,
     version: HttpVersion,
-    mut request: Request<Body>,
+    mut request: Box<Request<Body>>,
 ) -> Response<Body> {
     let meta = match RequestMeta::take(request.headers_mut()) {
         Ok(meta) => meta,

@@ -24,9 +24,9 @@ fn get(path: &str) -> http::request::Builder {
 async fn send(
     world: &World,
     selected: &Selected,
-    request: Request<Body>,
+    request: impl Into<Box<Request<Body>>>,
 ) -> Result<http::Response<Body>, SendError> {
-    send_http(&world.worker, &world.caller, world.peer(), selected, Claimed::default(), request).await
+    send_http(&world.worker, &world.caller, world.peer(), selected, Claimed::default(), request.into()).await
 }
 
 async fn text(response: http::Response<Body>) -> String {

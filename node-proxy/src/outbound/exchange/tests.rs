@@ -51,16 +51,16 @@ impl Script {
     }
 }
 
-fn failed(not_established: bool, request: Option<Request<Body>>) -> SendError {
+fn failed(not_established: bool, request: Option<Box<Request<Body>>>) -> SendError {
     let reason = if not_established { Reason::ConnectFailed } else { Reason::UpstreamReset };
-    SendError { reason, not_established, message: "scripted".to_owned(), request: request.map(Box::new) }
+    SendError { reason, not_established, message: "scripted".to_owned(), request }
 }
 
 impl Transmit for &Script {
     async fn transmit(
         &self,
         selected: &Selected,
-        request: Request<Body>,
+        request: Box<Request<Body>>,
     ) -> Result<Response<Body>, SendError> {
         let step = self.steps.borrow_mut().pop_front().expect("more tries than scripted");
         self.begun.borrow_mut().push(Instant::now());
@@ -128,7 +128,7 @@ impl Rig {
         };
         let mut outcome =
             Outcome::new(Labels::new(Reporter::Source, Party::Unknown, Protocol::Http1, Security::None));
-        let result = exchange.run(Request::new(body), &mut outcome).await;
+        let result = exchange.run(Box::new(Request::new(body)), &mut outcome).await;
         (result.map(|a| a.response.status().as_u16()).map_err(|r| r.reason), outcome.attempts)
     }
 }

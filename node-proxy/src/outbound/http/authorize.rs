@@ -160,7 +160,7 @@ impl Asking<'_> {
         let of = &recorder.outcome.labels;
         let mut aside =
             Outcome::new(Labels::new(of.reporter, of.source.clone(), of.protocol, Security::None));
-        let ended = until(Some(deadline), pin!(exchange.run(question, &mut aside))).await;
+        let ended = until(Some(deadline), pin!(exchange.run(Box::new(question), &mut aside))).await;
         let message = match ended {
             Ok(Ok(answered)) => return Ok(answered),
             Ok(Err(refused)) => {

@@ -38,7 +38,7 @@ pub(super) fn send_copies(
         match &copy.mirror.target {
             BackendTarget::Service { service, port, protocol } => {
                 let target = Target::service(snapshot, service, *port, *protocol);
-                spawn(connection, snapshot, &target, Request::from_parts(head, body));
+                spawn(connection, snapshot, &target, Box::new(Request::from_parts(head, body)));
             }
             BackendTarget::Invalid { .. } => connection.worker.shared.telemetry.lost_copy(),
         }
@@ -47,7 +47,7 @@ pub(super) fn send_copies(
 }
 
 /// Fire and forget. The response is read to its end, so that the connection can be used again.
-fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Request<Body>) {
+fn spawn(connection: &Connection, snapshot: &Snapshot, target: &Target<'_>, request: Box<Request<Body>>) {
     let worker = Rc::clone(&connection.worker);
     let (dialled, now) = (connection.origin.family(), Instant::now());
     let Some(picked) = worker.balancer.pick(&target.endpoints, dialled, &[], now) else {

@@ -44,7 +44,7 @@ pub(super) struct Before<'a> {
 /// A request whose backend is chosen, as the filters have left it.
 struct Chosen<'a> {
     target: Target<'a>,
-    head: http::request::Parts,
+    head: Box<http::request::Parts>,
     body: Body,
     /// Copies that are sent with it.
     copies: Vec<Copy<'a>>,
@@ -55,7 +55,7 @@ impl<'a> Phases<'a> {
     /// read them (CORS). `copies`: those that earlier filters ask for.
     pub(super) async fn run(
         &self,
-        head: http::request::Parts,
+        head: Box<http::request::Parts>,
         body: Body,
         copies: Vec<Copy<'a>>,
         recorder: &mut Recorder,
@@ -95,7 +95,7 @@ impl<'a> Phases<'a> {
     /// The rule's request filters, its backend, and the backend's filters around what comes then.
     async fn through_rule(
         &self,
-        mut head: http::request::Parts,
+        mut head: Box<http::request::Parts>,
         mut body: Body,
         sessions: &Sessions<'_>,
         pending: &mut Pending<'a>,
@@ -176,7 +176,7 @@ impl<'a> Phases<'a> {
             grpc: self.grpc,
             target,
         };
-        self.connection.exchange(last, Request::from_parts(head, body), recorder).await
+        self.connection.exchange(last, Box::new(Request::from_parts(*head, body)), recorder).await
     }
 
     /// All of `filters`, in their order, asking where one has to ask.

@@ -179,7 +179,7 @@ impl World {
         let scope = source.scope.clone();
         let origin = Origin { sender: source, peer, scope, way: Way::Captured(original) };
         let connection = Connection { worker, origin, claims: Claims::default() };
-        size_of_val(&connection.handle(Request::new(Body::Empty)))
+        size_of_val(&connection.handle(Box::new(Request::new(Body::Empty))))
     }
 
     /// Waits until this line is there.
@@ -425,7 +425,11 @@ fn third(tries: &std::cell::Cell<u32>) -> bool {
     tries.get().is_multiple_of(3)
 }
 
-async fn echo(name: &str, request: Request<Body>, report: mpsc::UnboundedSender<String>) -> Response<Body> {
+async fn echo(
+    name: &str,
+    request: Box<Request<Body>>,
+    report: mpsc::UnboundedSender<String>,
+) -> Response<Body> {
     let (head, body) = request.into_parts();
     if head.uri.path() == "/hang" {
         std::future::pending::<()>().await;
