@@ -15,7 +15,7 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// What only a proxy may say too, and Weft does not say itself.
-const CLAIMS: [HeaderName; 3] =
+static CLAIMS: [HeaderName; 3] =
     [FORWARDED, HeaderName::from_static("x-forwarded-port"), HeaderName::from_static("x-real-ip")];
 
 /// Whom a Gateway believes in what they say of others.
@@ -100,7 +100,8 @@ impl Entrance {
             self.append_caller(headers);
         } else {
             headers.insert(FORWARDED_FOR, self.caller.clone());
-            for name in CLAIMS {
+            // Mostly there is none: looking at each field once is quicker than looking for each name.
+            while let Some(name) = headers.keys().find(|name| CLAIMS.contains(name)).cloned() {
                 headers.remove(name);
             }
         }

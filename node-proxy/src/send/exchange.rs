@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{Request, Response, StatusCode};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -51,7 +52,7 @@ async fn exchange_http1(
     mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let key = dial.key(false);
-    let mut tied = authenticates_connection(request.headers());
+    let mut tied = authenticates_connection(request.headers(), &AUTHORIZATION);
     let gate = Gate::before(&mut request);
     loop {
         let kept = pools.take_http1(&key);
@@ -69,7 +70,7 @@ async fn exchange_http1(
                 if let Some(gate) = &gate {
                     gate.answered();
                 }
-                tied |= authenticates_connection(response.headers());
+                tied |= authenticates_connection(response.headers(), &WWW_AUTHENTICATE);
                 let keep = !tied && response.status() != StatusCode::SWITCHING_PROTOCOLS;
                 let end = keep.then(|| End::Http1(sender, key, Arc::clone(&dial.pod), pools.clone()));
                 return Ok(finish(response, end));
@@ -95,7 +96,7 @@ async fn exchange_http2(
     mut request: Box<Request<Body>>,
 ) -> Result<Response<Body>, SendError> {
     let key = dial.key(true);
-    let tied = authenticates_connection(request.headers());
+    let tied = authenticates_connection(request.headers(), &AUTHORIZATION);
     let mut second_try = false;
     loop {
         let lease = match pools.http2(&key, dial).await {

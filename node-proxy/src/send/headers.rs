@@ -35,9 +35,7 @@ pub(crate) fn strip_request(request: &mut Request<Body>) {
     let headers = request.headers_mut();
     let upgrade = asked_upgrade(headers).filter(|_| upgradable);
     let trailers = accepts_trailers(headers);
-    strip_hop_by_hop(headers);
-    headers.remove(WEFT_META);
-    headers.remove(XFCC);
+    strip(headers, &[WEFT_META, XFCC]);
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -51,15 +49,15 @@ pub(crate) fn strip_request(request: &mut Request<Body>) {
 pub(crate) fn strip_response(status: StatusCode, headers: &mut HeaderMap) {
     let switches = matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::UPGRADE_REQUIRED);
     let upgrade = asked_upgrade(headers).filter(|_| switches);
-    strip_hop_by_hop(headers);
-    headers.remove(WEFT_META);
+    strip(headers, &[WEFT_META]);
     if let Some(protocol) = upgrade {
         headers.insert(header::UPGRADE, protocol);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     }
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what ends at each hop, and `more`.
+fn strip(headers: &mut HeaderMap, more: &[HeaderName]) {
     if headers.contains_key(header::CONNECTION) {
         // Mostly it says no more than that the connection stays; that field goes below.
         let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
@@ -73,7 +71,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(header::CONNECTION);
     }
     // Mostly there is none: looking at each field once is quicker than looking for each name.
-    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name)).cloned() {
+    while let Some(name) = headers.keys().find(|name| is_hop_by_hop(name) || more.contains(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -181,13 +179,11 @@ pub(crate) fn secure_scheme(request: &mut Request<Body>) {
     *request.uri_mut() = Uri::from_parts(parts).unwrap_or_default();
 }
 
-/// Whether this exchange ties an identity to its connection (NTLM, Negotiate: RFC 4559), so that the connection must
-/// not serve another caller.
-pub(crate) fn authenticates_connection(headers: &HeaderMap) -> bool {
-    [header::AUTHORIZATION, header::WWW_AUTHENTICATE].iter().any(|name| {
-        headers.get_all(name).iter().any(|value| {
-            let scheme = value.as_bytes().split(|b| *b == b' ' || *b == b',').next().unwrap_or_default();
-            scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
-        })
+/// Whether a message ties an identity to its connection (NTLM, Negotiate: RFC 4559), so that the connection must not
+/// serve another caller: a request by its `Authorization`, a response by its `WWW-Authenticate`.
+pub(crate) fn authenticates_connection(headers: &HeaderMap, field: &HeaderName) -> bool {
+    headers.get_all(field).iter().any(|value| {
+        let scheme = value.as_bytes().split(|b| *b == b' ' || *b == b',').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
     })
 }
