@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::cpu::Process;
 use super::load::{BIG, Load};
@@ -19,6 +19,8 @@ const TCP: u16 = 9000;
 const UDP: u16 = 5353;
 /// The Gateway.
 pub(super) const GATEWAY: &str = "bench";
+/// The pod that calls.
+const CLIENT: &str = "peers/client";
 
 /// Writes what Weft and its peers need; the manifests.
 pub(super) fn write(files: &Path, envoy: Option<&Path>) -> Result<String> {
@@ -139,23 +141,32 @@ pub(super) fn paths(lab: &Lab, envoy: bool) -> Result<Vec<PathUnderTest>> {
     if envoy {
         hops.push(("envoy", "envoy-edge".to_owned(), Process::find(&["envoy", &of_lab, "envoy-edge."])?));
     }
+    let addresses = hops.iter().map(|(_, host, _)| ipv4(lab, host)).collect::<Result<Vec<_>>>()?;
     let mut paths = Vec::new();
     for (load, what) in KINDS {
-        for (program, host, process) in &hops {
-            let Some(url) = url(*load, what, program, host) else { continue };
+        for ((program, _, process), address) in hops.iter().zip(&addresses) {
+            let Some(url) = url(*load, what, program, address) else { continue };
             // HAProxy carries no datagrams.
             let peer = if *load == Load::Datagrams { "nginx" } else { "haproxy" };
             paths.push(PathUnderTest {
                 name: format!("{program}, {what}"),
                 compared_with: format!("{peer}, {what}"),
                 load: *load,
-                client: "peers/client",
+                client: CLIENT,
                 url,
                 processes: vec![process.clone()],
             });
         }
     }
     Ok(paths)
+}
+
+/// The IPv4 address of a Service. A Gateway's has one of each family and its peers' have none of IPv6, whose packets cost
+/// the kernel more.
+fn ipv4(lab: &Lab, host: &str) -> Result<String> {
+    let found = lab.exec(CLIENT, &["getent", "ahostsv4", host])?;
+    let address = found.split_whitespace().next();
+    address.map(str::to_owned).with_context(|| format!("{host} has no IPv4 address"))
 }
 
 const TCP_BYTES: &str = "TCP, 1 MiB responses";
