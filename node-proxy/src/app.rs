@@ -22,6 +22,7 @@ use crate::controller::Controller;
 use crate::gateway;
 use crate::gateway::ports::Ports;
 use crate::lookup;
+use crate::memory::{self, Memory};
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::scope::Ends;
@@ -74,6 +75,7 @@ fn shared(config: Config, metrics: &mut Metrics) -> anyhow::Result<Shared> {
         agent: Default::default(),
         served: Served::default(),
         retries: RetryBudget::default(),
+        memory: Memory::new(config.memory_limit),
         ends: Ends::default(),
         config,
     })
@@ -103,6 +105,7 @@ async fn control(
         () = role => {}
         () = certificates::driver::run(shared.clone(), controller.clone()) => {}
         never = lookup::run(shared) => match never {},
+        never = memory::watch(&shared.memory) => match never {},
         () = async { stop.cancelled().await; drain(shared, crew).await } => {}
     }
     Ok(())

@@ -82,6 +82,11 @@ pub struct Config {
     #[arg(long, env = "WEFT_MAX_CONNECTIONS_PER_POD", default_value_t = 16_384)]
     pub max_connections_per_pod: usize,
 
+    /// How much memory the process may have, in bytes: near it new connections and requests are refused as `overloaded`.
+    /// Give it what the container's limit is.
+    #[arg(long, env = "WEFT_MEMORY_LIMIT", value_name = "BYTES")]
+    pub memory_limit: Option<u64>,
+
     /// In role `gateway`: address ranges of proxies before this one, comma-separated. What they say in
     /// `X-Forwarded-*` and `Forwarded` is kept and added to; what others say there is replaced.
     #[arg(long, env = "WEFT_TRUSTED_PROXIES", value_delimiter = ',')]

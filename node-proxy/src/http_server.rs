@@ -72,6 +72,9 @@ pub struct Ended {
     pub message: String,
 }
 
+/// How many bytes an HTTP/2 stream takes that its peer does not read yet: of many streams all stay in memory.
+pub(crate) const SEND_BUFFER: usize = 64 * 1024;
+
 /// Runs hyper's background tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalExecutor;
@@ -184,6 +187,7 @@ where
         .initial_stream_window_size(1024 * 1024)
         .initial_connection_window_size(8 * 1024 * 1024)
         .max_concurrent_streams(limits.streams)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(10))
         .keep_alive_timeout(Duration::from_secs(20))

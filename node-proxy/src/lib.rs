@@ -18,6 +18,7 @@ pub mod http_server;
 pub mod inbound;
 pub mod listen;
 mod lookup;
+pub mod memory;
 pub mod outbound;
 mod pieces;
 pub mod pod;

@@ -128,6 +128,12 @@ pub(crate) async fn carry(worker: WorkerRef, handed: Handed) {
         let refused = Refused::new(Reason::Overloaded, "too many connections are open");
         return refuse(&worker, accepted, Instant::now(), &refused);
     };
+    // The kubelet's probes come in as plaintext: a pod is not to be restarted for want of memory here.
+    if listener != Listener::InboundPlaintext
+        && let Err(message) = worker.shared.memory.admit()
+    {
+        return refuse(&worker, accepted, Instant::now(), &Refused::new(Reason::Overloaded, message));
+    }
     let _open = worker.shared.telemetry.open_connection(listener);
     let work = AssertUnwindSafe(serve(worker.clone(), accepted)).catch_unwind();
     tokio::select! {

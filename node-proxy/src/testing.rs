@@ -10,6 +10,7 @@ use weft_model::{Identity, MeshConfig, ObjectName, Resource, TrustDomain};
 
 use crate::certificates::{Certificates, Certified};
 use crate::config::Config;
+use crate::memory::Memory;
 use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::LocalPods;
 use crate::scope::Ends;
@@ -39,6 +40,7 @@ pub(crate) fn shared(flags: &[&str]) -> Arc<Shared> {
         agent: Default::default(),
         served: crate::served::Served::default(),
         retries: RetryBudget::default(),
+        memory: Memory::new(None),
         ends: Ends::default(),
         config,
     })

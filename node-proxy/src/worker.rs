@@ -16,6 +16,7 @@ use crate::certificates::Certificates;
 use crate::config::Config;
 use crate::gateway::{self, udp::DatagramPort};
 use crate::listen::{self, Handed, PodListener};
+use crate::memory::Memory;
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
 use crate::outbound::resilience::budget::RetryBudget;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub served: Served,
     /// How many retries the node may make.
     pub retries: RetryBudget,
+    /// Whether there is memory for new work.
+    pub memory: Memory,
     /// How the process ends.
     pub ends: Ends,
 }

@@ -25,7 +25,6 @@ use crate::certificates::{Certificates, Certified};
 use crate::config::SameNode;
 use crate::outbound::balance::Balancer;
 use crate::outbound::filter::mirror::Turns;
-use crate::outbound::resilience::budget::RetryBudget;
 use crate::pod::{LocalPod, LocalPods};
 use crate::scope::Ends;
 use crate::send::Pools;
@@ -120,18 +119,10 @@ impl World {
         let changes = resources.map(|r| Change::Set(r.name(), Arc::new(r)));
         let snapshot = Snapshot::empty(pods.clone(), SameNode::Tunnel).apply(1, changes);
         let mut metrics = Registry::default();
-        let shared = Shared {
-            config: crate::testing::config(&["--hold-certificate", "300ms"]),
-            snapshot: State::new(snapshot),
-            pods,
-            certificates,
-            telemetry: Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap(),
-            proofs: Default::default(),
-            agent: Default::default(),
-            served: crate::served::Served::default(),
-            retries: RetryBudget::default(),
-            ends,
-        };
+        let telemetry = Telemetry::new(&mut metrics, &AccessLogTarget::Off).unwrap();
+        let snapshot = State::new(snapshot);
+        let others = Arc::into_inner(crate::testing::shared(&["--hold-certificate", "300ms"])).unwrap();
+        let shared = Shared { snapshot, pods, certificates, telemetry, ends, ..others };
         let second = Duration::from_secs(1);
         let worker = Worker {
             index: 0,

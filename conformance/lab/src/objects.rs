@@ -55,6 +55,7 @@ pub fn nginx(namespace: &str, name: &str, node: &str) -> String {
         location / { return 200 \"$hostname address=$remote_addr caller=$http_x_forwarded_client_cert\\n\"; }
         location = /connection { return 200 \"$connection $remote_addr\"; }
         location = /slow { root /pages; limit_rate 100k; }
+        location = /large { alias /pages/slow; }
       }
     }";
     let page = "x".repeat(100);

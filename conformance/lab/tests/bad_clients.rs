@@ -28,6 +28,10 @@ const MOST: usize = 400;
 const PART: usize = 60_000;
 /// How many frames, heads and parts a flood has. A listener that takes them all has some gigabytes then.
 const FLOOD: usize = 20_000;
+/// The memory limit of the Gateway `small`, in KiB.
+const LIMIT: u64 = 160 * 1024;
+/// How many streams a connection may have.
+const STREAMS: usize = 200;
 /// By how much all that may raise the proxy's memory, in KiB: what `MOST` parts need, twice.
 const ROOM: u64 = 128 * 1024;
 
@@ -48,11 +52,24 @@ spec:
   - { name: other, port: 8080, protocol: HTTP }
   - { name: tls, port: 8443, protocol: TLS, hostname: front.example, tls: { mode: Passthrough } }
 ---
+apiVersion: v1
+kind: ConfigMap
+metadata: { name: small, namespace: shop }
+data: { resources: 'limits: { memory: 160Mi }' }
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: { name: small, namespace: shop }
+spec:
+  gatewayClassName: weft
+  infrastructure: { parametersRef: { group: '', kind: ConfigMap, name: small } }
+  listeners: [{ name: http, port: 80, protocol: HTTP }]
+---
 apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
 metadata: { name: front, namespace: shop }
 spec:
-  parentRefs: [{ name: front, sectionName: http }, { name: front, sectionName: other }]
+  parentRefs: [{ name: front, sectionName: http }, { name: front, sectionName: other }, { name: small }]
   rules: [{ backendRefs: [{ name: v1, port: 80 }] }]
 ---
 apiVersion: gateway.networking.k8s.io/v1
@@ -131,11 +148,13 @@ fn status(address: &str, port: u16) -> String {
     String::from_utf8(out.stdout).unwrap()
 }
 
-/// The memory of the Gateway's proxy in KiB: what it has now, and the most that it has had.
-fn memory(lab: &Lab) -> [u64; 2] {
-    let script = "for p in /proc/[0-9]*; do
-        if grep -qxz -- --gateway=shop/front $p/cmdline; then grep -E 'VmRSS|VmHWM' $p/status; fi; done";
-    let text = lab.exec("node/node1", &["sh", "-c", script]).unwrap().ok();
+/// The memory of a Gateway's proxy in KiB: what it has now, and the most that it has had.
+fn memory(lab: &Lab, gateway: &str) -> [u64; 2] {
+    let script = format!(
+        "for p in /proc/[0-9]*; do
+        if grep -qxz -- --gateway=shop/{gateway} $p/cmdline; then grep -E 'VmRSS|VmHWM' $p/status; fi; done"
+    );
+    let text = lab.exec("node/node1", &["sh", "-c", &script]).unwrap().ok();
     let of = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
@@ -143,9 +162,9 @@ fn memory(lab: &Lab) -> [u64; 2] {
     [of("VmRSS"), of("VmHWM")]
 }
 
-/// How often something was refused for this reason.
-fn refused(lab: &Lab, reason: &str) -> f64 {
-    let pods = lab.pods("shop", "front-weft").unwrap();
+/// How often something was refused by a Gateway for this reason.
+fn refused(lab: &Lab, gateway: &str, reason: &str) -> f64 {
+    let pods = lab.pods("shop", &format!("{gateway}-weft")).unwrap();
     let address = pods[0]["addresses"][0].as_str().unwrap();
     let text = curl(lab, "plain/stranger", &[&format!("http://{address}:15020/metrics")]).ok();
     let reason = format!("reason=\"{reason}\"");
@@ -157,17 +176,17 @@ fn refused(lab: &Lab, reason: &str) -> f64 {
 fn bad_clients() {
     let lab = Lab::up(&cluster()).unwrap();
     lab.apply("gateway", GATEWAY).unwrap();
-    let address = || {
-        let status = lab.object_status("Gateway", "shop", "front")?;
+    let address = |gateway: &str| {
+        let status = lab.object_status("Gateway", "shop", gateway)?;
         let all = status["status"]["addresses"].as_array()?.clone();
         all.iter().filter_map(|one| Some(one["value"].as_str()?.to_owned())).find(|one| !one.contains(':'))
     };
-    lab.wait_until("the Gateway has an address", PATIENCE, |_| address().is_some()).unwrap();
-    let at = address().unwrap();
-    for port in [80, 8080] {
-        lab.wait_until("the Gateway serves", PATIENCE, |_| status(&at, port) == "200").unwrap();
+    let serves = |gateway: &str, port: u16| address(gateway).is_some_and(|at| status(&at, port) == "200");
+    for (gateway, port) in [("front", 80), ("front", 8080), ("small", 80)] {
+        lab.wait_until("the Gateway serves", PATIENCE, |_| serves(gateway, port)).unwrap();
     }
-    let [before, _] = memory(&lab);
+    let at = address("front").unwrap();
+    let [before, _] = memory(&lab, "front");
     let mut checks = Checks::default();
 
     // These wait for their end from now on.
@@ -243,7 +262,7 @@ fn bad_clients() {
         for _ in 0..10 {
             assert_eq!(status(&at, 8080), "200");
         }
-        assert!(refused(&lab, "overloaded") > 0.0);
+        assert!(refused(&lab, "front", "overloaded") > 0.0);
         lab.wait_until("the port serves again", PATIENCE, |_| status(&at, 80) == "200").unwrap();
         for stream in &mut slow {
             rest(stream);
@@ -255,15 +274,40 @@ fn bad_clients() {
         }
     });
     checks.check("all of it took bounded memory, and broke nothing", || {
-        let [_, most] = memory(&lab);
+        let [_, most] = memory(&lab, "front");
         println!("  {before} KiB before, {most} KiB at most");
         assert!(most < before + ROOM, "{before} KiB before, {most} KiB at most");
         let pods = lab.pods("shop", "front-weft").unwrap();
         assert_eq!((pods.len(), &pods[0]["containers"][0]["restarts"]), (1, &0.into()), "{pods:?}");
         for reason in ["bad_request", "headers_too_large", "no_sni_match"] {
-            assert!(refused(&lab, reason) > 0.0, "{reason}");
+            assert!(refused(&lab, "front", reason) > 0.0, "{reason}");
         }
     });
+    checks.check(
+        "clients that ask for much and read nothing are refused before the memory is used up",
+        || {
+            let at = address("small").unwrap();
+            let asked = (0..STREAMS).map(|number| {
+                frame(HEADERS, END_HEADERS | END_STREAM, stream_id(number), &request("GET", "/large"))
+            });
+            let asking = [preface(), asked.collect::<Vec<_>>().concat()].concat();
+            let [before, _] = memory(&lab, "small");
+            let mut greedy = Vec::new();
+            while refused(&lab, "small", "overloaded") == 0.0 {
+                assert!(greedy.len() < 250, "nothing was refused: {:?} KiB", memory(&lab, "small"));
+                let mut stream = connect(&at, 80);
+                let _ = stream.write_all(&asking);
+                greedy.push(stream);
+                // What these ask for comes in meanwhile.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            let [_, most] = memory(&lab, "small");
+            println!("  {before} KiB before, {most} KiB at most, with {} connections", greedy.len());
+            assert!(most < LIMIT, "{most} KiB at most");
+            drop(greedy);
+            lab.wait_until("it serves again", PATIENCE, |_| status(&at, 80) == "200").unwrap();
+        },
+    );
     checks.check(
         "a Gateway that is deleted does not wait for a download that takes longer than its drain",
         || {

@@ -226,6 +226,7 @@ impl Objects<'_> {
                 {"name": "WEFT_POD_UID", "valueFrom": from("metadata.uid")},
                 {"name": "WEFT_SERVICE_ACCOUNT", "valueFrom": from("spec.serviceAccountName")},
                 {"name": "WEFT_POD_ADDRESSES", "valueFrom": from("status.podIPs")},
+                {"name": "WEFT_MEMORY_LIMIT", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory"}}},
             ],
             "ports": [{"name": "admin", "containerPort": ADMIN, "protocol": "TCP"}],
             "livenessProbe": liveness,

@@ -13,6 +13,7 @@ use crate::call::Caller;
 use crate::http_server::HttpVersion;
 use crate::pod::LocalPod;
 use crate::send::{SendError, headers};
+use crate::tunnel::dial::Failure;
 use crate::worker::WorkerRef;
 
 /// Hands one request to the application of `pod` at `to` (one of its addresses, and the port), spoken to in `version`.
@@ -50,6 +51,9 @@ async fn admitted(
     let verdict = authorize::connection(&worker.shared.snapshot.load(), pod, to.port(), caller);
     if let Err(failure) = verdict {
         return Err(SendError::unsent(failure, request));
+    }
+    if let Err(message) = worker.shared.memory.admit() {
+        return Err(SendError::unsent(Failure::new(Reason::Overloaded, message), request));
     }
     headers::strip_request(&mut request);
     if let Some(identity) = &caller.identity {

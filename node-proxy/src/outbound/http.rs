@@ -140,6 +140,8 @@ impl Connection {
             let message = "this node's proxy has no configuration yet; check that the controller runs";
             return Err(Refused::new(Reason::NoConfiguration, message));
         }
+        let admitted = self.worker.shared.memory.admit();
+        admitted.map_err(|message| Refused::new(Reason::Overloaded, message))?;
         let (head, body) = request.into_parts();
         let mut head = Box::new(head);
         self.origin.announce(&mut head);

@@ -215,6 +215,7 @@ impl Pools {
             .initial_stream_window_size(1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024)
             .max_header_list_size(128 * 1024)
+            .max_send_buf_size(crate::http_server::SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(20));
         let handshake = builder.handshake(hyper_util::rt::TokioIo::new(io)).await;

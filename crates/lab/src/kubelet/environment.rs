@@ -39,24 +39,33 @@ pub(crate) fn environment(
         }
     }
     for variable in container.env.iter().flatten() {
-        let value = value_of(spec, variable, addresses, data)?;
+        let value = value_of(spec, container, variable, addresses, data)?;
         let value = expand(&value, &env);
         env.insert(variable.name.clone(), value);
     }
     Ok(env)
 }
 
-fn value_of(spec: &PodSpec, variable: &EnvVar, addresses: &[IpAddr], data: &Data) -> Result<String, String> {
+fn value_of(
+    spec: &PodSpec,
+    container: &Container,
+    variable: &EnvVar,
+    addresses: &[IpAddr],
+    data: &Data,
+) -> Result<String, String> {
     let Some(source) = &variable.value_from else { return Ok(variable.value.clone().unwrap_or_default()) };
     if let Some(field) = &source.field_ref {
         return field_value(spec, &field.field_path, addresses);
+    }
+    if let Some(of) = &source.resource_field_ref {
+        return resource_value(container, &of.resource);
     }
     let (kind, name, key, optional) = match (&source.config_map_key_ref, &source.secret_key_ref) {
         (Some(of), _) => (Kind::ConfigMap, &of.name, &of.key, of.optional),
         (None, Some(of)) => (Kind::Secret, &of.name, &of.key, of.optional),
         (None, None) => {
             return Err(format!(
-                "env {}: the lab knows value, fieldRef, configMapKeyRef and secretKeyRef only",
+                "env {}: the lab knows value, fieldRef, resourceFieldRef, configMapKeyRef and secretKeyRef only",
                 variable.name
             ));
         }
@@ -91,6 +100,37 @@ fn field_value(spec: &PodSpec, path: &str, addresses: &[IpAddr]) -> Result<Strin
     })
 }
 
+/// The container's own memory limit in bytes, or without one the machine's memory.
+fn resource_value(container: &Container, resource: &str) -> Result<String, String> {
+    if resource != "limits.memory" {
+        return Err(format!("resourceFieldRef {resource:?} is not known to the lab"));
+    }
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let bytes = match limits.and_then(|limits| limits.get("memory")) {
+        Some(limit) => {
+            bytes(&limit.0).ok_or_else(|| format!("limits.memory {:?} is no number of bytes", limit.0))?
+        }
+        None => nix::sys::sysinfo::sysinfo().map_err(|error| format!("sysinfo: {error}"))?.ram_total(),
+    };
+    Ok(bytes.to_string())
+}
+
+/// A quantity in whole numbers, such as `64Mi`.
+fn bytes(quantity: &str) -> Option<u64> {
+    let digits = quantity.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit: u64 = match quantity.get(digits.len()..)? {
+        "" => 1,
+        "k" => 1000,
+        "M" => 1000 * 1000,
+        "G" => 1000 * 1000 * 1000,
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        "Gi" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// `$(NAME)` becomes the variable's value if it is set; `$$(NAME)` stays `$(NAME)`.
 pub(crate) fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
@@ -123,6 +163,12 @@ pub(crate) fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn quantities_are_bytes() {
+        let all = ["1000", "64Mi", "1Gi", "2k", "1.5Gi", "Mi", ""].map(bytes);
+        assert_eq!(all, [Some(1000), Some(64 << 20), Some(1 << 30), Some(2000), None, None, None]);
+    }
 
     #[test]
     fn references_expand_as_in_kubernetes() {

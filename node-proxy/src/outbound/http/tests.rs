@@ -112,6 +112,24 @@ fn a_backend_that_cannot_be_used_answers_its_share_with_500() {
 }
 
 #[test]
+fn a_proxy_with_too_little_memory_left_takes_no_request_until_there_is_more() {
+    run(async |world: &World| {
+        let app = App::echo("v1").await;
+        world.endpoints("v1", &[&app]);
+        world.route("r", "shop", vec![rule(vec![backend("v1", 1)])]);
+        let mut client = Client::http1(world, "shop").await;
+        let memory = &world.worker.shared.memory;
+        memory.note(900);
+        let answer = client.send(get("/")).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.body.starts_with("weft: overloaded: "), "{}", answer.body);
+        world.told("overloaded", "code=\"503\"").await;
+        memory.note(100);
+        assert_eq!(client.send(get("/")).await.line("app"), "v1");
+    });
+}
+
+#[test]
 fn a_backend_without_ready_endpoint_returns_503() {
     run(async |world: &World| {
         world.endpoints("v1", &[]);

@@ -30,6 +30,7 @@ use crate::call::Captured;
 use crate::certificates::Certificates;
 use crate::config::{Config, SameNode};
 use crate::http_server::{self, LocalExecutor};
+use crate::memory::Memory;
 use crate::outbound::http::Connection;
 use crate::outbound::http::claims::Claims;
 use crate::outbound::origin::{Origin, Way};
@@ -75,6 +76,7 @@ impl World {
             agent: Default::default(),
             served: crate::served::Served::default(),
             retries: RetryBudget::default(),
+            memory: Memory::new(Some(1000)),
             ends: Ends::default(),
         };
         let worker = Rc::new(Worker::new(0, Arc::new(shared)));
