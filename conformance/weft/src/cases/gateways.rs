@@ -4,6 +4,7 @@
 
 mod load;
 mod newer;
+mod pods;
 mod status;
 
 use anyhow::{Context, Result, ensure};
@@ -68,6 +69,7 @@ pub fn run(checks: &mut Checks<'_>) {
         Ok(())
     });
     newer::run(checks);
+    pods::run(checks);
     status::run(checks);
     load::run(checks);
 }
